@@ -1,0 +1,144 @@
+#include "core.h"
+
+#include "session.h"
+#include "sys.h"
+
+enum { PROT_READ_WRITE = 3, MAP_PRIVATE_ANONYMOUS = 0x22 };
+
+int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                  uint64_t a5) {
+    return rs_client_call(nr, a0, a1, a2, a3, a4, a5);
+}
+
+int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room) {
+    struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    struct rs_request request;
+    struct rs_limits limits;
+    const struct rs_guard nothing = {{-1, -1}, 0, 0};
+    const char *why;
+    int32_t out_fd;
+
+    rs_limits_default(&limits);
+    limits.fds = 0; /* there is no frame that could bring any */
+    int err = rs_decode_request(body, len, &limits, entries, &request, &why);
+    if (err)
+        return -err;
+    if (request.type != RS_MSG_CALL && request.type != RS_MSG_READ && request.type != RS_MSG_WRITE)
+        return -RS_ERR_STATE;
+    if (request.reserve > room)
+        return -RS_ERR_OVERSIZE;
+    request.flags = 0; /* a new descriptor is already where it should be */
+    return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
+}
+
+int32_t rs_serve(int32_t fd) {
+    int64_t memory = rs_sys(RS_NR_mmap, 0, sizeof(struct rs_session), PROT_READ_WRITE,
+                            MAP_PRIVATE_ANONYMOUS, UINT64_MAX, 0);
+    if (memory < 0) {
+        rs_close(fd);
+        return (int32_t)memory;
+    }
+    struct rs_session *session = (struct rs_session *)(uintptr_t)memory;
+    rs_session_init(session, fd, RS_IN_PROCESS, 4096);
+    rs_session_run(session);
+    rs_sys(RS_NR_munmap, (uint64_t)memory, sizeof *session, 0, 0, 0, 0);
+    return 0;
+}
+
+static uint8_t *put_length(uint8_t *p, uint8_t fix, uint32_t fixed, uint8_t tag8, uint32_t len) {
+    if (fix && len < fixed) {
+        *p = (uint8_t)(fix | len);
+        return p + 1;
+    }
+    if (len <= 0xff && tag8)
+        return rs_put_be(p, tag8, len, 1);
+    /* The 16- and 32-bit forms follow the 8-bit one; containers have no 8-bit form. */
+    uint8_t tag16 = tag8 ? (uint8_t)(tag8 + 1) : fix == RS_FIXARRAY ? 0xdc : 0xde;
+    return len <= 0xffff ? rs_put_be(p, tag16, len, 2) : rs_put_be(p, (uint8_t)(tag16 + 1), len, 4);
+}
+
+static uint8_t *put_ext(uint8_t *p, const struct rs_value *v) {
+    switch (v->len) {
+    case 1:
+    case 2:
+    case 4:
+    case 8:
+    case 16: {
+        uint8_t tag = 0xd4;
+        for (uint32_t n = v->len; n > 1; n /= 2)
+            tag++;
+        *p++ = tag;
+        break;
+    }
+    default:
+        p = put_length(p, 0, 0, 0xc7, v->len);
+    }
+    *p++ = (uint8_t)v->ext;
+    return p;
+}
+
+static uint8_t *put_nint(uint8_t *p, int64_t n) {
+    if (n >= -32) {
+        *p = (uint8_t)n;
+        return p + 1;
+    }
+    uint32_t bytes = n >= INT8_MIN ? 1 : n >= INT16_MIN ? 2 : n >= INT32_MIN ? 4 : 8;
+    uint8_t tag = bytes == 1 ? 0xd0 : bytes == 2 ? 0xd1 : bytes == 4 ? 0xd2 : 0xd3;
+    return rs_put_be(p, tag, (uint64_t)n, bytes);
+}
+
+int32_t rs_recode(const uint8_t *in, uint32_t len, uint8_t *out, uint32_t room) {
+    struct rs_reader r = {in, in + len};
+    struct rs_value v;
+    uint8_t *p = out;
+    int err = rs_validate(in, len, RS_LIMIT_DEPTH_MAX);
+    if (err)
+        return -err;
+    /* The shortest form of a value is never longer than the one it came in. */
+    if (room < len)
+        return -RS_ERR_OVERSIZE;
+    while (r.p < r.end) {
+        const uint8_t *start = r.p;
+        rs_next(&r, &v);
+        switch (v.kind) {
+        case RS_UINT:
+            p = rs_put_uint(p, v.number);
+            break;
+        case RS_NINT:
+            p = put_nint(p, (int64_t)v.number);
+            break;
+        case RS_STR:
+            p = put_length(p, 0xa0, 32, 0xd9, v.len);
+            break;
+        case RS_BIN:
+            p = put_length(p, 0, 0, 0xc4, v.len);
+            break;
+        case RS_EXT:
+            p = put_ext(p, &v);
+            break;
+        case RS_ARRAY:
+            p = put_length(p, RS_FIXARRAY, 16, 0, v.len);
+            break;
+        case RS_MAP:
+            p = put_length(p, RS_FIXMAP, 16, 0, v.len);
+            break;
+        default:
+            memcpy(p, start, (size_t)(r.p - start));
+            p += r.p - start;
+        }
+        if (v.kind == RS_STR || v.kind == RS_BIN || v.kind == RS_EXT) {
+            memcpy(p, v.data, v.len);
+            p += v.len;
+        }
+    }
+    return (int32_t)(p - out);
+}
+
+int32_t rs_check_request(const uint8_t *body, uint32_t len) {
+    struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    struct rs_request request;
+    struct rs_limits limits;
+    const char *why;
+    rs_limits_default(&limits);
+    return rs_decode_request(body, len, &limits, entries, &request, &why);
+}

@@ -1,0 +1,27 @@
+/* What the client's extension offers Python besides constants. */
+#ifndef RS_CORE_H
+#define RS_CORE_H
+
+#include <stdint.h>
+
+/* One call in this very process; errors as -errno. */
+int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                  uint64_t a5);
+
+/* A request's body, executed in this very process as a server would: the RESULT frame is written
+ * to reply, which has room for `room` bytes. Returns its length; -RS_ERR_* if the body is no valid
+ * CALL, READ or WRITE, or if the room is too small. The body is overwritten. */
+int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room);
+
+/* Serve the connected socket fd from the calling thread until its client ends; the fd is closed.
+ * 0, or -errno if there was no memory, and then the fd is closed as well. */
+int32_t rs_serve(int32_t fd);
+
+/* For the tests of the codec: one msgpack value written anew in its shortest form (floats, nil and
+ * bool as they are). Returns the length, or -RS_ERR_*. */
+int32_t rs_recode(const uint8_t *in, uint32_t len, uint8_t *out, uint32_t room);
+
+/* Whether a request's body is acceptable under the default limits: 0 or RS_ERR_*. */
+int32_t rs_check_request(const uint8_t *body, uint32_t len);
+
+#endif

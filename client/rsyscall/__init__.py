@@ -1,0 +1,50 @@
+"""System calls as methods on process objects.
+
+`local_process` is the interpreter itself; `open_process` starts a stub of our own; `connect` gets a
+process from a server behind a UNIX socket. Each has a `task`, and every system call is a method on
+it or on the handles it returns. Modules are named after C headers.
+"""
+
+# The order matters to nobody but Python: rsyscall.handle composes what the header modules define,
+# and they need rsyscall.handle.fd; with this package's own import it is always handle that comes
+# first.
+from rsyscall.handle import (
+    FileDescriptor,
+    LinearPointer,
+    Pointer,
+    ReadablePointer,
+    Task,
+    WrittenPointer,
+)
+from rsyscall.near.sysif import (
+    ForkedError,
+    ProtocolHangup,
+    SyscallError,
+    SyscallHangup,
+    SyscallSendError,
+)
+from rsyscall.sys.mman import MemoryMapping
+from rsyscall.tasks.local import local_process
+from rsyscall.tasks.spawn import open_process, stub_path
+from rsyscall.tasks.unix import connect
+from rsyscall.thread import Process
+
+__all__ = [
+    "FileDescriptor",
+    "ForkedError",
+    "LinearPointer",
+    "MemoryMapping",
+    "Pointer",
+    "Process",
+    "ProtocolHangup",
+    "ReadablePointer",
+    "SyscallError",
+    "SyscallHangup",
+    "SyscallSendError",
+    "Task",
+    "WrittenPointer",
+    "connect",
+    "local_process",
+    "open_process",
+    "stub_path",
+]

@@ -1,0 +1,134 @@
+"""Far: the namespaces themselves. Two handles belong together if they have the same far object.
+
+A far object stands for what the kernel keeps: a table of file descriptors, an address space, a
+namespace. It has no behaviour; its identity is what counts, and `creator_pid` (the pid of the
+process it was made for, as that process saw it) is for people.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rsyscall.memory.allocation_interface import AllocatorInterface
+    from rsyscall.near.sysif import SyscallInterface
+    from rsyscall.near.types import Pid
+
+__all__ = [
+    "AddressSpace",
+    "AddressSpaceMismatchError",
+    "FDTable",
+    "FDTableMismatchError",
+    "File",
+    "MountNamespace",
+    "NamespaceMismatchError",
+    "PidNamespace",
+    "Task",
+]
+
+
+class NamespaceMismatchError(Exception):
+    """A handle was used through a task that is not in the handle's namespace."""
+
+
+class FDTableMismatchError(NamespaceMismatchError):
+    """A file descriptor was used through a task with another table."""
+
+
+class AddressSpaceMismatchError(NamespaceMismatchError):
+    """An address was used through a task with another address space."""
+
+
+class File:
+    """An open file, or the memory behind an anonymous mapping; equal only to itself."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(eq=False)
+class FDTable:
+    """A table of file descriptors."""
+
+    creator_pid: int = 0
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"FDTable({self.creator_pid})"
+
+
+@dataclass(eq=False)
+class AddressSpace:
+    """An address space."""
+
+    creator_pid: int = 0
+    #: Mappings that were unmapped through a handle, so that no copy of the handle can be used.
+    _unmapped: weakref.WeakKeyDictionary[File, set[tuple[int, int]]] = field(
+        default_factory=weakref.WeakKeyDictionary[File, "set[tuple[int, int]]"],
+        init=False,
+        repr=False,
+    )
+
+    def assert_is(self, other: AddressSpace) -> None:
+        """Raise AddressSpaceMismatchError, naming both, unless `other` is this very one."""
+        if other is not self:
+            raise AddressSpaceMismatchError(f"{other} is not {self}")
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"AddressSpace({self.creator_pid})"
+
+
+@dataclass(eq=False)
+class PidNamespace:
+    """A pid namespace."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class MountNamespace:
+    """A mount namespace."""
+
+    creator_pid: int = 0
+
+
+class Task:
+    """One kernel task in which we can make calls, and the namespaces we know it to be in.
+
+    sysif: the door for its calls. near_process: its pid as it sees itself. The rest: far objects.
+    """
+
+    def __init__(
+        self,
+        sysif: SyscallInterface,
+        near_process: Pid,
+        fd_table: FDTable,
+        address_space: AddressSpace,
+        pidns: PidNamespace,
+        *,
+        mountns: MountNamespace | None = None,
+        allocator: AllocatorInterface | None = None,
+    ) -> None:
+        """Take the facts as they are; nothing is asked of the kernel."""
+        self.sysif = sysif
+        self.near_process = near_process
+        self.fd_table = fd_table
+        self.address_space = address_space
+        self.pidns = pidns
+        self.mountns = MountNamespace(fd_table.creator_pid) if mountns is None else mountns
+        self._allocator = allocator
+
+    @property
+    def near_pid(self) -> Pid:
+        """The same as near_process."""
+        return self.near_process
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{type(self).__name__}({self.near_process})"
+
+    def __repr__(self) -> str:
+        """The same as str()."""
+        return str(self)

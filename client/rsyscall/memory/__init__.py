@@ -1,0 +1,1 @@
+"""Memory of a task: typed pointers into it, and who hands it out."""

@@ -1,0 +1,255 @@
+"""The syscall interface: the one door through which a task's calls leave.
+
+**The contract.** A call through it ends in one of these ways, and no other:
+
+1. It returns: the call was made and this is its result. Errors of the kernel are `OSError`, with
+   the decoded call as a note.
+2. `SyscallSendError`: nothing was sent, so nothing has happened.
+3. `SyscallHangup`: it was sent, and the far side died before it answered: it may have happened.
+4. `trio.Cancelled`, only before anything is sent. A call that has been sent is waited for, and a
+   cancellation is delivered at the next checkpoint after it.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, SupportsInt, TypeAlias
+
+from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import FdArg, In, InOut, Out, RemoteProtocolError, Ret, Struct
+from rsyscall_protocol._syscalls import CALLS
+
+if TYPE_CHECKING:
+    from rsyscall.handle.pointer import Pointer
+    from rsyscall.near.types import FileDescriptor
+
+__all__ = [
+    "FdArg",
+    "ForkedError",
+    "In",
+    "InOut",
+    "Out",
+    "ProtocolHangup",
+    "Reply",
+    "Ret",
+    "Struct",
+    "SyscallArgument",
+    "SyscallError",
+    "SyscallHangup",
+    "SyscallInterface",
+    "SyscallSendError",
+    "SyscallSendHangup",
+    "describe_call",
+    "raise_if_error",
+]
+
+#: What a call may be given: a number or something that converts to one, or data inside the request.
+SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdArg
+
+_DATA = (In, Out, Ret, InOut, Struct, FdArg)
+_MAX_ERRNO = 4095
+
+
+class SyscallError(Exception):
+    """The call could not be made; see the subclasses for whether it may have happened."""
+
+
+class SyscallHangup(SyscallError):
+    """The far side died before it answered; the call may or may not have happened."""
+
+
+class SyscallSendError(SyscallError):
+    """The call was not sent: nothing has happened."""
+
+
+class SyscallSendHangup(SyscallSendError, SyscallHangup):
+    """The call was not sent, because the far side has died or was closed."""
+
+
+class ForkedError(SyscallSendError):
+    """The connection belongs to the process that this one was forked from."""
+
+
+class ProtocolHangup(SyscallHangup, RemoteProtocolError):
+    """The connection ended because a rule of the protocol was broken; the code says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call returned.
+
+    value: the result, never negative. outs: the bytes of each Out, Ret, InOut and Struct with
+    outputs, in the order of the arguments (data that structs point at comes after them). fd: a file
+    descriptor of this process, if one was asked for.
+    """
+
+    value: int
+    outs: tuple[bytes, ...] = ()
+    fd: int | None = None
+
+
+def raise_if_error(response: int) -> None:
+    """Raise the OSError that a raw result stands for, if it is -errno; see errno(3)."""
+    if -_MAX_ERRNO <= response < 0:
+        raise OSError(-response, os.strerror(-response))
+
+
+def _describe_argument(value: SyscallArgument, kind: str) -> str:
+    match value:
+        case In(data) if kind in ("path", "str"):
+            return repr(os.fsdecode(data.removesuffix(b"\0")))
+        case In(data) | InOut(data):
+            return f"<{len(data)} bytes>"
+        case Out(size) | Ret(size):
+            return f"<room for {size} bytes>"
+        case Struct(data):
+            return f"<struct of {len(data)} bytes>"
+        case FdArg(index):
+            return f"<fd {index} of the request>"
+        case _:
+            number = int(value)
+            plain = kind in (
+                "fd",
+                "dirfd",
+                "int",
+                "uint",
+                "size",
+                "off",
+                "pid",
+                "uid",
+                "gid",
+                "sig",
+            )
+            if kind in ("fd", "dirfd"):
+                number = (number & 0xFFFFFFFF) - ((number & 0x80000000) << 1)
+            if kind == "dirfd" and number == -100:
+                return "AT_FDCWD"
+            return oct(number) if kind == "mode" else str(number) if plain else hex(number)
+
+
+def describe_call(number: int, args: Sequence[SyscallArgument]) -> str:
+    """A call as strace would show it: name, and arguments with their names."""
+    try:
+        name = SYS(number).name
+    except ValueError:
+        name = f"syscall_{number}"
+    known = CALLS.get(name, (None, 0, "", ""))[0]
+    parts: list[str] = []
+    for i, arg in enumerate(args[: len(known) if known is not None else 6]):
+        label, kind = known[i].split(":")[:2] if known is not None else (f"arg{i + 1}", "")
+        parts.append(f"{label}={_describe_argument(arg, kind)}")
+    return f"{name}({', '.join(parts)})"
+
+
+def check_reply(number: int, args: Sequence[SyscallArgument], value: int) -> None:
+    """Raise the OSError of a failed call, with the call as a note."""
+    if -_MAX_ERRNO <= value < 0:
+        exc = OSError(-value, os.strerror(-value))
+        exc.add_note(f"in {describe_call(number, args)}")
+        raise exc
+
+
+def convert_arguments(
+    args: Sequence[SyscallArgument],
+) -> list[int | In | Out | Ret | InOut | Struct | FdArg]:
+    """Numbers to ints that fit a register; data as it is. ValueError names what does not fit."""
+    result: list[int | In | Out | Ret | InOut | Struct | FdArg] = []
+    for i, arg in enumerate(args):
+        if isinstance(arg, _DATA):
+            result.append(arg)
+            continue
+        number = int(arg)
+        if not -(2**63) <= number < 2**64:
+            raise ValueError(f"arg{i + 1}: {number} does not fit into 64 bits")
+        result.append(number)
+    return result
+
+
+class SyscallInterface(abc.ABC):
+    """The door of one task; see this module's documentation for the contract."""
+
+    @abc.abstractmethod
+    async def call(
+        self,
+        number: SYS | int,
+        args: Sequence[SyscallArgument] = (),
+        *,
+        fds: Sequence[int] = (),
+        return_fd: bool = False,
+    ) -> Reply:
+        """Make a system call whose arguments may be data inside the request.
+
+        number: of the call. args: at most six, see SyscallArgument. fds: file descriptors of this
+        process that travel along; FdArg(k) stands for the k-th, and they are closed on the far side
+        after the call. return_fd: the result is a new file descriptor: have it sent here.
+
+        Raises OSError if the call fails, ValueError for arguments that cannot be sent, and see the
+        contract. A checkpoint; if cancelled, nothing has been sent. syscall(2).
+        """
+
+    async def syscall(
+        self,
+        number: SYS | int,
+        arg1: SyscallArgument = 0,
+        arg2: SyscallArgument = 0,
+        arg3: SyscallArgument = 0,
+        arg4: SyscallArgument = 0,
+        arg5: SyscallArgument = 0,
+        arg6: SyscallArgument = 0,
+    ) -> int:
+        """Make a system call and return its result, which is never negative.
+
+        Raises OSError if it fails, and see the contract. A checkpoint; if cancelled, nothing has
+        been sent. syscall(2).
+        """
+        return (await self.call(number, (arg1, arg2, arg3, arg4, arg5, arg6))).value
+
+    @abc.abstractmethod
+    async def read_memory(self, address: SupportsInt, length: int) -> bytes:
+        """Read exactly `length` bytes at `address` of the task's memory.
+
+        OSError (EFAULT) if not all of them can be read. A checkpoint; if cancelled, nothing has
+        happened. process_vm_readv(2).
+        """
+
+    @abc.abstractmethod
+    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
+        """Write all of `data` at `address` of the task's memory.
+
+        OSError (EFAULT) if not all of it can be written; what lies before the first bad page may
+        have been. A checkpoint; if cancelled, nothing or, of more than one frame's worth, a leading
+        part has been written. process_vm_writev(2).
+        """
+
+    async def read(self, src: Pointer[object]) -> bytes:
+        """Read what a pointer points at; see read_memory."""
+        return await self.read_memory(src.near, src.size())
+
+    async def write(self, dest: Pointer[object], data: bytes) -> None:
+        """Write to where a pointer points; ValueError if it is too small; see write_memory."""
+        if len(data) > dest.size():
+            raise ValueError(f"data: {len(data)} bytes for a pointer to {dest.size()}")
+        await self.write_memory(dest.near, data)
+
+    @abc.abstractmethod
+    async def barrier(self) -> None:
+        """Return when every call sent before has been answered. A checkpoint."""
+
+    @abc.abstractmethod
+    async def close_interface(self) -> None:
+        """Close the door; calls that are under way end with SyscallHangup. Not a checkpoint."""
+
+    def get_activity_fd(self) -> FileDescriptor | None:
+        """A descriptor of ours that is readable when the far side has something to say, if any."""
+        return None
+
+
+def unreadable(address: int, length: int) -> OSError:
+    """The error of an access that came to a page it may not touch."""
+    exc = OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    exc.add_note(f"in memory {address:#x}-{address + length:x}")
+    return exc

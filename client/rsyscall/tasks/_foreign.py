@@ -1,0 +1,24 @@
+"""A process that shares nothing with ours, as far as we know."""
+
+from __future__ import annotations
+
+from rsyscall import far, near
+from rsyscall.handle import Task
+from rsyscall.near.sysif import SyscallInterface
+from rsyscall.thread import Process
+from rsyscall_protocol import Hello
+
+
+def foreign_process(sysif: SyscallInterface, hello: Hello) -> Process:
+    """A process with namespaces of its own."""
+    pid = int(hello.info.get("pid", 0))
+    return Process(
+        Task(
+            sysif,
+            near.Pid(pid),
+            far.FDTable(pid),
+            far.AddressSpace(pid),
+            far.PidNamespace(pid),
+            mountns=far.MountNamespace(pid),
+        )
+    )

@@ -1,0 +1,39 @@
+"""The interpreter itself."""
+
+from __future__ import annotations
+
+import os
+
+from rsyscall import far, near
+from rsyscall.handle import Task
+from rsyscall.sysif.direct import DirectSyscallInterface
+from rsyscall.thread import Process
+
+__all__ = ["local_process"]
+
+
+def _make() -> Process:
+    pid = os.getpid()
+    return Process(
+        Task(
+            DirectSyscallInterface(),
+            near.Pid(pid),
+            far.FDTable(pid),
+            far.AddressSpace(pid),
+            far.PidNamespace(pid),
+            mountns=far.MountNamespace(pid),
+        )
+    )
+
+
+#: The interpreter's own process: its calls are made directly.
+local_process: Process = _make()
+
+
+def _after_fork_in_child() -> None:
+    # The same object, but another process now: what was the parent's must not be taken for ours.
+    fresh = _make()
+    local_process.__dict__.update(fresh.__dict__)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,59 @@
+"""Client and server in one process, over a real socketpair."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import warnings
+from collections.abc import AsyncIterator
+
+import trio
+
+from rsyscall import near
+from rsyscall._raw import lib
+from rsyscall.handle import Task
+from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall.tasks.local import local_process
+from rsyscall.thread import Process
+
+__all__ = ["open_pair"]
+
+_JOIN_SECONDS = 5
+
+
+@contextlib.asynccontextmanager
+async def open_pair() -> AsyncIterator[Process]:
+    """A process whose calls are served by a thread of this one.
+
+    Everything that a separate stub does is done: frames, socket, the same server loop. Its far
+    objects are those of local_process. The server refuses (EPERM) what the interpreter would not
+    survive: exec, exit, unshare, ids and capabilities, closing descriptors it did not make.
+    SyscallHangup if the exchange of HELLOs fails. A checkpoint.
+    """
+    ours, theirs = socket.socketpair()
+    fd = theirs.detach()
+    thread = threading.Thread(target=lib.rs_serve, args=(fd,), name="rsyscall-server", daemon=True)
+    sysif = RemoteSyscallInterface(ours)
+    thread.start()
+    try:
+        hello = await sysif.start()
+        local = local_process.task
+        yield Process(
+            Task(
+                sysif,
+                near.Pid(int(hello.info["pid"])),
+                local.fd_table,
+                local.address_space,
+                local.pidns,
+                mountns=local.mountns,
+            )
+        )
+    finally:
+        await sysif.close_interface()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(thread.join, _JOIN_SECONDS)
+        if thread.is_alive():
+            warnings.warn(
+                "the server's thread is still blocked in a call", ResourceWarning, stacklevel=2
+            )

@@ -1,0 +1,65 @@
+"""Processes: a task with its conveniences."""
+
+from __future__ import annotations
+
+from typing import TypeVar, overload
+
+from rsyscall import near
+from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle.pointer import Pointer, WrittenPointer
+from rsyscall.struct import Struct
+
+__all__ = ["Process"]
+
+T_struct = TypeVar("T_struct", bound=Struct)
+
+
+class Process:
+    """A process in which we can make calls.
+
+    task: the calls. stdin, stdout, stderr: handles of its descriptors 0, 1 and 2.
+    """
+
+    def __init__(self, task: Task) -> None:
+        """Make the conveniences of a task; nothing is asked of the kernel."""
+        self.task = task
+        self.stdin: FileDescriptor = task.make_fd_handle(near.FileDescriptor(0))
+        self.stdout: FileDescriptor = task.make_fd_handle(near.FileDescriptor(1))
+        self.stderr: FileDescriptor = task.make_fd_handle(near.FileDescriptor(2))
+
+    @property
+    def pid(self) -> near.Pid:
+        """Its process id, as it sees itself."""
+        return self.task.near_process
+
+    @overload
+    async def malloc(self, cls: type[T_struct]) -> Pointer[T_struct]: ...
+    @overload
+    async def malloc(self, cls: type[bytes], size: int) -> Pointer[bytes]: ...
+    @overload
+    async def malloc(self, cls: type[str], size: int) -> Pointer[str]: ...
+
+    async def malloc(
+        self, cls: type[T_struct] | type[bytes] | type[str], size: int | None = None
+    ) -> Pointer[T_struct] | Pointer[bytes] | Pointer[str]:
+        """Memory of the process; see RAMTask.malloc."""
+        if size is None:
+            return await self.task.malloc(cls)  # type: ignore[call-overload,no-any-return] # pyright: ignore - checked there
+        return await self.task.malloc(cls, size)  # type: ignore[call-overload,no-any-return] # pyright: ignore - checked there
+
+    @overload
+    async def ptr(self, data: T_struct) -> WrittenPointer[T_struct]: ...
+    @overload
+    async def ptr(self, data: bytes) -> WrittenPointer[bytes]: ...
+    @overload
+    async def ptr(self, data: str) -> WrittenPointer[str]: ...
+
+    async def ptr(
+        self, data: T_struct | bytes | str
+    ) -> WrittenPointer[T_struct] | WrittenPointer[bytes] | WrittenPointer[str]:
+        """Memory of the process that holds the value; see RAMTask.ptr."""
+        return await self.task.ptr(data)
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"Process({self.task})"

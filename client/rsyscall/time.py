@@ -1,0 +1,29 @@
+"""`#include <time.h>`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+__all__ = ["Timespec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timespec:
+    """Seconds and nanoseconds."""
+
+    sec: int
+    nsec: int
+
+    def to_nanos(self) -> int:
+        """All of it in nanoseconds."""
+        return self.sec * 1_000_000_000 + self.nsec
+
+    def to_decimal(self) -> Decimal:
+        """All of it in seconds, exactly."""
+        return Decimal(self.to_nanos()) / 1_000_000_000
+
+    @classmethod
+    def from_nanos(cls, nsec: int) -> Timespec:
+        """From a number of nanoseconds."""
+        return cls(*divmod(nsec, 1_000_000_000))

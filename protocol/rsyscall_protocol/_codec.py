@@ -1,0 +1,377 @@
+"""Messages to bytes and back. msgpack-python does the work; here are the shapes and the checks."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeGuard, cast
+
+import msgpack
+from msgpack.exceptions import StackError
+
+from rsyscall_protocol._arguments import (
+    Argument,
+    FdArg,
+    In,
+    InOut,
+    Out,
+    Ret,
+    Struct,
+    out_sizes,
+)
+from rsyscall_protocol._constants import (
+    MAGIC,
+    ArgumentType,
+    CallFlag,
+    ErrorCode,
+    MessageType,
+    Size,
+)
+from rsyscall_protocol._errors import RemoteProtocolError
+from rsyscall_protocol._events import Bye, Call, Error, Event, Hello, Read, Request, Result, Write
+from rsyscall_protocol._limits import LIMITS, Limits
+
+UINT32, UINT64, INT32, INT64 = 2**32 - 1, 2**64 - 1, 2**31 - 1, 2**63
+
+_pack = cast("Callable[[object], bytes]", msgpack.Packer().pack)
+_Ext = msgpack.ExtType
+
+
+def _fail(code: ErrorCode, text: str) -> NoReturn:
+    raise RemoteProtocolError(code, text)
+
+
+def reservation(request: Request) -> int:
+    """Bytes that the reply may take at most, its header included: what the window counts."""
+    match request:
+        case Read(length=length):
+            return Size.REPLY_BASE + Size.REPLY_OUT + length
+        case Write():
+            return Size.REPLY_BASE
+        case Call(args=args):
+            size = int(Size.REPLY_BASE)
+            for n, _ in out_sizes(args):
+                size += Size.REPLY_OUT + n
+            return size
+
+
+def _ext(arg: Argument) -> Any:
+    match arg:
+        case int():
+            return arg
+        case In(data):
+            return _Ext(ArgumentType.IN, bytes(data))
+        case Out(size):
+            return _Ext(ArgumentType.OUT, size.to_bytes(4, "big"))
+        case Ret(size):
+            return _Ext(ArgumentType.RET, size.to_bytes(4, "big"))
+        case InOut(data):
+            return _Ext(ArgumentType.INOUT, bytes(data))
+        case FdArg(index):
+            return _Ext(ArgumentType.FD, bytes([index]))
+        case Struct(data, relocations, outs):
+            flat = [[n for pair in pairs for n in pair] for pairs in (relocations, outs)]
+            return _Ext(ArgumentType.STRUCT, _pack([bytes(data), *flat]))
+
+
+def encode(event: Event) -> bytes:
+    """The body of the event's frame."""
+    match event:
+        case Call(id, nr, args, flags, fds):
+            exts = [arg if type(arg) is int else _ext(arg) for arg in args]
+            return _pack([MessageType.CALL, id, len(fds), flags, nr, exts])
+        case Result(id, value, outs, fds):
+            return _pack([MessageType.RESULT, id, len(fds), value, outs])
+        case Read(id, address, length):
+            return _pack([MessageType.READ, id, address, length])
+        case Write(id, address, data):
+            return _pack([MessageType.WRITE, id, address, data])
+        case Hello():
+            options: dict[str, Any] = {"limits": event.limits.as_dict(), **event.info}
+            versions = event.version_min, event.version_max
+            return _pack([MessageType.HELLO, MAGIC, *versions, event.features, options])
+        case Error(code, offset, text):
+            text = text.encode()[: Size.ERROR_TEXT].decode(errors="ignore")
+            return _pack([MessageType.ERROR, code, offset, text])
+        case Bye():
+            return _pack([MessageType.BYE])
+
+
+def _is_uint(value: object, most: int) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= most
+
+
+def _uint(value: object, most: int, what: str) -> int:
+    if not _is_uint(value, most):
+        _fail(ErrorCode.FIELD, f"{what} is no unsigned integer, or out of range")
+    return value
+
+
+def _survey(value: object) -> tuple[int, bool]:
+    """How deep arrays and maps are nested, and whether msgpack's own extensions occur."""
+    deepest, timestamp, level = 0, False, [value]
+    while level:
+        below: list[object] = []
+        containers = False
+        for item in level:
+            if isinstance(item, list | tuple):
+                containers = True
+                below += cast("list[object]", item)
+            elif isinstance(item, dict):
+                containers = True
+                for pair in cast("dict[object, object]", item).items():
+                    below += pair
+            elif isinstance(item, msgpack.Timestamp) or (isinstance(item, _Ext) and item.code < 0):
+                timestamp = True
+        deepest += containers
+        level = below
+    return deepest, timestamp
+
+
+def _unpack(body: bytes) -> object:
+    try:
+        return cast(
+            object,
+            msgpack.unpackb(
+                body,
+                raw=False,
+                strict_map_key=False,
+                unicode_errors="surrogateescape",
+                max_str_len=len(body),
+                max_bin_len=len(body),
+                max_ext_len=len(body),
+            ),
+        )
+    except StackError:
+        _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
+    except msgpack.ExtraData:
+        _fail(ErrorCode.TRAILING, "bytes follow the message inside its frame")
+    except TypeError:  # a map or an array as the key of a map
+        _fail(ErrorCode.FIELD, "a key is not a string")
+    except ValueError:  # the base class of all that msgpack raises
+        _fail(ErrorCode.MALFORMED, "not well-formed msgpack")
+
+
+def _pairs(value: object, what: str) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list):
+        _fail(ErrorCode.FIELD, f"CALL: the {what} of a STRUCT are not pairs of integers")
+    flat = cast("list[object]", value)
+    if len(flat) % 2 or not all(_is_uint(n, UINT64) for n in flat):
+        _fail(ErrorCode.FIELD, f"CALL: the {what} of a STRUCT are not pairs of integers")
+    numbers = cast("list[int]", flat)
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _decode_struct(payload: bytes, self_: int, count: int) -> Struct:
+    parts = _unpack(payload)
+    if _survey(parts)[0] > 2:
+        _fail(ErrorCode.DEPTH, "CALL: a STRUCT is not well-formed")
+    if not isinstance(parts, list) or len(cast("list[object]", parts)) != 3:
+        _fail(ErrorCode.ARITY, "CALL: a STRUCT has not three parts")
+    data, relocations, outs = cast("list[object]", parts)
+    if not isinstance(data, bytes):
+        _fail(ErrorCode.FIELD, "CALL: a STRUCT without bytes")
+    result = Struct(data, _pairs(relocations, "relocations"), _pairs(outs, "outputs"))
+    for offset, target in result.relocations:
+        if offset > len(data) - 8:
+            _fail(ErrorCode.FIELD, "CALL: a relocation lies outside of its STRUCT")
+        if not isinstance(target, int) or not self_ < target < count:
+            _fail(ErrorCode.FIELD, "CALL: a relocation names no later argument")
+    for offset, n in result.outs:
+        if offset > len(data) or n > len(data) - offset:
+            _fail(ErrorCode.FIELD, "CALL: an output lies outside of its STRUCT")
+    return result
+
+
+def _decode_argument(value: object, self_: int, count: int, nfds: int) -> Argument:
+    if type(value) is int:
+        return value
+    if not isinstance(value, _Ext):
+        _fail(ErrorCode.FIELD, "CALL: an argument is neither an integer nor an ext")
+    code, data = value.code, value.data
+    match code:
+        case ArgumentType.IN:
+            return In(data)
+        case ArgumentType.INOUT:
+            return InOut(data)
+        case ArgumentType.OUT | ArgumentType.RET:
+            if len(data) != 4:
+                _fail(ErrorCode.FIELD, "CALL: the size of an OUT is not four bytes")
+            size = int.from_bytes(data, "big")
+            return Out(size) if code == ArgumentType.OUT else Ret(size)
+        case ArgumentType.FD:
+            if len(data) != 1 or data[0] >= nfds:
+                _fail(ErrorCode.FIELD, "CALL: an FD names none of the frame's file descriptors")
+            return FdArg(data[0])
+        case ArgumentType.STRUCT:
+            return _decode_struct(data, self_, count)
+        case _:
+            _fail(ErrorCode.FIELD, "CALL: an argument of unknown type")
+
+
+def _check_depth(args: list[Argument]) -> None:
+    depth = [0] * len(args)
+    for i in reversed(range(len(args))):
+        arg = args[i]
+        depth[i] = 0 if isinstance(arg, int | FdArg) else 1
+        if isinstance(arg, Struct):
+            for _, target in arg.relocations:
+                below = depth[cast(int, target)]
+                if below == 0:
+                    _fail(ErrorCode.FIELD, "CALL: a relocation names an argument that is not data")
+                depth[i] = max(depth[i], below + 1)
+        if depth[i] > Size.STRUCT_DEPTH:
+            _fail(ErrorCode.DEPTH, "CALL: relocations lead too deep")
+
+
+def _decode_call(fields: list[object], limits: Limits) -> Call:
+    nfds = _uint(fields[2], UINT32, "CALL: the number of file descriptors")
+    if nfds > limits.fds:
+        _fail(ErrorCode.TOO_MANY_FDS, "CALL: more file descriptors than the limit")
+    flags = _uint(fields[3], CallFlag.RETURN_FD, "CALL: flags")
+    nr = _uint(fields[4], INT32, "CALL: the number of the system call")
+    if not isinstance(fields[5], list):
+        _fail(ErrorCode.FIELD, "CALL: the arguments are not an array")
+    values = cast("list[object]", fields[5])
+    if len(values) > limits.data:
+        _fail(ErrorCode.FIELD, "CALL: more arguments than the limit")
+    args = [_decode_argument(v, i, len(values), nfds) for i, v in enumerate(values)]
+    _check_depth(args)
+    id_ = _uint(fields[1], UINT64, "the id of a request")
+    return Call(id_, nr, tuple(args), CallFlag(flags), (None,) * nfds)
+
+
+def _decode_hello(fields: list[object]) -> Hello:
+    if len(fields) < 2 or fields[1] != MAGIC:
+        _fail(ErrorCode.MAGIC, "HELLO: not the rsyscall protocol")
+    if len(fields) != 6:
+        _fail(ErrorCode.ARITY, "HELLO: not six fields")
+    low, high = fields[2], fields[3]
+    if not (_is_uint(low, UINT32) and _is_uint(high, UINT32)) or low > high:
+        _fail(ErrorCode.FIELD, "HELLO: no range of versions")
+    features = _uint(fields[4], UINT64, "HELLO: features")
+    if not isinstance(fields[5], dict):
+        _fail(ErrorCode.FIELD, "HELLO: options is not a map")
+    options = cast("dict[object, object]", fields[5])
+    if not all(isinstance(key, str) for key in options):
+        _fail(ErrorCode.FIELD, "HELLO: a key of options is not a string")
+    asked = options.get("limits", {})
+    if not isinstance(asked, dict):
+        _fail(ErrorCode.FIELD, "HELLO: limits is not a map")
+    wanted: dict[str, int] = {}
+    for key, value in cast("dict[object, object]", asked).items():
+        if not isinstance(key, str):
+            _fail(ErrorCode.FIELD, "HELLO: a key of limits is not a string")
+        if key in LIMITS:
+            if not _is_uint(value, UINT64) or value < LIMITS[key][1]:
+                _fail(ErrorCode.FIELD, f"HELLO: limit {key} is too small or no integer")
+            wanted[key] = value
+    largest = Limits(**{name: most for name, (_, _, most) in LIMITS.items()})
+    info = {
+        cast(str, k): v
+        for k, v in options.items()
+        if k != "limits" and type(v) in (int, str) and isinstance(v, int | str)
+    }
+    return Hello(low, high, features, largest.clamped(wanted), info)
+
+
+def _decode_result(fields: list[object], limits: Limits) -> Result:
+    nfds = _uint(fields[2], UINT32, "RESULT: the number of file descriptors")
+    if nfds > limits.fds:
+        _fail(ErrorCode.TOO_MANY_FDS, "RESULT: more file descriptors than the limit")
+    value = fields[3]
+    if type(value) is not int or not -INT64 <= value < INT64:
+        _fail(ErrorCode.FIELD, "RESULT: the value is out of range")
+    outs = fields[4]
+    if not isinstance(outs, list) or not all(
+        isinstance(out, bytes) for out in cast("list[object]", outs)
+    ):
+        _fail(ErrorCode.FIELD, "RESULT: the outputs are not strings of bytes")
+    id_ = _uint(fields[1], UINT64, "the id of a result")
+    return Result(id_, value, tuple(cast("list[bytes]", outs)), (None,) * nfds)
+
+
+def _decode_error(fields: list[object]) -> Error:
+    code = _uint(fields[1], UINT32, "ERROR: the code")
+    offset = _uint(fields[2], UINT64, "ERROR: the offset")
+    text = fields[3]
+    if not isinstance(text, str):
+        _fail(ErrorCode.FIELD, "ERROR: the text is not a string")
+    # What it says may stand in a terminal or a log: no bytes that are not text.
+    text = text[: Size.ERROR_TEXT].encode(errors="replace").decode()
+    known = code in ErrorCode.__members__.values()
+    return Error(ErrorCode(code) if known else ErrorCode.INTERNAL, offset, text)
+
+
+_FIELDS = {
+    MessageType.CALL: 6,
+    MessageType.RESULT: 5,
+    MessageType.READ: 4,
+    MessageType.WRITE: 4,
+    MessageType.ERROR: 4,
+    MessageType.BYE: 1,
+}
+
+
+def _shape(value: object, limits: Limits) -> Event:
+    if not isinstance(value, list):
+        _fail(ErrorCode.FIELD, "a message is not an array")
+    fields = cast("list[object]", value)
+    if not fields:
+        _fail(ErrorCode.ARITY, "a message without a type")
+    type_ = _uint(fields[0], UINT64, "a message's type")
+    if type_ not in MessageType.__members__.values():
+        _fail(ErrorCode.UNKNOWN_TYPE, "a message of unknown type")
+    if type_ == MessageType.HELLO:
+        return _decode_hello(fields)
+    if len(fields) != _FIELDS[MessageType(type_)]:
+        _fail(ErrorCode.ARITY, "a message with the wrong number of fields")
+    match type_:
+        case MessageType.RESULT:
+            return _decode_result(fields, limits)
+        case MessageType.ERROR:
+            return _decode_error(fields)
+        case MessageType.BYE:
+            return Bye()
+        case MessageType.CALL:
+            request: Request = _decode_call(fields, limits)
+        case _:
+            id_ = _uint(fields[1], UINT64, "the id of a request")
+            address = _uint(fields[2], UINT64, "READ or WRITE: the address")
+            if type_ == MessageType.READ:
+                request = Read(id_, address, _uint(fields[3], UINT32, "READ: the length"))
+            elif isinstance(fields[3], bytes):
+                request = Write(id_, address, fields[3])
+            else:
+                _fail(ErrorCode.FIELD, "WRITE: no bytes")
+    if reservation(request) > limits.frame:
+        _fail(ErrorCode.OVERSIZE, "the reply may be larger than the limit of a frame")
+    return request
+
+
+def decode(body: bytes, limits: Limits) -> Event:
+    """The event in a frame's body; fds are as many Nones as it announces.
+
+    RemoteProtocolError, with offset 0, if it is none.
+    """
+    value = _unpack(body)
+    try:
+        event = _shape(value, limits)
+    except RemoteProtocolError:
+        _check_form(value, limits)  # what is wrong with the form comes before the contents
+        raise
+    if isinstance(event, Hello):  # the only message with room for what we do not know
+        _check_form(value, limits)
+    return event
+
+
+def _check_form(value: object, limits: Limits) -> None:
+    depth, reserved = _survey(value)
+    if depth > limits.depth:
+        _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
+    if reserved:
+        _fail(ErrorCode.MALFORMED, "not well-formed msgpack")
+
+
+HEADER = struct.Struct(">BI")
+HEADER_TAG = 0xCE

@@ -1,0 +1,35 @@
+"""The limits that HELLO negotiates."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rsyscall_protocol._constants import LIMITS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What both sides hold to; SPEC.md says what each one limits. Bytes or counts."""
+
+    frame: int = LIMITS["frame"][0]
+    depth: int = LIMITS["depth"][0]
+    data: int = LIMITS["data"][0]
+    fds: int = LIMITS["fds"][0]
+    outstanding: int = LIMITS["outstanding"][0]
+    window: int = LIMITS["window"][0]
+
+    def __post_init__(self) -> None:
+        """Refuse what no peer could accept."""
+        for field in dataclasses.fields(self):
+            value, (_, smallest, largest) = getattr(self, field.name), LIMITS[field.name]
+            if not smallest <= value <= largest:
+                raise ValueError(f"limit {field.name}={value}: not from {smallest} to {largest}")
+
+    def clamped(self, wanted: dict[str, int]) -> Limits:
+        """The smaller of these and the wanted ones; what is not named keeps its default."""
+        names = [f.name for f in dataclasses.fields(self)]
+        return Limits(**{n: min(getattr(self, n), wanted.get(n, LIMITS[n][0])) for n in names})
+
+    def as_dict(self) -> dict[str, int]:
+        """By name, as HELLO carries them."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,260 @@
+#include "execute.h"
+
+#include "sys.h"
+
+/* Flags of the calls, by number: RS_CALL_*. */
+static const uint8_t call_flags[RS_CALLS] = {
+#define RS_FLAGS(nr, flags) [nr] = (flags),
+    RS_CALL_FLAGS(RS_FLAGS)
+#undef RS_FLAGS
+};
+
+/* Bytes of a RESULT in front of its first output: frame header, array, type, id, nfds, result,
+ * array of outputs. */
+enum { HEAD = RS_SIZE_HEADER + 1 + 1 + 9 + 1 + 9 + 5 };
+_Static_assert(HEAD <= RS_SIZE_REPLY_BASE, "what a request reserves must hold a RESULT");
+
+int rs_may_block(const struct rs_request *req) {
+    if (req->type != RS_MSG_CALL)
+        return 0;
+    return req->nr >= RS_CALLS || call_flags[req->nr] & RS_CALL_BLOCKS;
+}
+
+static int guarded(const struct rs_guard *guard, uint64_t fd) {
+    /* The kernel looks at the low 32 bits of a descriptor; so must we. */
+    int32_t n = (int32_t)(uint32_t)fd;
+    if (n < 0)
+        return 0;
+    if (n == guard->fds[0] || n == guard->fds[1])
+        return 1;
+    if (!guard->made_bits)
+        return 0;
+    return (uint32_t)n >= guard->made_bits || !(guard->made[n / 8] & 1u << n % 8);
+}
+
+/* Calls that nobody who serves could survive, or whose control would not come back here. */
+static int64_t refuse(const struct rs_request *req, const struct rs_entry *e,
+                      const struct rs_guard *guard) {
+    if (req->nr >= RS_CALLS)
+        return 0;
+    uint8_t flags = call_flags[req->nr];
+    if (flags & RS_CALL_REFUSED)
+        return -RS_EPERM;
+    if (guard->made_bits && flags & RS_CALL_REFUSED_IN_PROCESS)
+        return -RS_EPERM;
+    if (!(flags & RS_CALL_CLOSES) || req->count == 0)
+        return 0;
+    if (req->nr == RS_NR_close)
+        return guarded(guard, e[0].value) ? -RS_EPERM : 0;
+    if (req->nr == RS_NR_close_range) {
+        if (guard->made_bits)
+            return -RS_EPERM;
+        uint32_t lo = (uint32_t)e[0].value;
+        uint32_t hi = req->count > 1 ? (uint32_t)e[1].value : 0;
+        /* CLOSE_RANGE_CLOEXEC closes nothing yet, but would at an exec: which ends us anyway. */
+        if (req->count > 2 && (uint32_t)e[2].value & 4)
+            return 0;
+        for (int i = 0; i < 2; i++)
+            if (guard->fds[i] >= 0 && lo <= (uint32_t)guard->fds[i] &&
+                (uint32_t)guard->fds[i] <= hi)
+                return -RS_EPERM;
+        return 0;
+    }
+    /* dup2, dup3: onto a free number is fine in our own process, and unknowable in another's. */
+    return req->count > 1 && guarded(guard, e[1].value) ? -RS_EPERM : 0;
+}
+
+static int returns_fd(uint64_t nr, const uint64_t *a) {
+    if (nr == RS_NR_fcntl)
+        return (uint32_t)a[1] == RS_F_DUPFD || (uint32_t)a[1] == RS_F_DUPFD_CLOEXEC;
+    if (nr == RS_NR_landlock_create_ruleset) /* asked for its version it returns a number */
+        return a[2] == 0;
+    return nr < RS_CALLS && call_flags[nr] & RS_CALL_RETURNS_FD;
+}
+
+static void mark(const struct rs_guard *guard, int64_t fd, int made) {
+    if (fd < 0 || fd >= guard->made_bits)
+        return;
+    if (made)
+        guard->made[fd / 8] |= (uint8_t)(1u << fd % 8);
+    else
+        guard->made[fd / 8] &= (uint8_t) ~(1u << fd % 8);
+}
+
+void rs_forget(const struct rs_guard *guard, int32_t fd) { mark(guard, fd, 0); }
+
+/* In somebody's interpreter: keep count of the descriptors that our calls made. */
+static void remember(const struct rs_guard *guard, uint64_t nr, const uint64_t *a, int64_t result) {
+    uint64_t pair = 0;
+    if (!guard->made_bits || result < 0)
+        return;
+    if (returns_fd(nr, a))
+        mark(guard, result, 1);
+#ifdef RS_NR_pipe
+    if (nr == RS_NR_pipe)
+        pair = a[0];
+#endif
+    if (nr == RS_NR_pipe2)
+        pair = a[0];
+    if (nr == RS_NR_socketpair)
+        pair = a[3];
+    if (pair) { /* the kernel has just written there */
+        int32_t fds[2];
+        memcpy(fds, (const void *)(uintptr_t)pair, sizeof fds);
+        mark(guard, fds[0], 1);
+        mark(guard, fds[1], 1);
+    }
+}
+
+/* Give every entry its address; outputs are placed inside the reply itself. Returns the end. */
+static uint8_t *place(struct rs_request *req, struct rs_entry *e, const int32_t *fds, uint8_t *p,
+                      uint32_t *outs) {
+    for (uint32_t i = 0; i < req->count; i++) {
+        switch (e[i].type) {
+        case RS_ARG_IN:
+            e[i].value = rs_addr(e[i].in);
+            break;
+        case RS_ARG_OUT:
+        case RS_ARG_RET:
+            p = rs_put_be(p, RS_TAG_BIN32, e[i].len, 4);
+            e[i].value = rs_addr(p);
+            if (e[i].type == RS_ARG_OUT)
+                memset(p, 0, e[i].len);
+            p += e[i].len;
+            ++*outs;
+            break;
+        case RS_ARG_INOUT:
+            e[i].value = rs_addr(p + 5);
+            p = rs_put_bytes(p, RS_TAG_BIN32, e[i].in, e[i].len);
+            ++*outs;
+            break;
+        case RS_ARG_STRUCT: {
+            e[i].value = rs_addr(e[i].in);
+            if (e[i].out_count == 0)
+                break;
+            /* Reserve the place now; the fields are copied once the call has written them. */
+            struct rs_reader pairs = e[i].outs;
+            uint64_t n = 0;
+            for (uint32_t k = 0; k < e[i].out_count; k++) {
+                rs_number(&pairs);
+                n += rs_number(&pairs);
+            }
+            p = rs_put_be(p, RS_TAG_BIN32, n, 4) + n;
+            ++*outs;
+            break;
+        }
+        case RS_ARG_FD:
+            e[i].value = (uint64_t)(int64_t)fds[e[i].value];
+            break;
+        default:
+            break;
+        }
+    }
+    for (uint32_t i = 0; i < req->count; i++) {
+        struct rs_reader pairs = e[i].relocations;
+        for (uint32_t k = 0; k < e[i].relocation_count; k++) {
+            uint64_t offset = rs_number(&pairs);
+            uint64_t target = e[rs_number(&pairs)].value;
+            /* The frame is our private copy: it may be written. */
+            memcpy((uint8_t *)(uintptr_t)e[i].value + offset, &target, sizeof target);
+        }
+    }
+    return p;
+}
+
+/* After the call: bring the outputs into their final form and place. Returns the end. */
+static uint8_t *collect(const struct rs_request *req, const struct rs_entry *e, int64_t result,
+                        uint8_t *p) {
+    uint8_t *from = p; /* where the entry was placed; p is where it belongs */
+    for (uint32_t i = 0; i < req->count; i++) {
+        uint64_t placed = 0, keep = 0;
+        switch (e[i].type) {
+        case RS_ARG_OUT:
+        case RS_ARG_INOUT:
+            placed = keep = e[i].len;
+            break;
+        case RS_ARG_RET:
+            placed = e[i].len;
+            keep = result < 0 ? 0 : (uint64_t)result < placed ? (uint64_t)result : placed;
+            break;
+        case RS_ARG_STRUCT: {
+            if (e[i].out_count == 0)
+                continue;
+            struct rs_reader pairs = e[i].outs;
+            for (uint32_t k = 0; k < e[i].out_count; k++) {
+                uint64_t offset = rs_number(&pairs), n = rs_number(&pairs);
+                memcpy(from + 5 + placed, (const uint8_t *)(uintptr_t)e[i].value + offset, n);
+                placed += n;
+            }
+            keep = placed;
+            break;
+        }
+        default:
+            continue;
+        }
+        rs_put_be(p, RS_TAG_BIN32, keep, 4);
+        if (p != from)
+            memmove(p + 5, from + 5, keep);
+        p += 5 + keep;
+        from += 5 + placed;
+    }
+    return p;
+}
+
+static uint32_t finish(uint8_t *reply, uint8_t *end, uint64_t id, uint32_t nfds, int64_t result,
+                       uint32_t outs) {
+    uint8_t *p = rs_put_be(reply, RS_TAG_UINT32, (uint64_t)(end - reply) - RS_SIZE_HEADER, 4);
+    *p++ = RS_FIXARRAY | 5;
+    *p++ = RS_MSG_RESULT;
+    p = rs_put_be(p, RS_TAG_UINT64, id, 8);
+    *p++ = (uint8_t)nfds;
+    p = rs_put_be(p, RS_TAG_INT64, (uint64_t)result, 8);
+    rs_put_be(p, RS_TAG_ARRAY32, outs, 4);
+    return (uint32_t)(end - reply);
+}
+
+/* By way of the kernel, so that a bad address is an answer and not the end of us. */
+static int64_t copy(const struct rs_request *req, uint8_t *room) {
+    struct rs_iovec local = {req->type == RS_MSG_READ ? rs_addr(room) : rs_addr(req->in),
+                             req->length};
+    struct rs_iovec remote = {req->address, req->length};
+    if (req->length == 0)
+        return 0;
+    return rs_client_call(req->type == RS_MSG_READ ? RS_NR_process_vm_readv
+                                                   : RS_NR_process_vm_writev,
+                          (uint64_t)rs_getpid(), rs_addr(&local), 1, rs_addr(&remote), 1, 0);
+}
+
+uint32_t rs_execute(struct rs_request *req, struct rs_entry *e, const int32_t *fds,
+                    const struct rs_guard *guard, uint8_t *reply, int32_t *out_fd) {
+    uint8_t *p = reply + HEAD;
+    uint32_t outs = 0;
+    int64_t result;
+
+    *out_fd = -1;
+    if (req->type != RS_MSG_CALL) {
+        result = copy(req, p + 5);
+        if (req->type == RS_MSG_READ && result >= 0) {
+            p = rs_put_be(p, RS_TAG_BIN32, (uint64_t)result, 4) + result;
+            outs = 1;
+        }
+        return finish(reply, p, req->id, 0, result, outs);
+    }
+
+    place(req, e, fds, p, &outs);
+    uint64_t a[6] = {0};
+    for (uint32_t i = 0; i < req->count && i < 6; i++)
+        a[i] = e[i].value;
+    result = refuse(req, e, guard);
+    if (result == 0) {
+        if (req->nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
+            mark(guard, (int32_t)(uint32_t)a[0], 0);
+        result = rs_client_call((int64_t)req->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        remember(guard, req->nr, a, result);
+    }
+    p = collect(req, e, result, p);
+    /* Only what is a new descriptor for certain: it will be closed here once it is sent. */
+    if (req->flags & RS_CALLFLAG_RETURN_FD && result >= 0 && returns_fd(req->nr, a))
+        *out_fd = (int32_t)result;
+    return finish(reply, p, req->id, *out_fd >= 0, result, outs);
+}

@@ -1,0 +1,28 @@
+/* Acting on a decoded request. */
+#ifndef RS_EXECUTE_H
+#define RS_EXECUTE_H
+
+#include <stdint.h>
+
+#include "request.h"
+
+/* What the one who serves does not want to lose to its client. */
+struct rs_guard {
+    int32_t fds[2];     /* own descriptors, or -1: may be neither closed nor replaced */
+    uint8_t *made;      /* in somebody's interpreter: a bit per descriptor that calls have made */
+    uint32_t made_bits; /* how many; 0 when the whole process is ours */
+};
+
+/* Whether the call may sleep for ever, so that finished replies should leave before it. */
+int rs_may_block(const struct rs_request *req);
+
+/* The descriptor is closed, or about to be: it is no longer one that a call has made. */
+void rs_forget(const struct rs_guard *guard, int32_t fd);
+
+/* Make the request's call (CALL) or copy (READ, WRITE) and write the whole RESULT frame at reply,
+ * which has room for req->reserve bytes. fds are those that came with the frame; they stay open.
+ * Returns the frame's length; *out_fd is the descriptor to send with it, or -1. */
+uint32_t rs_execute(struct rs_request *req, struct rs_entry *entries, const int32_t *fds,
+                    const struct rs_guard *guard, uint8_t *reply, int32_t *out_fd);
+
+#endif

@@ -1,0 +1,68 @@
+/* One client's connection: frames in, calls made, frames out. */
+#ifndef RS_SESSION_H
+#define RS_SESSION_H
+
+#include <stdint.h>
+
+#include "execute.h"
+#include "request.h"
+
+/* The largest frame, and room to read past it so that small frames arrive many at a time. */
+#define RS_RX_SIZE (RS_FRAME_ROOM + 65536)
+#define RS_FRAME_ROOM (RS_LIMIT_FRAME_MAX + RS_SIZE_HEADER)
+/* All replies that the window admits, and one ERROR behind them. */
+#define RS_TX_SIZE (RS_LIMIT_WINDOW_MAX + 4096)
+#define RS_MADE_BITS 65536
+
+enum rs_state { RS_STATE_INIT, RS_STATE_OPEN, RS_STATE_CLOSING, RS_STATE_FAILED };
+
+enum rs_session_flags { RS_IN_PROCESS = 1 /* a thread in somebody's interpreter */ };
+
+/* Descriptors that came with one read, and the bytes [start, end) of the stream it brought. */
+struct rs_packet {
+    uint64_t start, end;
+    uint32_t count;
+    int32_t fds[RS_LIMIT_FDS_MAX];
+};
+
+/* A reply that has not left completely: its bytes [start, end) of the stream, and its fd or -1. */
+struct rs_reply {
+    uint64_t start, end;
+    int32_t fd;
+};
+
+/* 3.2 MiB of address space; a page that was never needed costs nothing. */
+struct rs_session {
+    struct rs_guard guard; /* fds[0]: the socket, fds[1]: a pidfd of the client or -1 */
+    uint32_t flags;
+    uint32_t page_size;
+    enum rs_state state;
+    struct rs_limits limits;
+    uint64_t last_id;
+    struct rs_request request;
+
+    uint64_t rx_base; /* position in the stream of rx[0] */
+    uint32_t rx_pos, rx_len, rx_high;
+    uint64_t tx_base;
+    uint32_t tx_pos, tx_len, tx_high;
+    uint32_t packet_count; /* 0..2, see receive() */
+    uint32_t reply_head, reply_count, reply_fds;
+
+    struct rs_packet packets[2];
+    struct rs_reply replies[RS_LIMIT_OUTSTANDING_MAX];
+    struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    uint8_t made[RS_MADE_BITS / 8];
+    _Alignas(4096) uint8_t rx[RS_RX_SIZE];
+    _Alignas(4096) uint8_t tx[RS_TX_SIZE];
+};
+
+/* s must be zeroed. Takes over the socket fd; the caller keeps nothing to close. */
+void rs_session_init(struct rs_session *s, int32_t fd, uint32_t flags, uint32_t page_size);
+
+/* Tell the client why it is not served; then rs_session_run says so and ends. */
+void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why);
+
+/* Serve until the client says BYE, ends, or breaks the protocol; closes every descriptor. */
+void rs_session_run(struct rs_session *s);
+
+#endif

@@ -1,0 +1,256 @@
+/* rsyscall-stub: a process that makes system calls for whoever is at the other end of its socket.
+ *
+ *   rsyscall-stub --fd N     serve the connected socket N
+ *   rsyscall-stub            serve the socket that systemd passed: a connected one (Accept=yes),
+ *                            or a listening one (Accept=no) with one process per connection
+ *   rsyscall-stub --version
+ *
+ * Exit status: 0 after a client has ended, however it ended; 2 when it could not start, with a line
+ * on standard error that says why. */
+#include "session.h"
+#include "sys.h"
+
+enum {
+    EXIT_USAGE = 2,
+    LISTEN_FDS_START = 3,
+    AT_PAGESZ = 6,
+    SIGTERM_ = 15,
+    SIGCHLD_ = 17,
+    SIGPIPE_ = 13,
+    SIGXFSZ_ = 25,
+    SIG_IGN_ = 1,
+    SIG_BLOCK_ = 0,
+    SIG_SETMASK_ = 2,
+    SFD_CLOEXEC_ = 0x80000,
+    WNOHANG_ = 1,
+    RETRY_MS = 100,
+    STAT_INO = 8,           /* where st_ino is in struct stat, on every 64-bit architecture */
+    PID_FS_MAGIC = 0x50494446
+};
+
+static struct rs_session session;
+
+static _Noreturn void quit(int status) {
+    for (;;)
+        rs_sys(RS_NR_exit_group, (uint64_t)status, 0, 0, 0, 0, 0);
+}
+
+static uint32_t length(const char *s) {
+    uint32_t n = 0;
+    while (s[n])
+        n++;
+    return n;
+}
+
+static void say(int32_t fd, const char *text) {
+    uint32_t n = length(text);
+    while (n) {
+        int64_t put = rs_sys(RS_NR_write, (uint64_t)fd, rs_addr(text), n, 0, 0, 0);
+        if (put == -RS_EINTR)
+            continue;
+        if (put <= 0)
+            return;
+        text += put;
+        n -= (uint32_t)put;
+    }
+}
+
+static _Noreturn void die(const char *what, const char *why) {
+    say(2, "rsyscall-stub: ");
+    say(2, what);
+    say(2, why);
+    say(2, "\n");
+    quit(EXIT_USAGE);
+}
+
+static int same(const char *a, const char *b) {
+    uint32_t n = length(a);
+    return n == length(b) && memcmp(a, b, n) == 0;
+}
+
+/* The value of NAME= in the environment, or NULL. */
+static const char *lookup(char **envp, const char *name) {
+    uint32_t n = length(name);
+    for (; *envp; envp++)
+        if (length(*envp) > n && memcmp(*envp, name, n) == 0 && (*envp)[n] == '=')
+            return *envp + n + 1;
+    return NULL;
+}
+
+/* A decimal number; -1 if it is none, or does not fit. */
+static int64_t number(const char *s) {
+    uint64_t n = 0;
+    if (!*s)
+        return -1;
+    for (; *s; s++) {
+        if (*s < '0' || *s > '9' || n > (INT64_MAX - 9) / 10)
+            return -1;
+        n = n * 10 + (uint64_t)(*s - '0');
+    }
+    return (int64_t)n;
+}
+
+static int64_t sockopt_int(int32_t fd, int32_t name) {
+    int32_t value = 0;
+    uint32_t len = sizeof value;
+    int64_t err = rs_sockopt(fd, name, &value, &len);
+    return err < 0 ? err : value;
+}
+
+/* Nothing but our own socket and stdio: a copied table would keep siblings' connections open. */
+static void close_others(int32_t keep) {
+    if (keep > 3)
+        rs_sys(RS_NR_close_range, 3, (uint64_t)keep - 1, 0, 0, 0, 0);
+    rs_sys(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1, UINT32_MAX, 0, 0, 0, 0);
+    rs_sys(RS_NR_fcntl, (uint64_t)keep, RS_F_SETFD, RS_FD_CLOEXEC, 0, 0, 0);
+}
+
+static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
+    close_others(fd);
+    rs_session_init(&session, fd, 0, page_size);
+    if (check_peer) {
+        struct rs_ucred peer = {0, UINT32_MAX, UINT32_MAX};
+        uint32_t len = sizeof peer;
+        int64_t me = rs_sys(RS_NR_geteuid, 0, 0, 0, 0, 0, 0);
+        int64_t err = rs_sockopt(fd, RS_SO_PEERCRED, &peer, &len);
+        /* The socket's mode decides who may connect; this holds even where that was left open. */
+        if (err < 0 || (peer.uid != 0 && peer.uid != (uint32_t)me))
+            rs_session_refuse(&session, RS_ERR_PEER, "not served");
+    }
+    rs_session_run(&session);
+    quit(0);
+}
+
+static void reap(void) {
+    while (rs_sys(RS_NR_wait4, UINT64_MAX, 0, WNOHANG_, 0, 0, 0) > 0)
+        ;
+}
+
+static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
+    uint64_t mask = 1ull << (SIGTERM_ - 1) | 1ull << (SIGCHLD_ - 1), old = 0;
+    close_others(fd);
+    /* By signalfd and not by default action: as init of a namespace SIGTERM would do nothing. */
+    rs_sys(RS_NR_rt_sigprocmask, SIG_BLOCK_, rs_addr(&mask), rs_addr(&old), 8, 0, 0);
+    int64_t sigfd = rs_sys(RS_NR_signalfd4, UINT64_MAX, rs_addr(&mask), 8, SFD_CLOEXEC_, 0, 0);
+    if (sigfd < 0)
+        die("signalfd", ": refused");
+    for (;;) {
+        struct rs_pollfd fds[2] = {{(int32_t)sigfd, RS_POLLIN, 0}, {fd, RS_POLLIN, 0}};
+        int64_t n = rs_poll(fds, 2, -1);
+        if (n == -RS_EINTR)
+            continue;
+        if (n < 0)
+            die("poll", ": refused");
+        if (fds[0].revents) {
+            uint8_t info[128];
+            rs_sys(RS_NR_read, (uint64_t)sigfd, rs_addr(info), sizeof info, 0, 0, 0);
+            uint32_t signo;
+            memcpy(&signo, info, sizeof signo);
+            if (signo == SIGTERM_)
+                quit(0);
+            reap();
+        }
+        if (!fds[1].revents)
+            continue;
+        int64_t conn = rs_sys(RS_NR_accept4, (uint64_t)fd, 0, 0, RS_SOCK_CLOEXEC, 0, 0);
+        if (conn == -RS_EMFILE || conn == -RS_ENFILE || conn == -RS_ENOMEM ||
+            conn == -RS_ENOBUFS) {
+            rs_poll(fds, 1, RETRY_MS); /* until somebody has ended, or a moment has passed */
+            continue;
+        }
+        if (conn == -RS_EINTR || conn == -RS_EAGAIN || conn == -RS_ECONNABORTED)
+            continue;
+        if (conn < 0)
+            die("accept", ": the socket is no longer usable");
+        int64_t pid = rs_sys(RS_NR_clone, SIGCHLD_, 0, 0, 0, 0, 0);
+        if (pid == 0) {
+            rs_sys(RS_NR_rt_sigprocmask, SIG_SETMASK_, rs_addr(&old), 0, 8, 0, 0);
+            serve((int32_t)conn, page_size, 1);
+        }
+        rs_close((int32_t)conn); /* without a process for it the client sees EOF */
+    }
+}
+
+/* LISTEN_PIDFDID tells us from another process that got our pid: the inode of a pidfd, which is
+ * unique, but only since there is pidfs (6.9). */
+static int pidfd_id_matches(int64_t id) {
+    int64_t fd = rs_sys(RS_NR_pidfd_open, (uint64_t)rs_getpid(), 0, 0, 0, 0, 0);
+    uint64_t statbuf[32] = {0}, fs[32] = {0}; /* both larger than the kernel's structures */
+    uint64_t ino;
+    int matches = 1;
+    if (fd < 0)
+        return 1;
+    if (rs_sys(RS_NR_fstatfs, (uint64_t)fd, rs_addr(fs), 0, 0, 0, 0) == 0 &&
+        (uint32_t)fs[0] == PID_FS_MAGIC &&
+        rs_sys(RS_NR_fstat, (uint64_t)fd, rs_addr(statbuf), 0, 0, 0, 0) == 0) {
+        memcpy(&ino, (uint8_t *)statbuf + STAT_INO, sizeof ino);
+        matches = ino == (uint64_t)id;
+    }
+    rs_close((int32_t)fd);
+    return matches;
+}
+
+/* sd_listen_fds(3), of which exactly one socket is for us. */
+static int32_t activated(char **envp) {
+    const char *pid = lookup(envp, "LISTEN_PID"), *fds = lookup(envp, "LISTEN_FDS");
+    const char *names = lookup(envp, "LISTEN_FDNAMES"), *id = lookup(envp, "LISTEN_PIDFDID");
+    if (!pid || !fds)
+        die("neither --fd nor LISTEN_PID and LISTEN_FDS", ": no socket to serve");
+    if (number(pid) != rs_getpid())
+        die("LISTEN_PID", ": the socket is meant for another process");
+    if (id && (number(id) < 0 || !pidfd_id_matches(number(id))))
+        die("LISTEN_PIDFDID", ": the socket is meant for another process");
+    if (number(fds) != 1)
+        die("LISTEN_FDS", ": exactly one socket is wanted");
+    if (names)
+        for (; *names; names++)
+            if (*names == ':')
+                die("LISTEN_FDNAMES", ": names more sockets than LISTEN_FDS");
+    return LISTEN_FDS_START;
+}
+
+/* Called by start.S with the initial stack pointer. */
+__attribute__((used)) _Noreturn void rs_main(uint64_t *stack);
+
+_Noreturn void rs_main(uint64_t *stack) {
+    int64_t argc = (int64_t)stack[0];
+    char **argv = (char **)(stack + 1), **envp = argv + argc + 1, **end = envp;
+    uint32_t page_size = 4096;
+    while (*end)
+        end++;
+    for (const uint64_t *aux = (const uint64_t *)(end + 1); aux[0]; aux += 2)
+        if (aux[0] == AT_PAGESZ)
+            page_size = (uint32_t)aux[1];
+
+    if (argc == 2 && same(argv[1], "--version")) {
+        say(1, "rsyscall-stub " RS_STUB_VERSION "\n");
+        quit(0);
+    }
+    int32_t fd;
+    int by_hand = argc == 3 && same(argv[1], "--fd");
+    if (by_hand) {
+        int64_t n = number(argv[2]);
+        if (n < 0 || n > INT32_MAX)
+            die("--fd", ": not a file descriptor");
+        fd = (int32_t)n;
+    } else if (argc <= 1) {
+        fd = activated(envp);
+    } else {
+        die("usage", ": rsyscall-stub [--fd N | --version]");
+    }
+    int64_t type = sockopt_int(fd, RS_SO_TYPE);
+    if (type < 0)
+        die(by_hand ? "--fd" : "LISTEN_FDS", type == -RS_EBADF ? ": not an open file descriptor"
+                                                               : ": not a socket");
+    if (type != RS_SOCK_STREAM)
+        die(by_hand ? "--fd" : "LISTEN_FDS", ": not a stream socket");
+
+    /* As in Python: a write to a closed pipe is an error of that call, not the end of us. */
+    uint64_t ignore[4] = {SIG_IGN_, 0, 0, 0};
+    rs_sys(RS_NR_rt_sigaction, SIGPIPE_, rs_addr(ignore), 0, 8, 0, 0);
+    rs_sys(RS_NR_rt_sigaction, SIGXFSZ_, rs_addr(ignore), 0, 8, 0, 0);
+
+    if (sockopt_int(fd, RS_SO_ACCEPTCONN) == 1)
+        listen_loop(fd, page_size);
+    serve(fd, page_size, !by_hand);
+}
