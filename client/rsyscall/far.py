@@ -117,7 +117,9 @@ class Task:
         self.fd_table = fd_table
         self.address_space = address_space
         self.pidns = pidns
-        self.mountns = MountNamespace(fd_table.creator_pid) if mountns is None else mountns
+        self.mountns: MountNamespace = (
+            MountNamespace(fd_table.creator_pid) if mountns is None else mountns
+        )
         self._allocator = allocator
 
     @property

@@ -7,8 +7,8 @@ loaded, and the fixtures say so when they are used. Nothing happens in tests tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pytest
 
@@ -17,33 +17,43 @@ if TYPE_CHECKING:
 
 __all__ = ["rsyscall_pair", "rsyscall_process"]
 
+_Generator: TypeAlias = "Callable[[], AsyncGenerator[Process]]"
 
-async def _process() -> AsyncIterator[Process]:
+
+def _missing(function: _Generator) -> object:
+    name = function.__name__
+
+    def fixture() -> None:
+        raise pytest.UsageError(f"the fixture {name} needs pytest-trio (pip install pytest-trio)")
+
+    return pytest.fixture(name=name)(fixture)
+
+
+_fixture: Callable[[_Generator], object]
+try:
+    import pytest_trio  # pyright: ignore[reportMissingTypeStubs] - it has none
+except ImportError:
+    _fixture = _missing
+else:
+    _fixture = cast("Any", pytest_trio).trio_fixture
+
+
+# What they import is imported when they are used: the plugin is loaded in every run of pytest.
+
+
+@_fixture
+async def rsyscall_process() -> AsyncGenerator[Process]:
+    """The process of a separate stub, which ends with the test; see open_process."""
     from rsyscall.tasks.spawn import open_process
 
     async with open_process() as process:
         yield process
 
 
-async def _pair() -> AsyncIterator[Process]:
+@_fixture
+async def rsyscall_pair() -> AsyncGenerator[Process]:
+    """The test's own process, its calls served by a thread over a socketpair; see open_pair."""
     from rsyscall.tasks.pair import open_pair
 
     async with open_pair() as process:
         yield process
-
-
-def _missing(name: str) -> Callable[[], None]:
-    def fixture() -> None:
-        raise pytest.UsageError(f"the fixture {name} needs pytest-trio (pip install pytest-trio)")
-
-    return fixture
-
-
-try:
-    import pytest_trio
-except ImportError:
-    rsyscall_process: Any = pytest.fixture(name="rsyscall_process")(_missing("rsyscall_process"))
-    rsyscall_pair: Any = pytest.fixture(name="rsyscall_pair")(_missing("rsyscall_pair"))
-else:
-    rsyscall_process = pytest_trio.trio_fixture(name="rsyscall_process")(_process)
-    rsyscall_pair = pytest_trio.trio_fixture(name="rsyscall_pair")(_pair)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from rsyscall import near
 from rsyscall.handle import FileDescriptor, Task
@@ -40,12 +40,10 @@ class Process:
     async def malloc(self, cls: type[str], size: int) -> Pointer[str]: ...
 
     async def malloc(
-        self, cls: type[T_struct] | type[bytes] | type[str], size: int | None = None
-    ) -> Pointer[T_struct] | Pointer[bytes] | Pointer[str]:
+        self, cls: type[Struct] | type[bytes] | type[str], size: int | None = None
+    ) -> Pointer[Any]:
         """Memory of the process; see RAMTask.malloc."""
-        if size is None:
-            return await self.task.malloc(cls)  # type: ignore[call-overload,no-any-return] # pyright: ignore - checked there
-        return await self.task.malloc(cls, size)  # type: ignore[call-overload,no-any-return] # pyright: ignore - checked there
+        return await self.task._malloc(cls, size)  # pyright: ignore[reportPrivateUsage] - ours
 
     @overload
     async def ptr(self, data: T_struct) -> WrittenPointer[T_struct]: ...
@@ -54,11 +52,9 @@ class Process:
     @overload
     async def ptr(self, data: str) -> WrittenPointer[str]: ...
 
-    async def ptr(
-        self, data: T_struct | bytes | str
-    ) -> WrittenPointer[T_struct] | WrittenPointer[bytes] | WrittenPointer[str]:
+    async def ptr(self, data: Struct | bytes | str) -> WrittenPointer[Any]:
         """Memory of the process that holds the value; see RAMTask.ptr."""
-        return await self.task.ptr(data)
+        return await self.task._ptr(data)  # pyright: ignore[reportPrivateUsage] - ours
 
     def __repr__(self) -> str:
         """For people."""

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any, NoReturn, TypeGuard, cast
-
-import msgpack
-from msgpack.exceptions import StackError
 
 from rsyscall_protocol._arguments import (
     Argument,
@@ -20,6 +16,7 @@ from rsyscall_protocol._arguments import (
     out_sizes,
 )
 from rsyscall_protocol._constants import (
+    LIMITS,
     MAGIC,
     ArgumentType,
     CallFlag,
@@ -29,12 +26,17 @@ from rsyscall_protocol._constants import (
 )
 from rsyscall_protocol._errors import RemoteProtocolError
 from rsyscall_protocol._events import Bye, Call, Error, Event, Hello, Read, Request, Result, Write
-from rsyscall_protocol._limits import LIMITS, Limits
+from rsyscall_protocol._limits import Limits
+from rsyscall_protocol._msgpack import (
+    ExtraData,
+    ExtType,
+    StackError,
+    is_timestamp,
+    pack,
+    unpack,
+)
 
 UINT32, UINT64, INT32, INT64 = 2**32 - 1, 2**64 - 1, 2**31 - 1, 2**63
-
-_pack = cast("Callable[[object], bytes]", msgpack.Packer().pack)
-_Ext = msgpack.ExtType
 
 
 def _fail(code: ErrorCode, text: str) -> NoReturn:
@@ -55,23 +57,23 @@ def reservation(request: Request) -> int:
             return size
 
 
-def _ext(arg: Argument) -> Any:
+def _ext(arg: Argument) -> object:
     match arg:
         case int():
             return arg
         case In(data):
-            return _Ext(ArgumentType.IN, bytes(data))
+            return ExtType(ArgumentType.IN, bytes(data))
         case Out(size):
-            return _Ext(ArgumentType.OUT, size.to_bytes(4, "big"))
+            return ExtType(ArgumentType.OUT, size.to_bytes(4, "big"))
         case Ret(size):
-            return _Ext(ArgumentType.RET, size.to_bytes(4, "big"))
+            return ExtType(ArgumentType.RET, size.to_bytes(4, "big"))
         case InOut(data):
-            return _Ext(ArgumentType.INOUT, bytes(data))
+            return ExtType(ArgumentType.INOUT, bytes(data))
         case FdArg(index):
-            return _Ext(ArgumentType.FD, bytes([index]))
+            return ExtType(ArgumentType.FD, bytes([index]))
         case Struct(data, relocations, outs):
             flat = [[n for pair in pairs for n in pair] for pairs in (relocations, outs)]
-            return _Ext(ArgumentType.STRUCT, _pack([bytes(data), *flat]))
+            return ExtType(ArgumentType.STRUCT, pack([bytes(data), *flat]))
 
 
 def encode(event: Event) -> bytes:
@@ -79,22 +81,22 @@ def encode(event: Event) -> bytes:
     match event:
         case Call(id, nr, args, flags, fds):
             exts = [arg if type(arg) is int else _ext(arg) for arg in args]
-            return _pack([MessageType.CALL, id, len(fds), flags, nr, exts])
+            return pack([MessageType.CALL, id, len(fds), flags, nr, exts])
         case Result(id, value, outs, fds):
-            return _pack([MessageType.RESULT, id, len(fds), value, outs])
+            return pack([MessageType.RESULT, id, len(fds), value, outs])
         case Read(id, address, length):
-            return _pack([MessageType.READ, id, address, length])
+            return pack([MessageType.READ, id, address, length])
         case Write(id, address, data):
-            return _pack([MessageType.WRITE, id, address, data])
+            return pack([MessageType.WRITE, id, address, data])
         case Hello():
             options: dict[str, Any] = {"limits": event.limits.as_dict(), **event.info}
             versions = event.version_min, event.version_max
-            return _pack([MessageType.HELLO, MAGIC, *versions, event.features, options])
+            return pack([MessageType.HELLO, MAGIC, *versions, event.features, options])
         case Error(code, offset, text):
             text = text.encode()[: Size.ERROR_TEXT].decode(errors="ignore")
-            return _pack([MessageType.ERROR, code, offset, text])
+            return pack([MessageType.ERROR, code, offset, text])
         case Bye():
-            return _pack([MessageType.BYE])
+            return pack([MessageType.BYE])
 
 
 def _is_uint(value: object, most: int) -> TypeGuard[int]:
@@ -121,7 +123,7 @@ def _survey(value: object) -> tuple[int, bool]:
                 containers = True
                 for pair in cast("dict[object, object]", item).items():
                     below += pair
-            elif isinstance(item, msgpack.Timestamp) or (isinstance(item, _Ext) and item.code < 0):
+            elif is_timestamp(item) or (isinstance(item, ExtType) and item.code < 0):
                 timestamp = True
         deepest += containers
         level = below
@@ -130,21 +132,10 @@ def _survey(value: object) -> tuple[int, bool]:
 
 def _unpack(body: bytes) -> object:
     try:
-        return cast(
-            object,
-            msgpack.unpackb(
-                body,
-                raw=False,
-                strict_map_key=False,
-                unicode_errors="surrogateescape",
-                max_str_len=len(body),
-                max_bin_len=len(body),
-                max_ext_len=len(body),
-            ),
-        )
+        return unpack(body)
     except StackError:
         _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
-    except msgpack.ExtraData:
+    except ExtraData:
         _fail(ErrorCode.TRAILING, "bytes follow the message inside its frame")
     except TypeError:  # a map or an array as the key of a map
         _fail(ErrorCode.FIELD, "a key is not a string")
@@ -186,7 +177,7 @@ def _decode_struct(payload: bytes, self_: int, count: int) -> Struct:
 def _decode_argument(value: object, self_: int, count: int, nfds: int) -> Argument:
     if type(value) is int:
         return value
-    if not isinstance(value, _Ext):
+    if not isinstance(value, ExtType):
         _fail(ErrorCode.FIELD, "CALL: an argument is neither an integer nor an ext")
     code, data = value.code, value.data
     match code:

@@ -29,7 +29,7 @@ class Hello:
     version_min: int = VERSION_MIN
     version_max: int = VERSION_MAX
     features: int = FEATURES
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     info: Mapping[str, int | str] = field(default_factory=dict[str, "int | str"])
 
 

@@ -16,8 +16,8 @@ PATH = Path(__file__).parents[2] / "protocol" / "syscalls.toml"
 CALLS: dict[str, Call] = tomllib.loads(PATH.read_text())["calls"]
 
 ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
-BARE_KINDS = {"int", "uint", "size", "off", "fd", "dirfd", "pid", "uid", "gid", "mode", "sig"}
-BARE_KINDS |= {"path", "str", "addr"}
+NUMBER_KINDS = {"int", "uint", "size", "off", "fd", "dirfd", "pid", "uid", "gid", "mode", "sig"}
+BARE_KINDS = NUMBER_KINDS | {"path", "str", "addr"}
 FAMILY_KINDS = {"flags", "enum"}  # the detail is a prefix of constants
 MEMORY_KINDS = {"in", "out", "inout", "ptr"}  # the detail is a type
 VALUES: dict[str, set[object]] = {

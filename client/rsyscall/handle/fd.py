@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Generic, Self, TypeVar, cast
 
 import trio
@@ -59,7 +59,7 @@ class BaseFileDescriptor:
         """Make a handle for a number that the caller knows to be open in the task's table."""
         self.task = task
         self.near = near
-        self.valid = valid
+        self.valid: bool = valid
         if valid:
             self._siblings().add(self)
 
@@ -138,7 +138,9 @@ class BaseFileDescriptor:
         return task.make_fd_handle(self.near)
 
     @contextlib.contextmanager
-    def borrow(self, task: FileDescriptorTask[BaseFileDescriptor]) -> Iterator[near.FileDescriptor]:
+    def borrow(
+        self, task: FileDescriptorTask[BaseFileDescriptor]
+    ) -> Generator[near.FileDescriptor]:
         """The number, for use in a call of `task`, which must have the same table."""
         self._validate()
         self._check_table(task)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from rsyscall import far, near
+from rsyscall import far
 from rsyscall.memory.allocation_interface import AllocationInterface, UseAfterFreeError
+from rsyscall.near.types import Address
 from rsyscall.struct import Serializer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Pointer(Generic[T]):
         self.serializer = serializer
         self.allocation = allocation
         self.typ = typ
-        self.valid = True
+        self.valid: bool = True
 
     def _validate(self) -> None:
         if not self.valid:
@@ -54,10 +55,10 @@ class Pointer(Generic[T]):
         self.valid = False
 
     @property
-    def near(self) -> near.Address:
+    def near(self) -> Address:
         """The address."""
         self._validate()
-        return near.Address(self.mapping.near.address + self.allocation.offset())
+        return Address(self.mapping.near.address + self.allocation.offset())
 
     def size(self) -> int:
         """How many bytes it points at."""
@@ -73,7 +74,7 @@ class Pointer(Generic[T]):
             )
 
     @contextlib.contextmanager
-    def borrow(self, task: far.Task) -> Iterator[near.Address]:
+    def borrow(self, task: far.Task) -> Generator[Address]:
         """The address, for use in a call of `task`, which must share the address space."""
         self.check_address_space(task)
         yield self.near

@@ -36,7 +36,7 @@ class Allocation(AllocationInterface):
         self.arena = arena
         self.start = start
         self.end = end
-        self.valid = True
+        self.valid: bool = True
 
     def _use(self) -> None:
         if not self.valid:

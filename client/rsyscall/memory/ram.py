@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 import rsyscall.far
 from rsyscall.handle.pointer import Pointer, WrittenPointer
@@ -35,19 +35,21 @@ class RAMTask(rsyscall.far.Task):
 
     async def malloc(
         self, cls: type[Struct] | type[bytes] | type[str], size: int | None = None
-    ) -> Pointer[T_struct] | Pointer[bytes] | Pointer[str]:
+    ) -> Pointer[Any]:
         """Memory for a structure, or for `size` bytes of bytes or of a string with its NUL.
 
         ValueError if the size is missing, or given for a structure; OSError (ENOMEM). A checkpoint
         if memory must be mapped; if cancelled, nothing is allocated.
         """
+        return await self._malloc(cls, size)
+
+    async def _malloc(
+        self, cls: type[Struct] | type[bytes] | type[str], size: int | None
+    ) -> Pointer[Any]:
         if issubclass(cls, Struct):
             if size is not None:
                 raise ValueError(f"size: {cls.__name__} has a size of its own")
-            struct_cls = cast("type[T_struct]", cls)
-            return await self.malloc_serializer(
-                StructSerializer(struct_cls), struct_cls.sizeof(), struct_cls
-            )
+            return await self.malloc_serializer(StructSerializer(cls), cls.sizeof(), cls)
         if size is None:
             raise ValueError(f"size: missing, for {cls.__name__}")
         if issubclass(cls, bytes):
@@ -68,13 +70,13 @@ class RAMTask(rsyscall.far.Task):
     @overload
     async def ptr(self, data: str) -> WrittenPointer[str]: ...
 
-    async def ptr(
-        self, data: Struct | bytes | str
-    ) -> WrittenPointer[T_struct] | WrittenPointer[bytes] | WrittenPointer[str]:
+    async def ptr(self, data: Struct | bytes | str) -> WrittenPointer[Any]:
         """Memory that holds the value: malloc and write. A checkpoint; freed if cancelled."""
+        return await self._ptr(data)
+
+    async def _ptr(self, data: Struct | bytes | str) -> WrittenPointer[Any]:
         if isinstance(data, bytes):
             return await (await self.malloc(bytes, len(data))).write(data)
         if isinstance(data, str):
             return await (await self.malloc(str, len(StrSerializer().to_bytes(data)))).write(data)
-        value = cast("T_struct", data)
-        return await (await self.malloc(type(value))).write(value)
+        return await (await self._malloc(type(data), None)).write(data)

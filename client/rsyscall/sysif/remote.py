@@ -9,6 +9,7 @@ cannot be cancelled: the call has been sent, and its result must not be lost.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import weakref
@@ -169,7 +170,7 @@ class RemoteSyscallInterface(SyscallInterface):
             if self._connection.peer is not None:
                 break
             if not self._receive():
-                await trio.lowlevel.wait_readable(self._sock)
+                await trio.lowlevel.wait_readable(self._sock.fileno())
         if self._dead is not None:
             raise await self._explain()
         arch = self.peer.info.get("arch")
@@ -211,7 +212,7 @@ class RemoteSyscallInterface(SyscallInterface):
     def _close_socket(self) -> None:
         if self._sock.fileno() >= 0:
             if not self._forked:
-                trio.lowlevel.notify_closing(self._sock)
+                trio.lowlevel.notify_closing(self._sock.fileno())
             self._sock.close()
 
     def after_fork(self) -> None:
@@ -229,8 +230,7 @@ class RemoteSyscallInterface(SyscallInterface):
         dead = self._dead
         if dead is not None and dead.reason == "":
             with trio.CancelScope(shield=True):
-                reason = await self._post_mortem()
-            dead.reason = dead.reason or reason
+                dead.reason = await self._post_mortem()
         return self._hangup()
 
     # ---- bytes ----
@@ -308,10 +308,8 @@ class RemoteSyscallInterface(SyscallInterface):
     def _last_word(self, exc: RemoteProtocolError) -> None:
         error = Error(exc.code, exc.offset, exc.text)
         body = Connection(Role.SERVER).send(error)[0]
-        try:
+        with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
             self._sock.sendmsg([body], [], socket.MSG_NOSIGNAL)
-        except OSError:
-            pass  # it breaks the protocol and does not listen: nothing more to be done
 
     # ---- requests ----
 
@@ -355,7 +353,7 @@ class RemoteSyscallInterface(SyscallInterface):
             while self._out:
                 with trio.CancelScope(shield=True):
                     try:
-                        await trio.lowlevel.wait_writable(self._sock)
+                        await trio.lowlevel.wait_writable(self._sock.fileno())
                     except trio.ClosedResourceError:
                         return
                 self._flush()
@@ -373,7 +371,7 @@ class RemoteSyscallInterface(SyscallInterface):
                 while waiter.result is None and self._dead is None:
                     if not self._receive():
                         with trio.CancelScope(shield=True):
-                            await trio.lowlevel.wait_readable(self._sock)
+                            await trio.lowlevel.wait_readable(self._sock.fileno())
             except trio.ClosedResourceError:
                 pass  # self._dead says why
             finally:
@@ -384,7 +382,10 @@ class RemoteSyscallInterface(SyscallInterface):
                         break
         if waiter.result is not None:
             return waiter.result
-        raise await self._explain() if waiter.sent else (self._dead or _Dead("")).not_sent()
+        hangup = await self._explain()
+        if waiter.sent or self._dead is None:
+            raise hangup
+        raise self._dead.not_sent()
 
     async def call(
         self,
@@ -417,7 +418,11 @@ class RemoteSyscallInterface(SyscallInterface):
             await checkpoint()
         for at in range(start, start + length, chunk):
             n = min(chunk, start + length - at)
-            result = await self._exchange(lambda id_, at=at, n=n: Read(id_, at, n))
+
+            def read(id_: int, at: int = at, n: int = n) -> Read:
+                return Read(id_, at, n)
+
+            result = await self._exchange(read)
             if result.value != n:
                 raise unreadable(start, length)
             parts += result.outs
@@ -430,9 +435,11 @@ class RemoteSyscallInterface(SyscallInterface):
             await checkpoint()
         for at in range(0, len(data), chunk):
             part = bytes(data[at : at + chunk])
-            result = await self._exchange(
-                lambda id_, at=at, part=part: Write(id_, start + at, part)
-            )
+
+            def write(id_: int, at: int = start + at, part: bytes = part) -> Write:
+                return Write(id_, at, part)
+
+            result = await self._exchange(write)
             if result.value != len(part):
                 raise unreadable(start, len(data))
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -23,7 +23,7 @@ _JOIN_SECONDS = 5
 
 
 @contextlib.asynccontextmanager
-async def open_pair() -> AsyncIterator[Process]:
+async def open_pair() -> AsyncGenerator[Process]:
     """A process whose calls are served by a thread of this one.
 
     Everything that a separate stub does is done: frames, socket, the same server loop. Its far

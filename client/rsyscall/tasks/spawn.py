@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import trio
@@ -115,7 +115,7 @@ def _spawn(path: Path, theirs: socket.socket) -> _Stub:
 
 
 @contextlib.asynccontextmanager
-async def open_process(stub: str | os.PathLike[str] | None = None) -> AsyncIterator[Process]:
+async def open_process(stub: str | os.PathLike[str] | None = None) -> AsyncGenerator[Process]:
     """Start a stub of our own and get its process, with an address space of its own.
 
     stub: the path of its executable, by default that of stub_path(). OSError, with the failed step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -27,7 +27,7 @@ def _parse(address: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def connect(address: str) -> AsyncIterator[Process]:
+async def connect(address: str) -> AsyncGenerator[Process]:
     """Connect to a server and get the process it has for us.
 
     address: "unix:/path", or "unix:@name" for the abstract namespace. ValueError if it is not of
