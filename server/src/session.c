@@ -164,6 +164,13 @@ static int claim(struct rs_session *s, uint64_t start, uint32_t announced) {
     return s->packet_count && p->start <= start && start < p->end && p->count == announced ? 0 : -1;
 }
 
+/* Whether, but for those just claimed, some came that no frame up to `end` announced. A later one
+ * cannot either: it would begin behind the bytes that they came with. */
+static int left_over(struct rs_session *s, uint64_t end, uint32_t announced) {
+    uint32_t next = announced > 0;
+    return s->packet_count > next && s->packets[next].end <= end;
+}
+
 static void unclaim(struct rs_session *s) {
     for (uint32_t k = 0; k < s->packets[0].count; k++)
         rs_close(s->packets[0].fds[k]);
@@ -172,7 +179,7 @@ static void unclaim(struct rs_session *s) {
 }
 
 /* 0, or -1 when there is nobody to answer. */
-static int request(struct rs_session *s, uint64_t start) {
+static int request(struct rs_session *s, uint64_t start, uint64_t end) {
     struct rs_request *req = &s->request;
     if (req->id <= s->last_id) {
         fail(s, RS_ERR_ID, start, "the id of a request is not larger than the one before");
@@ -180,6 +187,10 @@ static int request(struct rs_session *s, uint64_t start) {
     }
     if (claim(s, start, req->nfds)) {
         fail(s, RS_ERR_FDS, start, "a frame came without the file descriptors it announced");
+        return 0;
+    }
+    if (left_over(s, end, req->nfds)) {
+        fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
         return 0;
     }
     if (s->reply_count >= s->limits.outstanding ||
@@ -218,7 +229,6 @@ static int request(struct rs_session *s, uint64_t start) {
 static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
     const char *why = "";
     uint64_t end = start + RS_SIZE_HEADER + len;
-    int result = 0;
     int err = rs_decode_request(s->rx + s->rx_pos + RS_SIZE_HEADER, len, &s->limits, s->entries,
                                 &s->request, &why);
     if (err && s->state == RS_STATE_INIT && (err == RS_ERR_UNKNOWN_TYPE || err == RS_ERR_STATE)) {
@@ -243,14 +253,14 @@ static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
     default:
         if (s->state == RS_STATE_INIT)
             fail(s, RS_ERR_STATE, start, "a HELLO must come first");
-        else if (s->request.type == RS_MSG_BYE)
-            s->state = RS_STATE_CLOSING;
+        else if (s->request.type != RS_MSG_BYE)
+            return request(s, start, end);
+        else if (left_over(s, end, 0))
+            fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
         else
-            result = request(s, start);
+            s->state = RS_STATE_CLOSING;
     }
-    if (s->packet_count && s->packets[0].end <= end && s->state != RS_STATE_FAILED)
-        fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
-    return result;
+    return 0;
 }
 
 /* Every complete frame there is. 0, or -1 when there is nobody to answer. */
@@ -285,10 +295,10 @@ static int frames(struct rs_session *s) {
 
 /* ---- the socket ---- */
 
-/* Sort what came beside the bytes. 0, or RS_ERR_FDS with every descriptor closed. */
-static int take_control(struct rs_session *s, struct control *control, uint64_t len, uint64_t start,
-                        uint64_t end, uint32_t flags) {
-    int bad = flags & RS_MSG_CTRUNC ? RS_ERR_FDS : 0;
+/* Sort what came beside the bytes. NULL, or what is wrong with it. */
+static const char *take_control(struct rs_session *s, struct control *control, uint64_t len,
+                                uint64_t start, uint64_t end, uint32_t flags) {
+    const char *bad = flags & RS_MSG_CTRUNC ? "file descriptors were truncated" : NULL;
     uint64_t at = 0;
     while (at + sizeof(struct rs_cmsghdr) <= len) {
         struct rs_cmsghdr head;
@@ -296,12 +306,12 @@ static int take_control(struct rs_session *s, struct control *control, uint64_t 
         if (head.len < sizeof head || head.len > len - at)
             break;
         if (head.level != RS_SOL_SOCKET || head.type != RS_SCM_RIGHTS) {
-            bad = RS_ERR_FDS;
+            bad = "control messages that are not file descriptors";
         } else {
             uint32_t n = (uint32_t)((head.len - sizeof head) / 4);
             struct rs_packet *p = s->packet_count < 2 ? &s->packets[s->packet_count] : NULL;
             if (!p || n > RS_LIMIT_FDS_MAX)
-                bad = RS_ERR_FDS;
+                bad = "file descriptors that no frame announced";
             for (uint32_t i = 0; i < n; i++) {
                 int32_t fd;
                 memcpy(&fd, control->bytes + at + sizeof head + 4 * i, 4);
@@ -356,10 +366,12 @@ static int receive(struct rs_session *s) {
     s->rx_len += (uint32_t)n;
     if (s->rx_len > s->rx_high)
         s->rx_high = s->rx_len;
-    if (open ? take_control(s, &control, msg.controllen, start, start + (uint64_t)n, msg.flags)
-             : (int)(msg.flags & RS_MSG_CTRUNC)) {
-        fail(s, RS_ERR_FDS, start,
-             open ? "file descriptors were truncated or are none" : "file descriptors before HELLO");
+    const char *bad =
+        open ? take_control(s, &control, msg.controllen, start, start + (uint64_t)n, msg.flags)
+        : msg.flags & RS_MSG_CTRUNC ? "file descriptors before HELLO"
+                                    : NULL;
+    if (bad) {
+        fail(s, RS_ERR_FDS, s->rx_base + s->rx_pos, bad);
         return 1;
     }
     return n > 0;
