@@ -2,8 +2,9 @@
 
 #include "sys.h"
 
-/* After an ERROR the peer is heard out for a while, so that closing does not look like a reset. */
-enum { LINGER_MS = 1000, LINGER_READS = 8, TRIM_ABOVE = 16384 };
+/* After an ERROR the peer is heard out for a while, so that closing does not look like a reset.
+ * A session that used much memory and then had nothing to do for a while gives it back. */
+enum { LINGER_MS = 1000, LINGER_READS = 8, TRIM_MS = 100, TRIM_ABOVE = 4096, TRIM_ENTRIES = 32 };
 
 struct control {
     _Alignas(8) uint8_t bytes[sizeof(struct rs_cmsghdr) + RS_LIMIT_FDS_MAX * 4 + 64];
@@ -32,8 +33,8 @@ static uint8_t *tx_room(struct rs_session *s, uint64_t n) {
 
 static void tx_add(struct rs_session *s, uint32_t n) {
     s->tx_len += n;
-    if (s->tx_len > s->tx_high)
-        s->tx_high = s->tx_len;
+    if (s->tx_len > TRIM_ABOVE)
+        s->stretched = 1;
 }
 
 static void drop_fds(struct rs_session *s) {
@@ -207,6 +208,8 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
     if (rs_may_block(req) && flush(s))
         return -1;
     s->last_id = req->id;
+    if (req->count > TRIM_ENTRIES)
+        s->stretched = 1;
 
     uint8_t *reply = tx_room(s, req->reserve);
     if (!reply) { /* cannot be: the window is smaller than the room */
@@ -364,8 +367,8 @@ static int receive(struct rs_session *s) {
         return 0; /* ECONNRESET: the client closed without reading everything */
     uint64_t start = s->rx_base + s->rx_len;
     s->rx_len += (uint32_t)n;
-    if (s->rx_len > s->rx_high)
-        s->rx_high = s->rx_len;
+    if (s->rx_len > TRIM_ABOVE)
+        s->stretched = 1;
     const char *bad =
         open ? take_control(s, &control, msg.controllen, start, start + (uint64_t)n, msg.flags)
         : msg.flags & RS_MSG_CTRUNC ? "file descriptors before HELLO"
@@ -377,12 +380,11 @@ static int receive(struct rs_session *s) {
     return n > 0;
 }
 
-/* Give back what a large frame has touched. */
-static void trim(uint8_t *buffer, uint32_t size, uint32_t *high) {
-    if (*high > TRIM_ABOVE)
-        rs_sys(RS_NR_madvise, rs_addr(buffer) + TRIM_ABOVE, (size - TRIM_ABOVE) & ~4095u,
-               RS_MADV_DONTNEED, 0, 0, 0);
-    *high = 0;
+/* Between two requests nothing in there is needed. */
+static void trim(struct rs_session *s) {
+    uint64_t start = rs_addr(s->packets), end = rs_addr(s + 1);
+    rs_sys(RS_NR_madvise, start, end - start, RS_MADV_DONTNEED, 0, 0, 0);
+    s->stretched = 0;
 }
 
 static int32_t client_pidfd(int32_t fd) {
@@ -415,7 +417,9 @@ void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why) {
     fail(s, code, 0, why);
 }
 
-/* Wait for the client. 0, or -1 when it has died. */
+enum { READY, TIMEOUT, GONE };
+
+/* Wait for the client: until it is READY, or until nothing has happened for so long, or it died. */
 static int await(struct rs_session *s, int reading, int64_t timeout) {
     struct rs_pollfd fds[2] = {
         {sock(s), (int16_t)((reading ? RS_POLLIN : 0) | (s->tx_pos < s->tx_len ? RS_POLLOUT : 0)),
@@ -424,24 +428,24 @@ static int await(struct rs_session *s, int reading, int64_t timeout) {
     };
     int64_t n = rs_poll(fds, s->guard.fds[1] >= 0 ? 2 : 1, timeout);
     if (n == -RS_EINTR)
-        return 0;
-    if (n <= 0)
-        return -1;
-    if (fds[1].revents) /* dead, even if a copy of its end of the socket lives elsewhere */
-        return -1;
-    return reading || fds[0].revents & RS_POLLOUT ? 0 : -1;
+        return READY;
+    if (n == 0)
+        return TIMEOUT;
+    if (n < 0 || fds[1].revents) /* dead, even if a copy of its end of the socket lives elsewhere */
+        return GONE;
+    return reading || fds[0].revents & RS_POLLOUT ? READY : GONE;
 }
 
 static void serve(struct rs_session *s) {
     while (s->state == RS_STATE_INIT || s->state == RS_STATE_OPEN) {
-        if (s->rx_pos == s->rx_len && s->tx_pos == s->tx_len) {
-            if (s->rx_high > TRIM_ABOVE || s->tx_high > TRIM_ABOVE) {
-                trim(s->rx, RS_RX_SIZE, &s->rx_high);
-                trim(s->tx, RS_TX_SIZE, &s->tx_high);
-            }
-        }
-        if (await(s, 1, -1))
+        int idle = s->rx_pos == s->rx_len && s->tx_pos == s->tx_len && !s->packet_count;
+        int event = await(s, 1, idle && s->stretched ? TRIM_MS : -1);
+        if (event == GONE)
             return;
+        if (event == TIMEOUT) {
+            trim(s);
+            continue;
+        }
         int got = receive(s);
         if (got == 0) {
             if (s->rx_pos < s->rx_len)
@@ -460,14 +464,14 @@ static void serve(struct rs_session *s) {
         }
     }
     while (!flush(s) && s->tx_pos < s->tx_len)
-        if (await(s, 0, -1))
+        if (await(s, 0, -1) == GONE)
             return;
     rs_sys(RS_NR_shutdown, (uint64_t)sock(s), RS_SHUT_WR, 0, 0, 0, 0);
     if (s->state == RS_STATE_FAILED) {
         /* Closing with unread bytes would be a reset to the peer; it should read our ERROR. */
         for (int i = 0, got = 1; got && i < LINGER_READS; i++) {
             s->rx_pos = s->rx_len;
-            if (await(s, 1, LINGER_MS))
+            if (await(s, 1, LINGER_MS) != READY)
                 return;
             got = receive(s);
             drop_fds(s);

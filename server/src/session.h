@@ -42,16 +42,17 @@ struct rs_session {
     struct rs_request request;
 
     uint64_t rx_base; /* position in the stream of rx[0] */
-    uint32_t rx_pos, rx_len, rx_high;
+    uint32_t rx_pos, rx_len;
     uint64_t tx_base;
-    uint32_t tx_pos, tx_len, tx_high;
+    uint32_t tx_pos, tx_len;
     uint32_t packet_count; /* 0..2, see receive() */
     uint32_t reply_head, reply_count, reply_fds;
+    uint32_t stretched; /* more than a few pages of what follows have been touched */
+    uint8_t made[RS_MADE_BITS / 8];
 
-    struct rs_packet packets[2];
+    _Alignas(4096) struct rs_packet packets[2]; /* from here on: empty between requests */
     struct rs_reply replies[RS_LIMIT_OUTSTANDING_MAX];
     struct rs_entry entries[RS_LIMIT_DATA_MAX];
-    uint8_t made[RS_MADE_BITS / 8];
     _Alignas(4096) uint8_t rx[RS_RX_SIZE];
     _Alignas(4096) uint8_t tx[RS_TX_SIZE];
 };
