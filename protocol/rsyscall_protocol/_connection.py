@@ -192,6 +192,11 @@ class Connection:
             raise RemoteProtocolError(exc.code, exc.text, offset) from None
         return event
 
+    def abandon(self) -> None:
+        """End the connection from this side, as if it had failed: no event will follow."""
+        if self.state is not State.CLOSED:
+            self.state = State.FAILED
+
     def take_unclaimed(self) -> list[Any]:
         """File descriptors that no event carries. All of them, once the connection is over."""
         fds, self._unclaimed = self._unclaimed, []
@@ -204,6 +209,12 @@ class Connection:
         frame = self._frame()
         if frame is None:
             if not self._eof:
+                if self._packets and self._packets[-1][0] > self._buffer_start:
+                    # They came wholly inside of the frame that is not complete. No frame begins
+                    # there; a peer that goes on like this must not fill our table meanwhile.
+                    raise RemoteProtocolError(
+                        ErrorCode.FDS, "file descriptors that no frame announced"
+                    )
                 return NEED_DATA
             if self._buffer:
                 raise RemoteProtocolError(ErrorCode.TRUNCATED, "the stream ended inside a frame")
