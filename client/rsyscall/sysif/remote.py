@@ -205,6 +205,8 @@ class RemoteSyscallInterface(SyscallInterface):
         self._dead = dead
         self._out.clear()
         self._close_socket()
+        self._connection.abandon()
+        self._close_unclaimed()
         for waiter in self._waiters.values():
             self._wake(waiter)
         self._room.unpark_all()
@@ -215,12 +217,18 @@ class RemoteSyscallInterface(SyscallInterface):
                 trio.lowlevel.notify_closing(self._sock.fileno())
             self._sock.close()
 
+    def _close_unclaimed(self) -> None:
+        for fd in self._connection.take_unclaimed():
+            os.close(fd)
+
     def after_fork(self) -> None:
         """In a forked child: this connection is the parent's; forget it without a word."""
         self._forked = True
         self._dead = _Dead("the connection belongs to the process we were forked from")
         self._out.clear()
         self._sock.close()
+        self._connection.abandon()
+        self._close_unclaimed()
 
     def _hangup(self) -> SyscallHangup:
         return (self._dead or _Dead("the connection is closed")).hangup()
@@ -286,9 +294,8 @@ class RemoteSyscallInterface(SyscallInterface):
         except RemoteProtocolError as exc:
             self._last_word(exc)
             self._die(_Dead(f"the server broke the protocol: {exc.text}", exc))
-        if self._dead is not None or fds:
-            for fd in self._connection.take_unclaimed():
-                os.close(fd)
+        if fds:
+            self._close_unclaimed()
         return True
 
     def _dispatch(self, event: Event) -> None:
@@ -302,7 +309,11 @@ class RemoteSyscallInterface(SyscallInterface):
                 self._wake(waiter)
             self._room.unpark_all()
         elif isinstance(event, Error):
-            reason = f"the server refused: {event.code.name}: {event.text}"
+            # It will stand in a terminal or a log, and they may obey what is not printable.
+            text = "".join(
+                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in event.text
+            )
+            reason = f"the server refused: {event.code.name}: {text}"
             self._die(_Dead(reason, RemoteProtocolError(event.code, reason, event.offset)))
 
     def _last_word(self, exc: RemoteProtocolError) -> None:
