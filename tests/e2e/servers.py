@@ -14,15 +14,16 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import pytest
 
 from rsyscall import stub_path
 from rsyscall._raw import lib
-from rsyscall_protocol import Error, Event, Hello, Limits, Result, decode, encode
+from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import Bye, Call, Error, Event, Hello, Limits, Result, decode, encode
 from rsyscall_protocol._msgpack import ExtType, pack
 
 STUB = stub_path()
@@ -58,6 +59,13 @@ def wait_for(what: Callable[[], bool], why: str) -> None:
         select.select([], [], [], 0.001)
 
 
+def missing(what: str) -> NoReturn:
+    """The test cannot be made here: a skip, or a failure where everything must be there."""
+    if os.environ.get("RSYSCALL_TEST_REQUIRE") == "1":
+        pytest.fail(f"needs {what}")
+    pytest.skip(f"needs {what}")
+
+
 class Truncated(Exception):
     """The stream ended inside a frame."""
 
@@ -81,7 +89,8 @@ class RawClient:
         if fds:
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             data = data[self.sock.sendmsg([data], control) :]
-        self.sock.sendall(data)
+        if data:  # to send nothing is an error too, once the other end is closed
+            self.sock.sendall(data)
 
     def half_close(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
@@ -201,7 +210,11 @@ every_server = pytest.mark.parametrize(
 
 def connect(address: str | Path) -> RawClient:
     sock = socket.socket(socket.AF_UNIX)
-    sock.connect(str(address))
+    try:
+        sock.connect(str(address))
+    except OSError:
+        sock.close()
+        raise
     return RawClient(sock)
 
 
@@ -214,35 +227,36 @@ def environment(**extra: str | None) -> dict[str, str]:
 def activate(
     sock: socket.socket,
     *,
+    under: Sequence[str] = (),
     stderr: IO[bytes] | None = None,
     pid: str = "$$",
-    fds: str | None = "1",
-    **env: str | None,
+    env: Mapping[str, str | None] = {},
 ) -> subprocess.Popen[bytes]:
-    """Start a stub as systemd would, with the socket as descriptor 3; for tests of the details."""
-    return subprocess.Popen(
-        [
-            "bash",
-            "-c",
-            f'exec 3<&$1; shift; LISTEN_PID={pid} exec "$@"',
-            "-",
-            str(sock.fileno()),
-            STUB,
-        ],
-        pass_fds=[sock.fileno()],
-        env=environment(LISTEN_FDS=fds, **env),
-        stdin=subprocess.DEVNULL,
-        stderr=stderr,
-    )
+    """Start a stub as systemd would, with the socket as descriptor 3; for tests of the details.
+
+    under: a command that runs it. The executable is given as a descriptor, so that another user
+    need have no way to its path.
+    """
+    with STUB.open("rb") as stub:
+        command = [*under, f"/proc/self/fd/{stub.fileno()}"]
+        return subprocess.Popen(
+            ["bash", "-c", f'exec 3<&{sock.fileno()}; LISTEN_PID={pid} exec "$@"', "-", *command],
+            pass_fds=[sock.fileno(), stub.fileno()],
+            env=environment(**{"LISTEN_FDS": "1", **env}),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+        )
 
 
 @contextlib.contextmanager
-def listening_stub(address: Path) -> Generator[subprocess.Popen[bytes]]:
+def listening_stub(
+    address: Path | str, under: Sequence[str] = ()
+) -> Generator[subprocess.Popen[bytes]]:
     """A stub that listens there, as from a socket unit with Accept=no. It ends with the block."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(address))
         sock.listen(128)
-        process = activate(sock, LISTEN_FDNAMES="rsyscall.socket")
+        process = activate(sock, under=under, env={"LISTEN_FDNAMES": "rsyscall.socket"})
     try:
         yield process
         assert process.poll() is None, f"the stub has ended: {process.returncode}"
@@ -254,6 +268,22 @@ def listening_stub(address: Path) -> Generator[subprocess.Popen[bytes]]:
             process.kill()
             process.wait()
     assert status == 0
+
+
+def use(client: RawClient, *, pid: int | None = None) -> int:
+    """Make a call, and return the pid of the process we got."""
+    answer = client.greet().info["pid"]
+    client.send(event(Call(1, SYS.getppid)))
+    parent = client.result().value
+    if pid is not None:
+        assert parent == pid
+    return int(answer)
+
+
+def bye(client: RawClient) -> None:
+    client.send(event(Bye()))
+    assert client.receive() == Bye()
+    assert client.receive() is None
 
 
 def open_fds(pid: int) -> dict[str, str]:
