@@ -14,9 +14,10 @@ import pytest
 import trio
 
 import rsyscall
-from e2e.servers import DEADLINE, STUB, children_of, connect, missing, wait_for
+from e2e.servers import DEADLINE, STUB, children_of, connect, event, missing, wait_for
 from rsyscall.fcntl import O
 from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import Call
 
 ROOT = Path(__file__).parents[2]
 BOOT = Path(__file__).with_name("boot.sh")
@@ -78,15 +79,19 @@ def booted(directory: Path) -> Generator[System]:
     assert process.returncode == 0
 
 
+def commands_of_readme(after: str) -> str:
+    text = (ROOT / "systemd" / "README.md").read_text()
+    found = re.search(rf"{after}\n\n```sh\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1].replace("systemctl ", "systemctl --quiet ")
+
+
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[System]:
     if os.geteuid() != 0:
         missing("root")
     with booted(tmp_path_factory.mktemp("boot")) as system:
-        text = (ROOT / "systemd" / "README.md").read_text()
-        commands = re.search(r"as root:\n\n```sh\n(.*?)```", text, re.DOTALL)
-        assert commands is not None
-        system.run("sh", "-ec", commands[1].replace("systemctl ", "systemctl --quiet "))
+        system.run("sh", "-ec", commands_of_readme("as root:"))
         yield system
 
 
@@ -142,3 +147,26 @@ def test_stop(system: System) -> None:
         (unit,) = [line.split()[0] for line in system.instances()]
         assert system.show(unit, "MainPID") == str(pid)
     wait_for(lambda: system.instances() == [], "the process's unit to be gone")
+    system.run("systemctl", "start", "rsyscall.socket")
+
+
+def test_user(system: System) -> None:
+    """The pair of a user, installed as README.md says, in a user's manager."""
+    environment = {"HOME": "/run/someone/home", "XDG_RUNTIME_DIR": "/run/someone"}
+    options = [f"--setenv={name}={value}" for name, value in environment.items()]
+    for option in "User=nobody", "Delegate=yes", "Type=notify", "RuntimeDirectory=someone":
+        options += ["--property", option]
+    manager = "/lib/systemd/systemd --user --unit=basic.target"
+    system.run("systemd-run", "--quiet", "--unit=someone", *options, *manager.split())
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", *variables]
+    system.run(*as_nobody, "sh", "-ec", commands_of_readme("without root:"))
+
+    assert system.run(*as_nobody, "systemctl", "--user", "is-enabled", "rsyscall.socket") == (
+        "enabled\n"
+    )
+    with connect(f"/proc/{system.pid}/root/run/someone/rsyscall.sock") as client:
+        client.greet()
+        client.send(event(Call(1, SYS.getuid)))
+        assert client.result().value == 65534
+    system.run("systemctl", "stop", "someone")
