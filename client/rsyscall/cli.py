@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -75,7 +76,8 @@ async def _demo(path: Path) -> None:
     async with rsyscall.open_process() as process:
         task = process.task
         print(f"stub       {process.pid}, running {rsyscall.stub_path().name}")
-        async with await task.open(path, O.RDONLY) as fd:
+        # Without waiting for what a FIFO or a device would want us to wait for.
+        async with await task.open(path, O.RDONLY | O.NONBLOCK) as fd:
             stat = await fd.fstat()
             if stat.mode.type != S_IF.REG:
                 raise _UserError(f"{path}: not a regular file")
@@ -124,11 +126,23 @@ def _messages(exc: BaseException) -> list[str]:
     return [str(exc), *getattr(exc, "__notes__", [])]
 
 
+def _flush() -> None:
+    """Write what is buffered, or fail now: not once more, with a traceback, at the very end."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 1 with the reason on standard error."""
     args = _parser().parse_args(argv)
     try:
-        trio.run(_demo, args.file)
+        try:
+            trio.run(_demo, args.file)
+        finally:
+            _flush()
     except (OSError, rsyscall.SyscallError, _UserError) as exc:
         print("rsyscall: " + ", ".join(_messages(exc)), file=sys.stderr)
         return 1
