@@ -18,7 +18,7 @@ if [ "${1-}" != inside ]; then
   (
     echo "$BASHPID" >"$group/cgroup.procs"
     exec unshare --mount --pid --fork --kill-child --cgroup --uts --ipc "$0" inside "$@" \
-      >"$3" 2>&1 </dev/null
+      >>"$3" 2>&1 </dev/null
   ) &
   read -r _ || true # until the one who started us closes it, or has died
   child=$(cat "/proc/$!/task/$!/children")

@@ -57,12 +57,13 @@ class System:
 @contextlib.contextmanager
 def booted(directory: Path) -> Generator[System]:
     log = directory / "log"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("a") as errors:
         ready.bind(f"\0rsyscall-test-{os.getpid()}")
         ready.settimeout(DEADLINE)
         process = subprocess.Popen(
             ["unshare", "--mount", BOOT, ROOT, STUB, log],
             stdin=subprocess.PIPE,
+            stderr=errors,
             env=os.environ | {"NOTIFY_SOCKET": f"@rsyscall-test-{os.getpid()}"},
         )
         try:
@@ -76,7 +77,7 @@ def booted(directory: Path) -> Generator[System]:
             yield System(pid)
         finally:
             process.communicate(timeout=DEADLINE)  # the end of its input is the end of it
-    assert process.returncode == 0
+    assert process.returncode == 0, log.read_text()
 
 
 def commands_of_readme(after: str) -> str:
