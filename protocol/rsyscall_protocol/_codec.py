@@ -27,14 +27,7 @@ from rsyscall_protocol._constants import (
 from rsyscall_protocol._errors import RemoteProtocolError
 from rsyscall_protocol._events import Bye, Call, Error, Event, Hello, Read, Request, Result, Write
 from rsyscall_protocol._limits import Limits
-from rsyscall_protocol._msgpack import (
-    ExtraData,
-    ExtType,
-    StackError,
-    is_timestamp,
-    pack,
-    unpack,
-)
+from rsyscall_protocol._msgpack import ExtType, Map, pack, scan, unpack
 
 UINT32, UINT64, INT32, INT64 = 2**32 - 1, 2**64 - 1, 2**31 - 1, 2**63
 
@@ -109,38 +102,12 @@ def _uint(value: object, most: int, what: str) -> int:
     return value
 
 
-def _survey(value: object) -> tuple[int, bool]:
-    """How deep arrays and maps are nested, and whether msgpack's own extensions occur."""
-    deepest, timestamp, level = 0, False, [value]
-    while level:
-        below: list[object] = []
-        containers = False
-        for item in level:
-            if isinstance(item, list | tuple):
-                containers = True
-                below += cast("list[object]", item)
-            elif isinstance(item, dict):
-                containers = True
-                for pair in cast("dict[object, object]", item).items():
-                    below += pair
-            elif is_timestamp(item) or (isinstance(item, ExtType) and item.code < 0):
-                timestamp = True
-        deepest += containers
-        level = below
-    return deepest, timestamp
-
-
-def _unpack(body: bytes) -> object:
+def _unpack(body: bytes, depth: int, most: int) -> object:
     try:
-        return unpack(body)
-    except StackError:
-        _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
-    except ExtraData:
-        _fail(ErrorCode.TRAILING, "bytes follow the message inside its frame")
-    except TypeError:  # a map or an array as the key of a map
-        _fail(ErrorCode.FIELD, "a key is not a string")
-    except ValueError:  # the base class of all that msgpack raises
-        _fail(ErrorCode.MALFORMED, "not well-formed msgpack")
+        return unpack(body, most)
+    except ValueError:
+        scan(body, depth)
+    return unpack(body, len(body))  # well-formed, only with more items than anything should have
 
 
 def _pairs(value: object, what: str) -> tuple[tuple[int, int], ...]:
@@ -154,9 +121,8 @@ def _pairs(value: object, what: str) -> tuple[tuple[int, int], ...]:
 
 
 def _decode_struct(payload: bytes, self_: int, count: int) -> Struct:
-    parts = _unpack(payload)
-    if _survey(parts)[0] > 2:
-        _fail(ErrorCode.DEPTH, "CALL: a STRUCT is not well-formed")
+    scan(payload, 2)
+    parts = unpack(payload, len(payload))
     if not isinstance(parts, list) or len(cast("list[object]", parts)) != 3:
         _fail(ErrorCode.ARITY, "CALL: a STRUCT has not three parts")
     data, relocations, outs = cast("list[object]", parts)
@@ -216,6 +182,7 @@ def _check_depth(args: list[Argument]) -> None:
 
 
 def _decode_call(fields: list[object], limits: Limits) -> Call:
+    id_ = _uint(fields[1], UINT64, "the id of a request")
     nfds = _uint(fields[2], UINT32, "CALL: the number of file descriptors")
     if nfds > limits.fds:
         _fail(ErrorCode.TOO_MANY_FDS, "CALL: more file descriptors than the limit")
@@ -228,8 +195,21 @@ def _decode_call(fields: list[object], limits: Limits) -> Call:
         _fail(ErrorCode.FIELD, "CALL: more arguments than the limit")
     args = [_decode_argument(v, i, len(values), nfds) for i, v in enumerate(values)]
     _check_depth(args)
-    id_ = _uint(fields[1], UINT64, "the id of a request")
     return Call(id_, nr, tuple(args), CallFlag(flags), (None,) * nfds)
+
+
+def _decode_limits(asked: object) -> dict[str, int]:
+    wanted: dict[str, int] = {}
+    if not isinstance(asked, Map):
+        _fail(ErrorCode.FIELD, "HELLO: limits is not a map")
+    for key, value in asked:
+        if not isinstance(key, str):
+            _fail(ErrorCode.FIELD, "HELLO: a key of limits is not a string")
+        if key in LIMITS:
+            if not _is_uint(value, UINT64) or value < LIMITS[key][1]:
+                _fail(ErrorCode.FIELD, f"HELLO: limit {key} is too small or no integer")
+            wanted[key] = value
+    return wanted
 
 
 def _decode_hello(fields: list[object]) -> Hello:
@@ -241,28 +221,19 @@ def _decode_hello(fields: list[object]) -> Hello:
     if not (_is_uint(low, UINT32) and _is_uint(high, UINT32)) or low > high:
         _fail(ErrorCode.FIELD, "HELLO: no range of versions")
     features = _uint(fields[4], UINT64, "HELLO: features")
-    if not isinstance(fields[5], dict):
+    options = fields[5]
+    if not isinstance(options, Map):
         _fail(ErrorCode.FIELD, "HELLO: options is not a map")
-    options = cast("dict[object, object]", fields[5])
-    if not all(isinstance(key, str) for key in options):
-        _fail(ErrorCode.FIELD, "HELLO: a key of options is not a string")
-    asked = options.get("limits", {})
-    if not isinstance(asked, dict):
-        _fail(ErrorCode.FIELD, "HELLO: limits is not a map")
     wanted: dict[str, int] = {}
-    for key, value in cast("dict[object, object]", asked).items():
+    info: dict[str, int | str] = {}
+    for key, value in options:
         if not isinstance(key, str):
-            _fail(ErrorCode.FIELD, "HELLO: a key of limits is not a string")
-        if key in LIMITS:
-            if not _is_uint(value, UINT64) or value < LIMITS[key][1]:
-                _fail(ErrorCode.FIELD, f"HELLO: limit {key} is too small or no integer")
-            wanted[key] = value
+            _fail(ErrorCode.FIELD, "HELLO: a key of options is not a string")
+        if key == "limits":
+            wanted |= _decode_limits(value)
+        elif type(value) in (int, str):
+            info[key] = cast("int | str", value)
     largest = Limits(**{name: most for name, (_, _, most) in LIMITS.items()})
-    info = {
-        cast(str, k): v
-        for k, v in options.items()
-        if k != "limits" and type(v) in (int, str) and isinstance(v, int | str)
-    }
     return Hello(low, high, features, largest.clamped(wanted), info)
 
 
@@ -345,23 +316,15 @@ def decode(body: bytes, limits: Limits) -> Event:
 
     RemoteProtocolError, with offset 0, if it is none.
     """
-    value = _unpack(body)
+    value = _unpack(body, limits.depth, limits.data)
     try:
         event = _shape(value, limits)
     except RemoteProtocolError:
-        _check_form(value, limits)  # what is wrong with the form comes before the contents
+        scan(body, limits.depth)  # what is wrong with the form comes before the contents
         raise
     if isinstance(event, Hello):  # the only message with room for what we do not know
-        _check_form(value, limits)
+        scan(body, limits.depth)
     return event
-
-
-def _check_form(value: object, limits: Limits) -> None:
-    depth, reserved = _survey(value)
-    if depth > limits.depth:
-        _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
-    if reserved:
-        _fail(ErrorCode.MALFORMED, "not well-formed msgpack")
 
 
 HEADER = struct.Struct(">BI")
