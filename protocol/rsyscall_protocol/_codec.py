@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 from typing import Any, NoReturn, TypeGuard, cast
 
 from rsyscall_protocol._arguments import (
@@ -275,7 +276,7 @@ _FIELDS = {
 }
 
 
-def _shape(value: object, limits: Limits) -> Event:
+def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Event:
     if not isinstance(value, list):
         _fail(ErrorCode.FIELD, "a message is not an array")
     fields = cast("list[object]", value)
@@ -284,6 +285,9 @@ def _shape(value: object, limits: Limits) -> Event:
     type_ = _uint(fields[0], UINT64, "a message's type")
     if type_ not in MessageType.__members__.values():
         _fail(ErrorCode.UNKNOWN_TYPE, "a message of unknown type")
+    if type_ not in allowed:
+        name = MessageType(type_).name
+        _fail(ErrorCode.STATE, f"{name}: may not be sent now, or not by this side")
     if type_ == MessageType.HELLO:
         return _decode_hello(fields)
     if len(fields) != _FIELDS[MessageType(type_)]:
@@ -311,14 +315,16 @@ def _shape(value: object, limits: Limits) -> Event:
     return request
 
 
-def decode(body: bytes, limits: Limits) -> Event:
-    """The event in a frame's body; fds are as many Nones as it announces.
+def decode(
+    body: bytes, limits: Limits, allowed: Container[MessageType] = frozenset(MessageType)
+) -> Event:
+    """The event in a frame's body, if it is one of the allowed; fds are as many Nones as announced.
 
     RemoteProtocolError, with offset 0, if it is none.
     """
     value = _unpack(body, limits.depth, limits.data)
     try:
-        event = _shape(value, limits)
+        event = _shape(value, limits, allowed)
     except RemoteProtocolError:
         scan(body, limits.depth)  # what is wrong with the form comes before the contents
         raise

@@ -40,6 +40,13 @@ _TYPES: dict[type[Event], MessageType] = {
     Bye: MessageType.BYE,
 }
 
+_GREETING = (State.IDLE, State.GREETED)
+_ALLOWED = {
+    (state, role): frozenset(message for sender, message in row if sender is role)
+    for state, row in TRANSITIONS.items()
+    for role in Role
+}
+
 
 class _Pending:
     """A request that has no result yet: what it reserved and what may come back."""
@@ -210,7 +217,9 @@ class Connection:
             self.state = State.CLOSED
             return None
         start = self._buffer_start
-        event = self._check(decode(frame, self.limits), start)
+        # What comes before the limits are agreed upon is held to the defaults, as SPEC.md says.
+        limits = Limits() if self.state in _GREETING else self.limits
+        event = self._check(decode(frame, limits, _ALLOWED[self.state, self.role.peer]), start)
         size = Size.HEADER + len(frame)
         del self._buffer[:size]
         self._buffer_start += size
@@ -225,27 +234,21 @@ class Connection:
     def _frame(self) -> bytes | None:
         if not self._buffer:
             return None
-        idle = self.state in (State.IDLE, State.GREETED)
+        greeting = self.state in _GREETING
         if self._buffer[0] != HEADER_TAG:
-            if idle:
+            if greeting:
                 raise RemoteProtocolError(ErrorCode.MAGIC, "not the rsyscall protocol")
             raise RemoteProtocolError(ErrorCode.MALFORMED, "a frame does not begin with its length")
         if len(self._buffer) < Size.HEADER:
             return None
         _, length = HEADER.unpack_from(self._buffer)
-        if length > (Size.HELLO_MAX if idle else self.limits.frame):
+        if length > (Size.HELLO_MAX if greeting else self.limits.frame):
             raise RemoteProtocolError(ErrorCode.OVERSIZE, "a frame is larger than the limit")
         if len(self._buffer) < Size.HEADER + length:
             return None
         return bytes(self._buffer[Size.HEADER : Size.HEADER + length])
 
     def _check(self, event: Event, start: int) -> Event:
-        after = TRANSITIONS[self.state].get((self.role.peer, _TYPES[type(event)]))
-        if after is None:
-            name = type(event).__name__.upper()
-            raise RemoteProtocolError(
-                ErrorCode.STATE, f"{name}: not allowed when {self.state.value}"
-            )
         if isinstance(event, Hello):
             self._greet(event)
         elif isinstance(event, Call | Read | Write):
@@ -271,7 +274,7 @@ class Connection:
             self._open(event, _Pending(event))
         elif isinstance(event, Result):
             self.reserved -= self._pending.pop(event.id).reserved
-        self.state = after
+        self.state = TRANSITIONS[self.state][self.role.peer, _TYPES[type(event)]]
         return event
 
     def _greet(self, hello: Hello) -> None:

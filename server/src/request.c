@@ -244,12 +244,26 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
 }
 
 static const uint8_t field_count[] = {
-    [RS_MSG_CALL] = 6, [RS_MSG_RESULT] = 5, [RS_MSG_READ] = 4,
-    [RS_MSG_WRITE] = 4, [RS_MSG_ERROR] = 4, [RS_MSG_BYE] = 1,
+    [RS_MSG_CALL] = 6,  [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,
+    [RS_MSG_ERROR] = 4, [RS_MSG_BYE] = 1,
 };
 
-int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits *limits,
-                      struct rs_entry *entries, struct rs_request *out, const char **why) {
+/* [code, offset, text], of which only the code is of use here. */
+static int decode_error(struct rs_reader *r, struct rs_request *out, const char **why) {
+    struct rs_value v;
+    uint64_t offset;
+    if (!is_uint(r, UINT32_MAX, &out->error_code))
+        FAIL(RS_ERR_FIELD, "ERROR: the code is no unsigned integer");
+    if (!is_uint(r, UINT64_MAX, &offset))
+        FAIL(RS_ERR_FIELD, "ERROR: the offset is no unsigned integer");
+    if (rs_next(r, &v) || v.kind != RS_STR)
+        FAIL(RS_ERR_FIELD, "ERROR: the text is not a string");
+    return 0;
+}
+
+int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
+                      const struct rs_limits *limits, struct rs_entry *entries,
+                      struct rs_request *out, const char **why) {
     struct rs_reader r = {body, body + len};
     struct rs_value v;
     uint64_t n;
@@ -272,6 +286,8 @@ int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits 
     if (v.number < RS_MSG_HELLO || v.number > RS_MSG_BYE)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
+    if (!(allowed >> out->type & 1))
+        FAIL(RS_ERR_STATE, "the message may not be sent now, or not by this side");
     if (out->type == RS_MSG_HELLO)
         return decode_hello(&r, fields, out, why);
     if (fields != field_count[out->type])
@@ -286,11 +302,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits 
         out->reserve = RS_SIZE_REPLY_BASE;
         break;
     case RS_MSG_ERROR:
-        if (!is_uint(&r, UINT32_MAX, &out->error_code))
-            FAIL(RS_ERR_FIELD, "ERROR: the code is no unsigned integer");
-        return 0;
-    case RS_MSG_RESULT:
-        FAIL(RS_ERR_STATE, "RESULT: only a server sends it");
+        return decode_error(&r, out, why);
     default: /* BYE */
         return 0;
     }

@@ -219,34 +219,25 @@ static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
     const char *why = "";
     uint64_t end = start + RS_SIZE_HEADER + len;
     int result = 0;
-    int err = rs_decode_request(s->rx + s->rx_pos + RS_SIZE_HEADER, len, &s->limits, s->entries,
-                                &s->request, &why);
-    if (err && s->state == RS_STATE_INIT && (err == RS_ERR_UNKNOWN_TYPE || err == RS_ERR_STATE)) {
-        err = RS_ERR_STATE;
-        why = "a HELLO must come first";
-    }
+    int err = rs_decode_request(s->rx + s->rx_pos + RS_SIZE_HEADER, len,
+                                s->state == RS_STATE_INIT ? RS_WHEN_INIT : RS_WHEN_OPEN, &s->limits,
+                                s->entries, &s->request, &why);
     if (err) {
         fail(s, (uint32_t)err, start, why);
         return 0;
     }
     switch (s->request.type) {
     case RS_MSG_HELLO:
-        if (s->state == RS_STATE_INIT)
-            hello(s, start);
-        else
-            fail(s, RS_ERR_STATE, start, "HELLO: a second one");
+        hello(s, start);
         break;
     case RS_MSG_ERROR:
         s->state = RS_STATE_FAILED;
         break;
     case RS_MSG_BYE:
+        s->state = RS_STATE_CLOSING;
+        break;
     default:
-        if (s->state == RS_STATE_INIT)
-            fail(s, RS_ERR_STATE, start, "a HELLO must come first");
-        else if (s->request.type == RS_MSG_BYE)
-            s->state = RS_STATE_CLOSING;
-        else
-            result = request(s, start);
+        result = request(s, start);
     }
     if (s->packet_count && s->packets[0].end <= end && s->state != RS_STATE_FAILED)
         fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
