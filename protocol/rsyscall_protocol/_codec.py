@@ -188,6 +188,8 @@ def _decode_call(fields: list[object], limits: Limits) -> Call:
     if nfds > limits.fds:
         _fail(ErrorCode.TOO_MANY_FDS, "CALL: more file descriptors than the limit")
     flags = _uint(fields[3], CallFlag.RETURN_FD, "CALL: flags")
+    if flags & CallFlag.RETURN_FD and limits.fds == 0:
+        _fail(ErrorCode.TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none")
     nr = _uint(fields[4], INT32, "CALL: the number of the system call")
     if not isinstance(fields[5], list):
         _fail(ErrorCode.FIELD, "CALL: the arguments are not an array")

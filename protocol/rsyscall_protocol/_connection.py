@@ -100,6 +100,7 @@ class Connection:
         self._buffer = bytearray()
         self._buffer_start = 0  # position in the stream of the buffer's first byte
         self._eof = False
+        self._truncated = False
         self._packets: deque[tuple[int, int, list[Any]]] = deque()
         self._unclaimed: list[Any] = []
 
@@ -174,14 +175,18 @@ class Connection:
 
     # ---- receiving ----
 
-    def receive(self, data: bytes, fds: Sequence[Any] = ()) -> None:
-        """Take what one read brought; no data means the end of the stream."""
+    def receive(self, data: bytes, fds: Sequence[Any] = (), *, truncated: bool = False) -> None:
+        """Take what one read brought; no data means the end of the stream.
+
+        truncated: whether file descriptors were lost on the way (MSG_CTRUNC).
+        """
         start = self._buffer_start + len(self._buffer)
         if fds:
             self._packets.append((start, start + len(data), list(fds)))
         if not data:
             self._eof = True
         self._buffer += data
+        self._truncated |= truncated
 
     def next_event(self) -> Event | NeedData | None:
         """The next event; NEED_DATA when there is none yet; None at the end of the stream.
@@ -208,6 +213,10 @@ class Connection:
         return fds
 
     def _next(self) -> Event | NeedData | None:
+        if self._truncated:
+            raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
+        if self._packets and self.state in _GREETING:
+            raise RemoteProtocolError(ErrorCode.FDS, "file descriptors before HELLO")
         frame = self._frame()
         if frame is None:
             if not self._eof:

@@ -227,6 +227,8 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
     out->nfds = (uint32_t)n;
     if (!is_uint(r, RS_CALLFLAG_RETURN_FD, &n))
         FAIL(RS_ERR_FIELD, "CALL: unknown flags");
+    if (n & RS_CALLFLAG_RETURN_FD && limits->fds == 0)
+        FAIL(RS_ERR_TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none");
     out->flags = (uint32_t)n;
     if (!is_uint(r, INT32_MAX, &out->nr))
         FAIL(RS_ERR_FIELD, "CALL: the number of the system call is out of range");

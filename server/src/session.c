@@ -156,12 +156,18 @@ static void hello(struct rs_session *s, uint64_t offset) {
     tx_add(s, (uint32_t)(p - frame));
 }
 
-/* The descriptors that the frame [start, end) announced. 0 if they are there exactly. */
-static int claim(struct rs_session *s, uint64_t start, uint32_t announced) {
-    struct rs_packet *p = &s->packets[0];
-    if (announced == 0)
-        return 0;
-    return s->packet_count && p->start <= start && start < p->end && p->count == announced ? 0 : -1;
+/* Whether the descriptors that the frame [start, end) announced are there, and no others that no
+ * frame can have announced. */
+static int fds_match(struct rs_session *s, uint64_t start, uint64_t end) {
+    const struct rs_packet *p = s->packets;
+    uint32_t left = s->packet_count;
+    if (s->request.nfds) {
+        if (!left || start < p->start || start >= p->end || p->count != s->request.nfds)
+            return 0;
+        p++;
+        left--;
+    }
+    return !left || p->end > end;
 }
 
 static void unclaim(struct rs_session *s) {
@@ -172,14 +178,10 @@ static void unclaim(struct rs_session *s) {
 }
 
 /* 0, or -1 when there is nobody to answer. */
-static int request(struct rs_session *s, uint64_t start) {
+static int request(struct rs_session *s, uint64_t start, uint64_t end) {
     struct rs_request *req = &s->request;
     if (req->id <= s->last_id) {
         fail(s, RS_ERR_ID, start, "the id of a request is not larger than the one before");
-        return 0;
-    }
-    if (claim(s, start, req->nfds)) {
-        fail(s, RS_ERR_FDS, start, "a frame came without the file descriptors it announced");
         return 0;
     }
     if (s->reply_count >= s->limits.outstanding ||
@@ -192,6 +194,10 @@ static int request(struct rs_session *s, uint64_t start) {
             fail(s, RS_ERR_WINDOW, start, "more unanswered requests than the limits allow");
             return 0;
         }
+    }
+    if (!fds_match(s, start, end)) {
+        fail(s, RS_ERR_FDS, start, "the file descriptors are not those that the frame announced");
+        return 0;
     }
     if (rs_may_block(req) && flush(s))
         return -1;
@@ -235,12 +241,12 @@ static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
         break;
     case RS_MSG_BYE:
         s->state = RS_STATE_CLOSING;
+        if (!fds_match(s, start, end))
+            fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
         break;
     default:
-        result = request(s, start);
+        result = request(s, start, end);
     }
-    if (s->packet_count && s->packets[0].end <= end && s->state != RS_STATE_FAILED)
-        fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
     return result;
 }
 
@@ -349,7 +355,7 @@ static int receive(struct rs_session *s) {
         s->rx_high = s->rx_len;
     if (open ? take_control(s, &control, msg.controllen, start, start + (uint64_t)n, msg.flags)
              : (int)(msg.flags & RS_MSG_CTRUNC)) {
-        fail(s, RS_ERR_FDS, start,
+        fail(s, RS_ERR_FDS, s->rx_base + s->rx_pos,
              open ? "file descriptors were truncated or are none" : "file descriptors before HELLO");
         return 1;
     }

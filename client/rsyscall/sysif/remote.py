@@ -275,9 +275,7 @@ class RemoteSyscallInterface(SyscallInterface):
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds += array.array("i", payload[: len(payload) // 4 * 4])
         try:
-            self._connection.receive(data, fds)
-            if flags & socket.MSG_CTRUNC:
-                raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
+            self._connection.receive(data, fds, truncated=bool(flags & socket.MSG_CTRUNC))
             while (event := self._connection.next_event()) is not NEED_DATA:
                 if event is None:
                     self._die(_Dead(""))
