@@ -312,8 +312,9 @@ def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Ev
                 request = Write(id_, address, fields[3])
             else:
                 _fail(ErrorCode.FIELD, "WRITE: no bytes")
-    if reservation(request) > limits.frame:
-        _fail(ErrorCode.OVERSIZE, "the reply may be larger than the limit of a frame")
+    # Larger than the window it could never be admitted, however long the client waits.
+    if reservation(request) > min(limits.frame, limits.window):
+        _fail(ErrorCode.OVERSIZE, "the reply may be larger than the limits")
     return request
 
 

@@ -107,7 +107,12 @@ class Connection:
     # ---- sending ----
 
     def has_room(self, request: Request) -> bool:
-        """Whether the limits admit one more request now, or only once others are answered."""
+        """Whether the limits admit one more request now, or only once others are answered.
+
+        True if waiting would not help: `send` says what is wrong with the request.
+        """
+        if not self._pending:
+            return True
         if len(self._pending) >= self.limits.outstanding:
             return False
         return self.reserved + reservation(request) <= self.limits.window
@@ -157,10 +162,11 @@ class Connection:
         if request.id <= self._last_id:
             raise LocalProtocolError(ErrorCode.ID, f"id: {request.id} is not larger than the last")
         pending = _Pending(request)
-        if pending.reserved > self.limits.frame:
+        most = min(self.limits.frame, self.limits.window)
+        if pending.reserved > most:
             raise LocalProtocolError(
                 ErrorCode.OVERSIZE,
-                f"a reply of up to {pending.reserved} bytes; the limit is {self.limits.frame}",
+                f"a reply of up to {pending.reserved} bytes; the limit is {most}",
             )
         if not self.has_room(request):
             raise LocalProtocolError(ErrorCode.WINDOW, "too many requests are not answered yet")

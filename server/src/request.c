@@ -327,7 +327,8 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
             out->length = v.len;
         }
     }
-    if (out->reserve > limits->frame)
-        FAIL(RS_ERR_OVERSIZE, "the reply may be larger than the limit of a frame");
+    /* Larger than the window it could never be admitted, however long the client waits. */
+    if (out->reserve > limits->frame || out->reserve > limits->window)
+        FAIL(RS_ERR_OVERSIZE, "the reply may be larger than the limits");
     return 0;
 }
