@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any, NoReturn, TypeGuard, cast
 
 from rsyscall_protocol._arguments import (
@@ -87,6 +87,7 @@ def encode(event: Event) -> bytes:
             versions = event.version_min, event.version_max
             return pack([MessageType.HELLO, MAGIC, *versions, event.features, options])
         case Error(code, offset, text):
+            _uint(offset, UINT64, "ERROR: the offset")
             text = text.encode()[: Size.ERROR_TEXT].decode(errors="ignore")
             return pack([MessageType.ERROR, code, offset, text])
         case Bye():
@@ -121,7 +122,25 @@ def _pairs(value: object, what: str) -> tuple[tuple[int, int], ...]:
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _decode_struct(payload: bytes, self_: int, count: int) -> Struct:
+def _check_argument(arg: Argument, self_: int, count: int, nfds: int) -> None:
+    """What one entry of a list of `count` may refer to."""
+    if isinstance(arg, FdArg):
+        if not 0 <= arg.index < nfds:
+            _fail(ErrorCode.FIELD, "CALL: an FD names none of the frame's file descriptors")
+    elif isinstance(arg, Struct):
+        size = len(arg.data)
+        for offset, target in arg.relocations:
+            if not 0 <= offset <= size - 8:
+                _fail(ErrorCode.FIELD, "CALL: a relocation lies outside of its STRUCT")
+            # Forward only, so that no chain of them can be a circle.
+            if not isinstance(target, int) or not self_ < target < count:
+                _fail(ErrorCode.FIELD, "CALL: a relocation names no later argument")
+        for offset, n in arg.outs:
+            if not (0 <= offset <= size and 0 <= n <= size - offset):
+                _fail(ErrorCode.FIELD, "CALL: an output lies outside of its STRUCT")
+
+
+def _decode_struct(payload: bytes) -> Struct:
     scan(payload, 2)
     parts = unpack(payload, len(payload))
     if not isinstance(parts, list) or len(cast("list[object]", parts)) != 3:
@@ -129,21 +148,16 @@ def _decode_struct(payload: bytes, self_: int, count: int) -> Struct:
     data, relocations, outs = cast("list[object]", parts)
     if not isinstance(data, bytes):
         _fail(ErrorCode.FIELD, "CALL: a STRUCT without bytes")
-    result = Struct(data, _pairs(relocations, "relocations"), _pairs(outs, "outputs"))
-    for offset, target in result.relocations:
-        if offset > len(data) - 8:
-            _fail(ErrorCode.FIELD, "CALL: a relocation lies outside of its STRUCT")
-        if not isinstance(target, int) or not self_ < target < count:
-            _fail(ErrorCode.FIELD, "CALL: a relocation names no later argument")
-    for offset, n in result.outs:
-        if offset > len(data) or n > len(data) - offset:
-            _fail(ErrorCode.FIELD, "CALL: an output lies outside of its STRUCT")
-    return result
+    return Struct(data, _pairs(relocations, "relocations"), _pairs(outs, "outputs"))
 
 
 def _decode_argument(value: object, self_: int, count: int, nfds: int) -> Argument:
-    if type(value) is int:
-        return value
+    arg = value if type(value) is int else _decode_ext(value)
+    _check_argument(arg, self_, count, nfds)
+    return arg
+
+
+def _decode_ext(value: object) -> Argument:
     if not isinstance(value, ExtType):
         _fail(ErrorCode.FIELD, "CALL: an argument is neither an integer nor an ext")
     code, data = value.code, value.data
@@ -158,16 +172,16 @@ def _decode_argument(value: object, self_: int, count: int, nfds: int) -> Argume
             size = int.from_bytes(data, "big")
             return Out(size) if code == ArgumentType.OUT else Ret(size)
         case ArgumentType.FD:
-            if len(data) != 1 or data[0] >= nfds:
+            if len(data) != 1:
                 _fail(ErrorCode.FIELD, "CALL: an FD names none of the frame's file descriptors")
             return FdArg(data[0])
         case ArgumentType.STRUCT:
-            return _decode_struct(data, self_, count)
+            return _decode_struct(data)
         case _:
             _fail(ErrorCode.FIELD, "CALL: an argument of unknown type")
 
 
-def _check_depth(args: list[Argument]) -> None:
+def _check_depth(args: Sequence[Argument]) -> None:
     depth = [0] * len(args)
     for i in reversed(range(len(args))):
         arg = args[i]
@@ -287,12 +301,12 @@ def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Ev
     type_ = _uint(fields[0], UINT64, "a message's type")
     if type_ not in MessageType.__members__.values():
         _fail(ErrorCode.UNKNOWN_TYPE, "a message of unknown type")
+    type_ = MessageType(type_)
     if type_ not in allowed:
-        name = MessageType(type_).name
-        _fail(ErrorCode.STATE, f"{name}: may not be sent now, or not by this side")
+        _fail(ErrorCode.STATE, f"{type_.name}: may not be sent now, or not by this side")
     if type_ == MessageType.HELLO:
         return _decode_hello(fields)
-    if len(fields) != _FIELDS[MessageType(type_)]:
+    if len(fields) != _FIELDS[type_]:
         _fail(ErrorCode.ARITY, "a message with the wrong number of fields")
     match type_:
         case MessageType.RESULT:
@@ -312,10 +326,42 @@ def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Ev
                 request = Write(id_, address, fields[3])
             else:
                 _fail(ErrorCode.FIELD, "WRITE: no bytes")
-    # Larger than the window it could never be admitted, however long the client waits.
-    if reservation(request) > min(limits.frame, limits.window):
-        _fail(ErrorCode.OVERSIZE, "the reply may be larger than the limits")
+    _check_reply_size(request, limits)
     return request
+
+
+def _check_reply_size(request: Request, limits: Limits) -> None:
+    # Larger than the window it could never be admitted, however long the client waits.
+    most, size = min(limits.frame, limits.window), reservation(request)
+    if size > most:
+        _fail(ErrorCode.OVERSIZE, f"a reply of up to {size} bytes; the limit is {most}")
+
+
+def check_request(request: Request, limits: Limits) -> None:
+    """Refuse a request that the peer's `decode` would refuse: RemoteProtocolError, as there.
+
+    Integers that msgpack cannot hold, and sizes that do not fit, are left to `encode`.
+    """
+    _uint(request.id, UINT64, "id")
+    match request:
+        case Call(_, nr, args, flags, fds):
+            if len(fds) > limits.fds or (flags & CallFlag.RETURN_FD and limits.fds == 0):
+                _fail(ErrorCode.TOO_MANY_FDS, f"fds: more than {limits.fds}")
+            if flags & ~CallFlag.RETURN_FD:
+                _fail(ErrorCode.FIELD, "flags: unknown ones")
+            _uint(nr, INT32, "nr")
+            if len(args) > limits.data:
+                _fail(ErrorCode.FIELD, f"args: more than {limits.data} entries")
+            for i, arg in enumerate(args):
+                if type(arg) is not int:
+                    _check_argument(arg, i, len(args), len(fds))
+            _check_depth(args)
+        case Read(_, address, length):
+            _uint(address, UINT64, "address")
+            _uint(length, UINT32, "length")
+        case Write(_, address, _):
+            _uint(address, UINT64, "address")
+    _check_reply_size(request, limits)
 
 
 def decode(

@@ -304,10 +304,8 @@ class RemoteSyscallInterface(SyscallInterface):
             self._die(_Dead(reason, RemoteProtocolError(event.code, reason, event.offset)))
 
     def _last_word(self, exc: RemoteProtocolError) -> None:
-        error = Error(exc.code, exc.offset, exc.text)
-        body = Connection(Role.SERVER).send(error)[0]
         with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
-            self._sock.sendmsg([body], [], socket.MSG_NOSIGNAL)
+            self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
 
     # ---- requests ----
 
