@@ -205,6 +205,7 @@ class RemoteSyscallInterface(SyscallInterface):
         self._dead = dead
         self._out.clear()
         self._close_socket()
+        self._close_received()
         for waiter in self._waiters.values():
             self._wake(waiter)
         self._room.unpark_all()
@@ -221,6 +222,13 @@ class RemoteSyscallInterface(SyscallInterface):
         self._dead = _Dead("the connection belongs to the process we were forked from")
         self._out.clear()
         self._sock.close()
+        self._close_received()
+
+    def _close_received(self) -> None:
+        """Close the file descriptors of results that have not arrived completely."""
+        self._connection.receive(b"")
+        for fd in self._connection.take_unclaimed():
+            os.close(fd)
 
     def _hangup(self) -> SyscallHangup:
         return (self._dead or _Dead("the connection is closed")).hangup()
@@ -284,9 +292,6 @@ class RemoteSyscallInterface(SyscallInterface):
         except RemoteProtocolError as exc:
             self._last_word(exc)
             self._die(_Dead(f"the server broke the protocol: {exc.text}", exc))
-        if self._dead is not None or fds:
-            for fd in self._connection.take_unclaimed():
-                os.close(fd)
         return True
 
     def _dispatch(self, event: Event) -> None:
