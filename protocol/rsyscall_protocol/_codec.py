@@ -247,7 +247,7 @@ def _decode_hello(fields: list[object]) -> Hello:
         if not isinstance(key, str):
             _fail(ErrorCode.FIELD, "HELLO: a key of options is not a string")
         if key == "limits":
-            wanted |= _decode_limits(value)
+            wanted = _decode_limits(value)
         elif type(value) in (int, str):
             info[key] = cast("int | str", value)
     largest = Limits(**{name: most for name, (_, _, most) in LIMITS.items()})

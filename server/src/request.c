@@ -35,6 +35,7 @@ static int decode_limits(struct rs_reader *r, struct rs_request *out, const char
     struct rs_value key, value;
     if (rs_next(r, &value) || value.kind != RS_MAP)
         FAIL(RS_ERR_FIELD, "HELLO: limits is not a map");
+    rs_limits_default(&out->limits);
     for (uint32_t n = value.len; n > 0; n--) {
         if (rs_next(r, &key) || key.kind != RS_STR)
             FAIL(RS_ERR_FIELD, "HELLO: a key of limits is not a string");
