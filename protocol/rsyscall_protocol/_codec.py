@@ -345,10 +345,11 @@ def check_request(request: Request, limits: Limits) -> None:
     _uint(request.id, UINT64, "id")
     match request:
         case Call(_, nr, args, flags, fds):
-            if len(fds) > limits.fds or (flags & CallFlag.RETURN_FD and limits.fds == 0):
+            if len(fds) > limits.fds:
                 _fail(ErrorCode.TOO_MANY_FDS, f"fds: more than {limits.fds}")
-            if flags & ~CallFlag.RETURN_FD:
-                _fail(ErrorCode.FIELD, "flags: unknown ones")
+            _uint(int(flags), CallFlag.RETURN_FD, "flags")
+            if flags & CallFlag.RETURN_FD and limits.fds == 0:
+                _fail(ErrorCode.TOO_MANY_FDS, "RETURN_FD: the limit of file descriptors is 0")
             _uint(nr, INT32, "nr")
             if len(args) > limits.data:
                 _fail(ErrorCode.FIELD, f"args: more than {limits.data} entries")
