@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import json
 import os
 import socket
 import subprocess
+import termios
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -144,6 +147,13 @@ def recode(body: bytes) -> bytes | ErrorCode:
 # ---- servers ----
 
 
+def unread(sock: socket.socket) -> int:
+    """How much of what was sent the other end has not read."""
+    buffer = array.array("i", [0])
+    fcntl.ioctl(sock, termios.TIOCOUTQ, buffer)
+    return buffer[0]
+
+
 class Peer:
     """A real server at the other end of a socketpair, and its end."""
 
@@ -180,6 +190,17 @@ class Peer:
             data += part
         return data
 
+    def settle(self) -> None:
+        """Return when the server has read all that was sent, acted upon it and gone to sleep."""
+        deadline = time.monotonic() + SECONDS
+        while unread(self.socket) or self.stat().read_text().rpartition(") ")[2][0] != "S":
+            assert time.monotonic() < deadline, "the server neither reads nor sleeps"
+            os.sched_yield()
+
+    def stat(self) -> Path:
+        """The file of /proc with the server's state."""
+        raise NotImplementedError
+
     def __enter__(self) -> Peer:
         return self
 
@@ -202,6 +223,10 @@ class Stub(Peer):
         """Wait for the process to end, as it must."""
         assert self.process.wait(SECONDS) == 0
 
+    def stat(self) -> Path:
+        """Of the process."""
+        return Path(f"/proc/{self.process.pid}/stat")
+
 
 class Thread(Peer):
     """The server's loop in a thread of the tests."""
@@ -215,3 +240,7 @@ class Thread(Peer):
         """Wait for the thread to end, as it must."""
         self.thread.join(SECONDS)
         assert not self.thread.is_alive()
+
+    def stat(self) -> Path:
+        """Of the thread."""
+        return Path(f"/proc/self/task/{self.thread.native_id}/stat")

@@ -340,9 +340,10 @@ def _check_reply_size(request: Request, limits: Limits) -> None:
 def check_request(request: Request, limits: Limits) -> None:
     """Refuse a request that the peer's `decode` would refuse: RemoteProtocolError, as there.
 
-    Integers that msgpack cannot hold, and sizes that do not fit, are left to `encode`.
+    Here an enumeration's member is the integer it is. Integers that msgpack cannot hold, and sizes
+    that do not fit, are left to `encode`.
     """
-    _uint(request.id, UINT64, "id")
+    _uint(int(request.id), UINT64, "id")
     match request:
         case Call(_, nr, args, flags, fds):
             if len(fds) > limits.fds:
@@ -350,7 +351,7 @@ def check_request(request: Request, limits: Limits) -> None:
             _uint(int(flags), CallFlag.RETURN_FD, "flags")
             if flags & CallFlag.RETURN_FD and limits.fds == 0:
                 _fail(ErrorCode.TOO_MANY_FDS, "RETURN_FD: the limit of file descriptors is 0")
-            _uint(nr, INT32, "nr")
+            _uint(int(nr), INT32, "nr")
             if len(args) > limits.data:
                 _fail(ErrorCode.FIELD, f"args: more than {limits.data} entries")
             for i, arg in enumerate(args):
@@ -358,10 +359,10 @@ def check_request(request: Request, limits: Limits) -> None:
                     _check_argument(arg, i, len(args), len(fds))
             _check_depth(args)
         case Read(_, address, length):
-            _uint(address, UINT64, "address")
-            _uint(length, UINT32, "length")
+            _uint(int(address), UINT64, "address")
+            _uint(int(length), UINT32, "length")
         case Write(_, address, _):
-            _uint(address, UINT64, "address")
+            _uint(int(address), UINT64, "address")
     _check_reply_size(request, limits)
 
 
