@@ -20,11 +20,9 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
 
     rs_limits_default(&limits);
     limits.fds = 0; /* there is no frame that could bring any */
-    int err = rs_decode_request(body, len, &limits, entries, &request, &why);
+    int err = rs_decode_request(body, len, RS_REQUESTS, &limits, entries, &request, &why);
     if (err)
         return -err;
-    if (request.type != RS_MSG_CALL && request.type != RS_MSG_READ && request.type != RS_MSG_WRITE)
-        return -RS_ERR_STATE;
     if (request.reserve > room)
         return -RS_ERR_OVERSIZE;
     request.flags = 0; /* a new descriptor is already where it should be */
@@ -140,5 +138,6 @@ int32_t rs_check_request(const uint8_t *body, uint32_t len) {
     struct rs_limits limits;
     const char *why;
     rs_limits_default(&limits);
-    return rs_decode_request(body, len, &limits, entries, &request, &why);
+    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN, &limits, entries, &request,
+                             &why);
 }

@@ -21,7 +21,8 @@ int32_t rs_serve(int32_t fd);
  * bool as they are). Returns the length, or -RS_ERR_*. */
 int32_t rs_recode(const uint8_t *in, uint32_t len, uint8_t *out, uint32_t room);
 
-/* Whether a request's body is acceptable under the default limits: 0 or RS_ERR_*. */
+/* Whether a body is a message of a client's, in whatever state, under the default limits: 0 or
+ * RS_ERR_*. */
 int32_t rs_check_request(const uint8_t *body, uint32_t len);
 
 #endif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Container, Sequence
 from typing import Any, NoReturn, TypeGuard, cast
 
 from rsyscall_protocol._arguments import (
@@ -27,14 +28,7 @@ from rsyscall_protocol._constants import (
 from rsyscall_protocol._errors import RemoteProtocolError
 from rsyscall_protocol._events import Bye, Call, Error, Event, Hello, Read, Request, Result, Write
 from rsyscall_protocol._limits import Limits
-from rsyscall_protocol._msgpack import (
-    ExtraData,
-    ExtType,
-    StackError,
-    is_timestamp,
-    pack,
-    unpack,
-)
+from rsyscall_protocol._msgpack import ExtType, Map, pack, scan, unpack
 
 UINT32, UINT64, INT32, INT64 = 2**32 - 1, 2**64 - 1, 2**31 - 1, 2**63
 
@@ -93,6 +87,7 @@ def encode(event: Event) -> bytes:
             versions = event.version_min, event.version_max
             return pack([MessageType.HELLO, MAGIC, *versions, event.features, options])
         case Error(code, offset, text):
+            _uint(offset, UINT64, "ERROR: the offset")
             text = text.encode()[: Size.ERROR_TEXT].decode(errors="ignore")
             return pack([MessageType.ERROR, code, offset, text])
         case Bye():
@@ -109,38 +104,12 @@ def _uint(value: object, most: int, what: str) -> int:
     return value
 
 
-def _survey(value: object) -> tuple[int, bool]:
-    """How deep arrays and maps are nested, and whether msgpack's own extensions occur."""
-    deepest, timestamp, level = 0, False, [value]
-    while level:
-        below: list[object] = []
-        containers = False
-        for item in level:
-            if isinstance(item, list | tuple):
-                containers = True
-                below += cast("list[object]", item)
-            elif isinstance(item, dict):
-                containers = True
-                for pair in cast("dict[object, object]", item).items():
-                    below += pair
-            elif is_timestamp(item) or (isinstance(item, ExtType) and item.code < 0):
-                timestamp = True
-        deepest += containers
-        level = below
-    return deepest, timestamp
-
-
-def _unpack(body: bytes) -> object:
+def _unpack(body: bytes, depth: int, most: int) -> object:
     try:
-        return unpack(body)
-    except StackError:
-        _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
-    except ExtraData:
-        _fail(ErrorCode.TRAILING, "bytes follow the message inside its frame")
-    except TypeError:  # a map or an array as the key of a map
-        _fail(ErrorCode.FIELD, "a key is not a string")
-    except ValueError:  # the base class of all that msgpack raises
-        _fail(ErrorCode.MALFORMED, "not well-formed msgpack")
+        return unpack(body, most)
+    except ValueError:
+        scan(body, depth)
+    return unpack(body, len(body))  # well-formed, only with more items than anything should have
 
 
 def _pairs(value: object, what: str) -> tuple[tuple[int, int], ...]:
@@ -153,30 +122,42 @@ def _pairs(value: object, what: str) -> tuple[tuple[int, int], ...]:
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _decode_struct(payload: bytes, self_: int, count: int) -> Struct:
-    parts = _unpack(payload)
-    if _survey(parts)[0] > 2:
-        _fail(ErrorCode.DEPTH, "CALL: a STRUCT is not well-formed")
+def _check_argument(arg: Argument, self_: int, count: int, nfds: int) -> None:
+    """What one entry of a list of `count` may refer to."""
+    if isinstance(arg, FdArg):
+        if not 0 <= arg.index < nfds:
+            _fail(ErrorCode.FIELD, "CALL: an FD names none of the frame's file descriptors")
+    elif isinstance(arg, Struct):
+        size = len(arg.data)
+        for offset, target in arg.relocations:
+            if not 0 <= offset <= size - 8:
+                _fail(ErrorCode.FIELD, "CALL: a relocation lies outside of its STRUCT")
+            # Forward only, so that no chain of them can be a circle.
+            if not isinstance(target, int) or not self_ < target < count:
+                _fail(ErrorCode.FIELD, "CALL: a relocation names no later argument")
+        for offset, n in arg.outs:
+            if not (0 <= offset <= size and 0 <= n <= size - offset):
+                _fail(ErrorCode.FIELD, "CALL: an output lies outside of its STRUCT")
+
+
+def _decode_struct(payload: bytes) -> Struct:
+    scan(payload, 2)
+    parts = unpack(payload, len(payload))
     if not isinstance(parts, list) or len(cast("list[object]", parts)) != 3:
         _fail(ErrorCode.ARITY, "CALL: a STRUCT has not three parts")
     data, relocations, outs = cast("list[object]", parts)
     if not isinstance(data, bytes):
         _fail(ErrorCode.FIELD, "CALL: a STRUCT without bytes")
-    result = Struct(data, _pairs(relocations, "relocations"), _pairs(outs, "outputs"))
-    for offset, target in result.relocations:
-        if offset > len(data) - 8:
-            _fail(ErrorCode.FIELD, "CALL: a relocation lies outside of its STRUCT")
-        if not isinstance(target, int) or not self_ < target < count:
-            _fail(ErrorCode.FIELD, "CALL: a relocation names no later argument")
-    for offset, n in result.outs:
-        if offset > len(data) or n > len(data) - offset:
-            _fail(ErrorCode.FIELD, "CALL: an output lies outside of its STRUCT")
-    return result
+    return Struct(data, _pairs(relocations, "relocations"), _pairs(outs, "outputs"))
 
 
 def _decode_argument(value: object, self_: int, count: int, nfds: int) -> Argument:
-    if type(value) is int:
-        return value
+    arg = value if type(value) is int else _decode_ext(value)
+    _check_argument(arg, self_, count, nfds)
+    return arg
+
+
+def _decode_ext(value: object) -> Argument:
     if not isinstance(value, ExtType):
         _fail(ErrorCode.FIELD, "CALL: an argument is neither an integer nor an ext")
     code, data = value.code, value.data
@@ -191,16 +172,16 @@ def _decode_argument(value: object, self_: int, count: int, nfds: int) -> Argume
             size = int.from_bytes(data, "big")
             return Out(size) if code == ArgumentType.OUT else Ret(size)
         case ArgumentType.FD:
-            if len(data) != 1 or data[0] >= nfds:
+            if len(data) != 1:
                 _fail(ErrorCode.FIELD, "CALL: an FD names none of the frame's file descriptors")
             return FdArg(data[0])
         case ArgumentType.STRUCT:
-            return _decode_struct(data, self_, count)
+            return _decode_struct(data)
         case _:
             _fail(ErrorCode.FIELD, "CALL: an argument of unknown type")
 
 
-def _check_depth(args: list[Argument]) -> None:
+def _check_depth(args: Sequence[Argument]) -> None:
     depth = [0] * len(args)
     for i in reversed(range(len(args))):
         arg = args[i]
@@ -216,10 +197,13 @@ def _check_depth(args: list[Argument]) -> None:
 
 
 def _decode_call(fields: list[object], limits: Limits) -> Call:
+    id_ = _uint(fields[1], UINT64, "the id of a request")
     nfds = _uint(fields[2], UINT32, "CALL: the number of file descriptors")
     if nfds > limits.fds:
         _fail(ErrorCode.TOO_MANY_FDS, "CALL: more file descriptors than the limit")
     flags = _uint(fields[3], CallFlag.RETURN_FD, "CALL: flags")
+    if flags & CallFlag.RETURN_FD and limits.fds == 0:
+        _fail(ErrorCode.TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none")
     nr = _uint(fields[4], INT32, "CALL: the number of the system call")
     if not isinstance(fields[5], list):
         _fail(ErrorCode.FIELD, "CALL: the arguments are not an array")
@@ -228,8 +212,21 @@ def _decode_call(fields: list[object], limits: Limits) -> Call:
         _fail(ErrorCode.FIELD, "CALL: more arguments than the limit")
     args = [_decode_argument(v, i, len(values), nfds) for i, v in enumerate(values)]
     _check_depth(args)
-    id_ = _uint(fields[1], UINT64, "the id of a request")
     return Call(id_, nr, tuple(args), CallFlag(flags), (None,) * nfds)
+
+
+def _decode_limits(asked: object) -> dict[str, int]:
+    wanted: dict[str, int] = {}
+    if not isinstance(asked, Map):
+        _fail(ErrorCode.FIELD, "HELLO: limits is not a map")
+    for key, value in asked:
+        if not isinstance(key, str):
+            _fail(ErrorCode.FIELD, "HELLO: a key of limits is not a string")
+        if key in LIMITS:
+            if not _is_uint(value, UINT64) or value < LIMITS[key][1]:
+                _fail(ErrorCode.FIELD, f"HELLO: limit {key} is too small or no integer")
+            wanted[key] = value
+    return wanted
 
 
 def _decode_hello(fields: list[object]) -> Hello:
@@ -241,28 +238,19 @@ def _decode_hello(fields: list[object]) -> Hello:
     if not (_is_uint(low, UINT32) and _is_uint(high, UINT32)) or low > high:
         _fail(ErrorCode.FIELD, "HELLO: no range of versions")
     features = _uint(fields[4], UINT64, "HELLO: features")
-    if not isinstance(fields[5], dict):
+    options = fields[5]
+    if not isinstance(options, Map):
         _fail(ErrorCode.FIELD, "HELLO: options is not a map")
-    options = cast("dict[object, object]", fields[5])
-    if not all(isinstance(key, str) for key in options):
-        _fail(ErrorCode.FIELD, "HELLO: a key of options is not a string")
-    asked = options.get("limits", {})
-    if not isinstance(asked, dict):
-        _fail(ErrorCode.FIELD, "HELLO: limits is not a map")
     wanted: dict[str, int] = {}
-    for key, value in cast("dict[object, object]", asked).items():
+    info: dict[str, int | str] = {}
+    for key, value in options:
         if not isinstance(key, str):
-            _fail(ErrorCode.FIELD, "HELLO: a key of limits is not a string")
-        if key in LIMITS:
-            if not _is_uint(value, UINT64) or value < LIMITS[key][1]:
-                _fail(ErrorCode.FIELD, f"HELLO: limit {key} is too small or no integer")
-            wanted[key] = value
+            _fail(ErrorCode.FIELD, "HELLO: a key of options is not a string")
+        if key == "limits":
+            wanted = _decode_limits(value)
+        elif type(value) in (int, str):
+            info[key] = cast("int | str", value)
     largest = Limits(**{name: most for name, (_, _, most) in LIMITS.items()})
-    info = {
-        cast(str, k): v
-        for k, v in options.items()
-        if k != "limits" and type(v) in (int, str) and isinstance(v, int | str)
-    }
     return Hello(low, high, features, largest.clamped(wanted), info)
 
 
@@ -304,7 +292,7 @@ _FIELDS = {
 }
 
 
-def _shape(value: object, limits: Limits) -> Event:
+def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Event:
     if not isinstance(value, list):
         _fail(ErrorCode.FIELD, "a message is not an array")
     fields = cast("list[object]", value)
@@ -313,9 +301,12 @@ def _shape(value: object, limits: Limits) -> Event:
     type_ = _uint(fields[0], UINT64, "a message's type")
     if type_ not in MessageType.__members__.values():
         _fail(ErrorCode.UNKNOWN_TYPE, "a message of unknown type")
+    type_ = MessageType(type_)
+    if type_ not in allowed:
+        _fail(ErrorCode.STATE, f"{type_.name}: may not be sent now, or not by this side")
     if type_ == MessageType.HELLO:
         return _decode_hello(fields)
-    if len(fields) != _FIELDS[MessageType(type_)]:
+    if len(fields) != _FIELDS[type_]:
         _fail(ErrorCode.ARITY, "a message with the wrong number of fields")
     match type_:
         case MessageType.RESULT:
@@ -335,33 +326,62 @@ def _shape(value: object, limits: Limits) -> Event:
                 request = Write(id_, address, fields[3])
             else:
                 _fail(ErrorCode.FIELD, "WRITE: no bytes")
-    if reservation(request) > limits.frame:
-        _fail(ErrorCode.OVERSIZE, "the reply may be larger than the limit of a frame")
+    _check_reply_size(request, limits)
     return request
 
 
-def decode(body: bytes, limits: Limits) -> Event:
-    """The event in a frame's body; fds are as many Nones as it announces.
+def _check_reply_size(request: Request, limits: Limits) -> None:
+    # Larger than the window it could never be admitted, however long the client waits.
+    most, size = min(limits.frame, limits.window), reservation(request)
+    if size > most:
+        _fail(ErrorCode.OVERSIZE, f"a reply of up to {size} bytes; the limit is {most}")
+
+
+def check_request(request: Request, limits: Limits) -> None:
+    """Refuse a request that the peer's `decode` would refuse: RemoteProtocolError, as there.
+
+    Here an enumeration's member is the integer it is. Integers that msgpack cannot hold, and sizes
+    that do not fit, are left to `encode`.
+    """
+    _uint(int(request.id), UINT64, "id")
+    match request:
+        case Call(_, nr, args, flags, fds):
+            if len(fds) > limits.fds:
+                _fail(ErrorCode.TOO_MANY_FDS, f"fds: more than {limits.fds}")
+            _uint(int(flags), CallFlag.RETURN_FD, "flags")
+            if flags & CallFlag.RETURN_FD and limits.fds == 0:
+                _fail(ErrorCode.TOO_MANY_FDS, "RETURN_FD: the limit of file descriptors is 0")
+            _uint(int(nr), INT32, "nr")
+            if len(args) > limits.data:
+                _fail(ErrorCode.FIELD, f"args: more than {limits.data} entries")
+            for i, arg in enumerate(args):
+                if type(arg) is not int:
+                    _check_argument(arg, i, len(args), len(fds))
+            _check_depth(args)
+        case Read(_, address, length):
+            _uint(int(address), UINT64, "address")
+            _uint(int(length), UINT32, "length")
+        case Write(_, address, _):
+            _uint(int(address), UINT64, "address")
+    _check_reply_size(request, limits)
+
+
+def decode(
+    body: bytes, limits: Limits, allowed: Container[MessageType] = frozenset(MessageType)
+) -> Event:
+    """The event in a frame's body, if it is one of the allowed; fds are as many Nones as announced.
 
     RemoteProtocolError, with offset 0, if it is none.
     """
-    value = _unpack(body)
+    value = _unpack(body, limits.depth, limits.data)
     try:
-        event = _shape(value, limits)
+        event = _shape(value, limits, allowed)
     except RemoteProtocolError:
-        _check_form(value, limits)  # what is wrong with the form comes before the contents
+        scan(body, limits.depth)  # what is wrong with the form comes before the contents
         raise
     if isinstance(event, Hello):  # the only message with room for what we do not know
-        _check_form(value, limits)
+        scan(body, limits.depth)
     return event
-
-
-def _check_form(value: object, limits: Limits) -> None:
-    depth, reserved = _survey(value)
-    if depth > limits.depth:
-        _fail(ErrorCode.DEPTH, "arrays and maps are nested too deeply")
-    if reserved:
-        _fail(ErrorCode.MALFORMED, "not well-formed msgpack")
 
 
 HEADER = struct.Struct(">BI")

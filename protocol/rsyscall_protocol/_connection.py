@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from rsyscall_protocol._arguments import out_sizes
-from rsyscall_protocol._codec import HEADER, HEADER_TAG, decode, encode, reservation
+from rsyscall_protocol._codec import (
+    HEADER,
+    HEADER_TAG,
+    check_request,
+    decode,
+    encode,
+    reservation,
+)
 from rsyscall_protocol._constants import (
     VERSION_MAX,
     VERSION_MIN,
@@ -40,6 +47,13 @@ _TYPES: dict[type[Event], MessageType] = {
     Bye: MessageType.BYE,
 }
 
+_GREETING = (State.IDLE, State.GREETED)
+_ALLOWED = {
+    (state, role): frozenset(message for sender, message in row if sender is role)
+    for state, row in TRANSITIONS.items()
+    for role in Role
+}
+
 
 class _Pending:
     """A request that has no result yet: what it reserved and what may come back."""
@@ -54,6 +68,8 @@ class _Pending:
 
     def mismatch(self, result: Result) -> str | None:
         """Why the result cannot be this request's, if it cannot."""
+        if not -(2**63) <= result.value < 2**63:
+            return "RESULT: the value is out of range"
         if len(result.fds) > (1 if self.returns_fd and result.value >= 0 else 0):
             return "RESULT: a file descriptor that was not asked for"
         if self.reads is not None:
@@ -87,19 +103,26 @@ class Connection:
         self.state = State.IDLE
         self.limits = limits if limits is not None else Limits()
         self.peer: Hello | None = None
+        self._offer: Hello | None = None  # a client's own HELLO, once it is sent
         self.reserved = 0
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._buffer = bytearray()
         self._buffer_start = 0  # position in the stream of the buffer's first byte
         self._eof = False
+        self._truncated = False
         self._packets: deque[tuple[int, int, list[Any]]] = deque()
         self._unclaimed: list[Any] = []
 
     # ---- sending ----
 
     def has_room(self, request: Request) -> bool:
-        """Whether the limits admit one more request now, or only once others are answered."""
+        """Whether the limits admit one more request now, or only once others are answered.
+
+        True if waiting would not help: `send` says what is wrong with the request.
+        """
+        if not self._pending:
+            return True
         if len(self._pending) >= self.limits.outstanding:
             return False
         return self.reserved + reservation(request) <= self.limits.window
@@ -115,20 +138,11 @@ class Connection:
             raise LocalProtocolError(
                 ErrorCode.STATE, f"{name}: a {role} may not send it when {self.state.value}"
             )
-        fds: tuple[Any, ...] = ()
-        pending: _Pending | None = None
-        if isinstance(event, Call | Read | Write):
-            pending = self._admit(event)
-        if isinstance(event, Call | Result):
-            fds = event.fds
-            if len(fds) > self.limits.fds:
-                raise LocalProtocolError(
-                    ErrorCode.TOO_MANY_FDS, f"fds: {len(fds)} are more than {self.limits.fds}"
-                )
-        if isinstance(event, Result) and event.id not in self._pending:
-            raise LocalProtocolError(ErrorCode.ID, f"id: {event.id} is no open request")
         try:
+            self._check_local(event)
             body = encode(event)
+        except RemoteProtocolError as exc:  # what the peer would say
+            raise LocalProtocolError(exc.code, exc.text) from None
         except (OverflowError, ValueError, TypeError) as exc:
             raise LocalProtocolError(ErrorCode.FIELD, f"a field is out of range: {exc}") from exc
         most = Size.HELLO_MAX if isinstance(event, Hello) else self.limits.frame
@@ -136,51 +150,90 @@ class Connection:
             raise LocalProtocolError(
                 ErrorCode.OVERSIZE, f"a frame of {len(body)} bytes; the limit is {most}"
             )
-        if pending is not None and isinstance(event, Call | Read | Write):
-            self._open(event, pending)
-        elif isinstance(event, Result):
-            self.reserved -= self._pending.pop(event.id).reserved
-        elif isinstance(event, Hello) and self.role is Role.SERVER:
+        if isinstance(event, Hello):
             self.limits = event.limits
+            if self.role is Role.CLIENT:
+                self._offer = event
+        self._count(event)
         self.state = after
-        return HEADER.pack(HEADER_TAG, len(body)) + body, fds
+        return HEADER.pack(HEADER_TAG, len(body)) + body, (
+            event.fds if isinstance(event, Call | Result) else ()
+        )
 
-    def _admit(self, request: Request) -> _Pending:
+    def _check_local(self, event: Event) -> None:
+        match event:
+            case Hello():
+                if event.version_min > event.version_max:
+                    raise LocalProtocolError(ErrorCode.FIELD, "version_min: larger than the max")
+                if self.peer is not None:
+                    self._check_choice(event, self.peer)
+            case Call() | Read() | Write():
+                check_request(event, self.limits)
+                self._check_admission(event)
+            case Result():
+                self._check_result(event)
+            case _:
+                pass
+
+    # ---- both ways ----
+
+    def _check_choice(self, choice: Hello, offer: Hello) -> None:
+        """Whether the server's HELLO is one that the client's admits."""
+        version = choice.version_min
+        if version != choice.version_max:
+            raise RemoteProtocolError(ErrorCode.FIELD, "HELLO: the server chose no version")
+        if not offer.version_min <= version <= offer.version_max:
+            raise RemoteProtocolError(ErrorCode.VERSION, "HELLO: a version that was not offered")
+        if choice.features & ~offer.features:
+            raise RemoteProtocolError(ErrorCode.FIELD, "HELLO: features that were not offered")
+        if choice.limits != self.limits.clamped(choice.limits.as_dict()):
+            raise RemoteProtocolError(ErrorCode.FIELD, "HELLO: larger limits than were asked")
+
+    def _check_admission(self, request: Request) -> None:
         if request.id <= self._last_id:
-            raise LocalProtocolError(ErrorCode.ID, f"id: {request.id} is not larger than the last")
-        pending = _Pending(request)
-        if pending.reserved > self.limits.frame:
-            raise LocalProtocolError(
-                ErrorCode.OVERSIZE,
-                f"a reply of up to {pending.reserved} bytes; the limit is {self.limits.frame}",
+            raise RemoteProtocolError(
+                ErrorCode.ID, "the id of a request is not larger than the one before"
             )
         if not self.has_room(request):
-            raise LocalProtocolError(ErrorCode.WINDOW, "too many requests are not answered yet")
-        if isinstance(request, Call) and len(request.args) > self.limits.data:
-            raise LocalProtocolError(ErrorCode.FIELD, f"args: more than {self.limits.data} entries")
-        return pending
+            raise RemoteProtocolError(
+                ErrorCode.WINDOW, "more unanswered requests than the limits allow"
+            )
 
-    def _open(self, request: Request, pending: _Pending) -> None:
-        self._last_id = request.id
-        self._pending[request.id] = pending
-        self.reserved += pending.reserved
+    def _check_result(self, result: Result) -> None:
+        pending = self._pending.get(result.id)
+        if pending is None:
+            raise RemoteProtocolError(ErrorCode.ID, "RESULT: of no open request")
+        if why := pending.mismatch(result):
+            raise RemoteProtocolError(ErrorCode.FIELD, why)
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, Call | Read | Write):
+            self._last_id = event.id
+            self._pending[event.id] = pending = _Pending(event)
+            self.reserved += pending.reserved
+        elif isinstance(event, Result):
+            self.reserved -= self._pending.pop(event.id).reserved
 
     # ---- receiving ----
 
-    def receive(self, data: bytes, fds: Sequence[Any] = ()) -> None:
-        """Take what one read brought; no data means the end of the stream."""
+    def receive(self, data: bytes, fds: Sequence[Any] = (), *, truncated: bool = False) -> None:
+        """Take what one read brought; no data means the end of the stream.
+
+        truncated: whether file descriptors were lost on the way (MSG_CTRUNC).
+        """
         start = self._buffer_start + len(self._buffer)
         if fds:
             self._packets.append((start, start + len(data), list(fds)))
         if not data:
             self._eof = True
         self._buffer += data
+        self._truncated |= truncated
 
     def next_event(self) -> Event | NeedData | None:
         """The next event; NEED_DATA when there is none yet; None at the end of the stream.
 
-        RemoteProtocolError if the peer broke the rules: the connection is over, and `refusal`
-        is the event to send as a last word.
+        RemoteProtocolError if the peer broke the rules: the connection is over, and `last_word`
+        is to be sent before it is closed.
         """
         if self.state is State.FAILED:
             return None
@@ -197,6 +250,12 @@ class Connection:
         if self.state is not State.CLOSED:
             self.state = State.FAILED
 
+    @staticmethod
+    def last_word(exc: RemoteProtocolError) -> bytes:
+        """The frame that tells the peer what it did wrong."""
+        body = encode(Error(exc.code, exc.offset, exc.text))
+        return HEADER.pack(HEADER_TAG, len(body)) + body
+
     def take_unclaimed(self) -> list[Any]:
         """File descriptors that no event carries. All of them, once the connection is over."""
         fds, self._unclaimed = self._unclaimed, []
@@ -206,6 +265,10 @@ class Connection:
         return fds
 
     def _next(self) -> Event | NeedData | None:
+        if self._truncated:
+            raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
+        if self._packets and self.state in _GREETING:
+            raise RemoteProtocolError(ErrorCode.FDS, "file descriptors before HELLO")
         frame = self._frame()
         if frame is None:
             if not self._eof:
@@ -221,7 +284,9 @@ class Connection:
             self.state = State.CLOSED
             return None
         start = self._buffer_start
-        event = self._check(decode(frame, self.limits), start)
+        # What comes before the limits are agreed upon is held to the defaults, as SPEC.md says.
+        limits = Limits() if self.state in _GREETING else self.limits
+        event = self._check(decode(frame, limits, _ALLOWED[self.state, self.role.peer]), start)
         size = Size.HEADER + len(frame)
         del self._buffer[:size]
         self._buffer_start += size
@@ -236,67 +301,44 @@ class Connection:
     def _frame(self) -> bytes | None:
         if not self._buffer:
             return None
-        idle = self.state in (State.IDLE, State.GREETED)
+        greeting = self.state in _GREETING
         if self._buffer[0] != HEADER_TAG:
-            if idle:
+            if greeting:
                 raise RemoteProtocolError(ErrorCode.MAGIC, "not the rsyscall protocol")
             raise RemoteProtocolError(ErrorCode.MALFORMED, "a frame does not begin with its length")
         if len(self._buffer) < Size.HEADER:
             return None
         _, length = HEADER.unpack_from(self._buffer)
-        if length > (Size.HELLO_MAX if idle else self.limits.frame):
+        if length > (Size.HELLO_MAX if greeting else self.limits.frame):
             raise RemoteProtocolError(ErrorCode.OVERSIZE, "a frame is larger than the limit")
         if len(self._buffer) < Size.HEADER + length:
             return None
         return bytes(self._buffer[Size.HEADER : Size.HEADER + length])
 
     def _check(self, event: Event, start: int) -> Event:
-        after = TRANSITIONS[self.state].get((self.role.peer, _TYPES[type(event)]))
-        if after is None:
-            name = type(event).__name__.upper()
-            raise RemoteProtocolError(
-                ErrorCode.STATE, f"{name}: not allowed when {self.state.value}"
-            )
         if isinstance(event, Hello):
             self._greet(event)
         elif isinstance(event, Call | Read | Write):
-            if event.id <= self._last_id:
-                raise RemoteProtocolError(
-                    ErrorCode.ID, "the id of a request is not larger than the one before"
-                )
-            if not self.has_room(event):
-                raise RemoteProtocolError(
-                    ErrorCode.WINDOW, "more unanswered requests than the limits allow"
-                )
+            self._check_admission(event)
         elif isinstance(event, Result):
-            pending = self._pending.get(event.id)
-            if pending is None:
-                raise RemoteProtocolError(ErrorCode.ID, "RESULT: of no open request")
-            if why := pending.mismatch(event):
-                raise RemoteProtocolError(ErrorCode.FIELD, why)
+            self._check_result(event)
         if isinstance(event, Call):
             event = Call(event.id, event.nr, event.args, event.flags, self._claim(event, start))
         elif isinstance(event, Result) and event.fds:
             event = Result(event.id, event.value, event.outs, self._claim(event, start))
-        if isinstance(event, Call | Read | Write):
-            self._open(event, _Pending(event))
-        elif isinstance(event, Result):
-            self.reserved -= self._pending.pop(event.id).reserved
-        self.state = after
+        self._count(event)
+        self.state = TRANSITIONS[self.state][self.role.peer, _TYPES[type(event)]]
         return event
 
     def _greet(self, hello: Hello) -> None:
-        if hello.version_min > VERSION_MAX or hello.version_max < VERSION_MIN:
+        if self._offer is not None:
+            self._check_choice(hello, self._offer)
+        elif hello.version_min > VERSION_MAX or hello.version_max < VERSION_MIN:
             raise RemoteProtocolError(
                 ErrorCode.VERSION,
                 f"no version in common: ours {VERSION_MIN} to {VERSION_MAX},"
                 f" theirs {hello.version_min} to {hello.version_max}",
             )
-        if self.role is Role.CLIENT:
-            if hello.version_min != hello.version_max:
-                raise RemoteProtocolError(ErrorCode.FIELD, "HELLO: the server chose no version")
-            if hello.limits != self.limits.clamped(hello.limits.as_dict()):
-                raise RemoteProtocolError(ErrorCode.FIELD, "HELLO: larger limits than were asked")
         self.limits = self.limits.clamped(hello.limits.as_dict())
         self.peer = hello
 

@@ -35,6 +35,7 @@ static int decode_limits(struct rs_reader *r, struct rs_request *out, const char
     struct rs_value key, value;
     if (rs_next(r, &value) || value.kind != RS_MAP)
         FAIL(RS_ERR_FIELD, "HELLO: limits is not a map");
+    rs_limits_default(&out->limits);
     for (uint32_t n = value.len; n > 0; n--) {
         if (rs_next(r, &key) || key.kind != RS_STR)
             FAIL(RS_ERR_FIELD, "HELLO: a key of limits is not a string");
@@ -227,6 +228,8 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
     out->nfds = (uint32_t)n;
     if (!is_uint(r, RS_CALLFLAG_RETURN_FD, &n))
         FAIL(RS_ERR_FIELD, "CALL: unknown flags");
+    if (n & RS_CALLFLAG_RETURN_FD && limits->fds == 0)
+        FAIL(RS_ERR_TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none");
     out->flags = (uint32_t)n;
     if (!is_uint(r, INT32_MAX, &out->nr))
         FAIL(RS_ERR_FIELD, "CALL: the number of the system call is out of range");
@@ -244,12 +247,26 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
 }
 
 static const uint8_t field_count[] = {
-    [RS_MSG_CALL] = 6, [RS_MSG_RESULT] = 5, [RS_MSG_READ] = 4,
-    [RS_MSG_WRITE] = 4, [RS_MSG_ERROR] = 4, [RS_MSG_BYE] = 1,
+    [RS_MSG_CALL] = 6,  [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,
+    [RS_MSG_ERROR] = 4, [RS_MSG_BYE] = 1,
 };
 
-int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits *limits,
-                      struct rs_entry *entries, struct rs_request *out, const char **why) {
+/* [code, offset, text], of which only the code is of use here. */
+static int decode_error(struct rs_reader *r, struct rs_request *out, const char **why) {
+    struct rs_value v;
+    uint64_t offset;
+    if (!is_uint(r, UINT32_MAX, &out->error_code))
+        FAIL(RS_ERR_FIELD, "ERROR: the code is no unsigned integer");
+    if (!is_uint(r, UINT64_MAX, &offset))
+        FAIL(RS_ERR_FIELD, "ERROR: the offset is no unsigned integer");
+    if (rs_next(r, &v) || v.kind != RS_STR)
+        FAIL(RS_ERR_FIELD, "ERROR: the text is not a string");
+    return 0;
+}
+
+int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
+                      const struct rs_limits *limits, struct rs_entry *entries,
+                      struct rs_request *out, const char **why) {
     struct rs_reader r = {body, body + len};
     struct rs_value v;
     uint64_t n;
@@ -272,6 +289,8 @@ int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits 
     if (v.number < RS_MSG_HELLO || v.number > RS_MSG_BYE)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
+    if (!(allowed >> out->type & 1))
+        FAIL(RS_ERR_STATE, "the message may not be sent now, or not by this side");
     if (out->type == RS_MSG_HELLO)
         return decode_hello(&r, fields, out, why);
     if (fields != field_count[out->type])
@@ -286,11 +305,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits 
         out->reserve = RS_SIZE_REPLY_BASE;
         break;
     case RS_MSG_ERROR:
-        if (!is_uint(&r, UINT32_MAX, &out->error_code))
-            FAIL(RS_ERR_FIELD, "ERROR: the code is no unsigned integer");
-        return 0;
-    case RS_MSG_RESULT:
-        FAIL(RS_ERR_STATE, "RESULT: only a server sends it");
+        return decode_error(&r, out, why);
     default: /* BYE */
         return 0;
     }
@@ -313,7 +328,8 @@ int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits 
             out->length = v.len;
         }
     }
-    if (out->reserve > limits->frame)
-        FAIL(RS_ERR_OVERSIZE, "the reply may be larger than the limit of a frame");
+    /* Larger than the window it could never be admitted, however long the client waits. */
+    if (out->reserve > limits->frame || out->reserve > limits->window)
+        FAIL(RS_ERR_OVERSIZE, "the reply may be larger than the limits");
     return 0;
 }

@@ -47,9 +47,17 @@ struct rs_request {
 
 void rs_limits_default(struct rs_limits *limits);
 
-/* Decode one frame's body. entries holds limits->data of them. Returns 0 or RS_ERR_*; *why is then
- * a sentence for the ERROR frame. */
-int rs_decode_request(const uint8_t *body, uint32_t len, const struct rs_limits *limits,
-                      struct rs_entry *entries, struct rs_request *out, const char **why);
+/* The messages that may come now: sets of 1 << RS_MSG_*. */
+enum {
+    RS_REQUESTS = 1 << RS_MSG_CALL | 1 << RS_MSG_READ | 1 << RS_MSG_WRITE,
+    RS_WHEN_INIT = 1 << RS_MSG_HELLO,
+    RS_WHEN_OPEN = RS_REQUESTS | 1 << RS_MSG_BYE | 1 << RS_MSG_ERROR,
+};
+
+/* Decode one frame's body, if it is one of the allowed messages. entries holds limits->data of them.
+ * Returns 0 or RS_ERR_*; *why is then a sentence for the ERROR frame. */
+int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
+                      const struct rs_limits *limits, struct rs_entry *entries,
+                      struct rs_request *out, const char **why);
 
 #endif

@@ -157,19 +157,18 @@ static void hello(struct rs_session *s, uint64_t offset) {
     tx_add(s, (uint32_t)(p - frame));
 }
 
-/* The descriptors that the frame [start, end) announced. 0 if they are there exactly. */
-static int claim(struct rs_session *s, uint64_t start, uint32_t announced) {
-    struct rs_packet *p = &s->packets[0];
-    if (announced == 0)
-        return 0;
-    return s->packet_count && p->start <= start && start < p->end && p->count == announced ? 0 : -1;
-}
-
-/* Whether, but for those just claimed, some came that no frame up to `end` announced. A later one
- * cannot either: it would begin behind the bytes that they came with. */
-static int left_over(struct rs_session *s, uint64_t end, uint32_t announced) {
-    uint32_t next = announced > 0;
-    return s->packet_count > next && s->packets[next].end <= end;
+/* Whether the descriptors that the frame [start, end) announced are there, and no others that no
+ * frame can have announced. */
+static int fds_match(struct rs_session *s, uint64_t start, uint64_t end) {
+    const struct rs_packet *p = s->packets;
+    uint32_t left = s->packet_count;
+    if (s->request.nfds) {
+        if (!left || start < p->start || start >= p->end || p->count != s->request.nfds)
+            return 0;
+        p++;
+        left--;
+    }
+    return !left || p->end > end;
 }
 
 static void unclaim(struct rs_session *s) {
@@ -186,14 +185,6 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
         fail(s, RS_ERR_ID, start, "the id of a request is not larger than the one before");
         return 0;
     }
-    if (claim(s, start, req->nfds)) {
-        fail(s, RS_ERR_FDS, start, "a frame came without the file descriptors it announced");
-        return 0;
-    }
-    if (left_over(s, end, req->nfds)) {
-        fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
-        return 0;
-    }
     if (s->reply_count >= s->limits.outstanding ||
         (s->tx_len - s->tx_pos) + req->reserve > s->limits.window) {
         /* Perhaps they have only not been sent yet. */
@@ -204,6 +195,10 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
             fail(s, RS_ERR_WINDOW, start, "more unanswered requests than the limits allow");
             return 0;
         }
+    }
+    if (!fds_match(s, start, end)) {
+        fail(s, RS_ERR_FDS, start, "the file descriptors are not those that the frame announced");
+        return 0;
     }
     if (rs_may_block(req) && flush(s))
         return -1;
@@ -232,38 +227,30 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
 static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
     const char *why = "";
     uint64_t end = start + RS_SIZE_HEADER + len;
-    int err = rs_decode_request(s->rx + s->rx_pos + RS_SIZE_HEADER, len, &s->limits, s->entries,
-                                &s->request, &why);
-    if (err && s->state == RS_STATE_INIT && (err == RS_ERR_UNKNOWN_TYPE || err == RS_ERR_STATE)) {
-        err = RS_ERR_STATE;
-        why = "a HELLO must come first";
-    }
+    int result = 0;
+    int err = rs_decode_request(s->rx + s->rx_pos + RS_SIZE_HEADER, len,
+                                s->state == RS_STATE_INIT ? RS_WHEN_INIT : RS_WHEN_OPEN, &s->limits,
+                                s->entries, &s->request, &why);
     if (err) {
         fail(s, (uint32_t)err, start, why);
         return 0;
     }
     switch (s->request.type) {
     case RS_MSG_HELLO:
-        if (s->state == RS_STATE_INIT)
-            hello(s, start);
-        else
-            fail(s, RS_ERR_STATE, start, "HELLO: a second one");
+        hello(s, start);
         break;
     case RS_MSG_ERROR:
         s->state = RS_STATE_FAILED;
         break;
     case RS_MSG_BYE:
-    default:
-        if (s->state == RS_STATE_INIT)
-            fail(s, RS_ERR_STATE, start, "a HELLO must come first");
-        else if (s->request.type != RS_MSG_BYE)
-            return request(s, start, end);
-        else if (left_over(s, end, 0))
+        s->state = RS_STATE_CLOSING;
+        if (!fds_match(s, start, end))
             fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
-        else
-            s->state = RS_STATE_CLOSING;
+        break;
+    default:
+        result = request(s, start, end);
     }
-    return 0;
+    return result;
 }
 
 /* Every complete frame there is. 0, or -1 when there is nobody to answer. */

@@ -54,7 +54,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         struct rs_entry *entries = malloc(limit->data * sizeof *entries);
         struct rs_request req;
         const char *why = NULL;
-        int err = rs_decode_request(data, (uint32_t)size, limit, entries, &req, &why);
+        int err = rs_decode_request(data, (uint32_t)size, RS_WHEN_INIT | RS_WHEN_OPEN, limit,
+                                    entries, &req, &why);
         if (err) {
             REQUIRE(err > 0 && err <= RS_ERR_INTERNAL && why && *why);
         } else {

@@ -283,9 +283,7 @@ class RemoteSyscallInterface(SyscallInterface):
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds += array.array("i", payload[: len(payload) // 4 * 4])
         try:
-            self._connection.receive(data, fds)
-            if flags & socket.MSG_CTRUNC:
-                raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
+            self._connection.receive(data, fds, truncated=bool(flags & socket.MSG_CTRUNC))
             while (event := self._connection.next_event()) is not NEED_DATA:
                 if event is None:
                     self._die(_Dead(""))
@@ -317,10 +315,8 @@ class RemoteSyscallInterface(SyscallInterface):
             self._die(_Dead(reason, RemoteProtocolError(event.code, reason, event.offset)))
 
     def _last_word(self, exc: RemoteProtocolError) -> None:
-        error = Error(exc.code, exc.offset, exc.text)
-        body = Connection(Role.SERVER).send(error)[0]
         with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
-            self._sock.sendmsg([body], [], socket.MSG_NOSIGNAL)
+            self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
 
     # ---- requests ----
 
