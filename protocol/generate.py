@@ -46,6 +46,9 @@ def protocol_h(data: dict[str, Any]) -> str:
         ("message", "RS_MSG"),
         ("argument", "RS_ARG"),
         ("call_flag", "RS_CALLFLAG"),
+        ("batch_flag", "RS_BATCHFLAG"),
+        ("step_flag", "RS_STEPFLAG"),
+        ("status", "RS_STATUS"),
         ("feature", "RS_FEATURE"),
         ("size", "RS_SIZE"),
         ("error", "RS_ERR"),
@@ -58,6 +61,7 @@ def protocol_h(data: dict[str, Any]) -> str:
     for i, (name, row) in enumerate(data["limit"].items()):
         lines.append(f"    RS_LIMIT({i}, {name}, {row['default']}, {row['min']}, {row['max']}) \\")
     lines[-1] = lines[-1].removesuffix(" \\")
+    lines.append(f"#define RS_LIMIT_COUNT {len(data['limit'])}")
     for name, row in data["limit"].items():
         lines.append(f"#define RS_LIMIT_{name.upper()}_MAX {row['max']} /* {row['doc']} */")
     lines += ["", "#endif", ""]
@@ -74,6 +78,10 @@ def constants_py(data: dict[str, Any]) -> str:
         ("message", "MessageType", "IntEnum", "The first field of every message."),
         ("argument", "ArgumentType", "IntEnum", "The ext types that stand for an argument."),
         ("call_flag", "CallFlag", "IntFlag", "The flags of a CALL."),
+        ("batch_flag", "BatchFlag", "IntFlag", "The flags of a BATCH or PREPARE."),
+        ("step_flag", "StepFlag", "IntFlag", "The flags of a step."),
+        ("status", "Status", "IntEnum", "What became of a step."),
+        ("feature", "Feature", "IntFlag", "What not every peer can do."),
         ("error", "ErrorCode", "IntEnum", "Why a connection ended, as an ERROR says it."),
         ("size", "Size", "IntEnum", "Sizes that are not negotiated, in bytes unless said."),
     ]:
@@ -82,7 +90,7 @@ def constants_py(data: dict[str, Any]) -> str:
             lines.append("    NONE = 0")
         for key, row in data[table].items():
             lines += [f"    {key} = {row['value']}", f'    """{row["doc"]}"""']
-    lines += ["", "", "FEATURES = 0"]
+    lines += ["", "", f"FEATURES = {' | '.join(f'Feature.{key}' for key in data['feature'])}"]
     lines += ["#: name: (default, smallest, largest) of each limit that HELLO negotiates."]
     lines += ["LIMITS = {"]
     for key, row in data["limit"].items():

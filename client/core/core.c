@@ -12,6 +12,7 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
 
 int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room) {
     struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    struct rs_batch batch;
     struct rs_request request;
     struct rs_limits limits;
     const struct rs_guard nothing = {{-1, -1}, 0, 0};
@@ -20,7 +21,8 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
 
     rs_limits_default(&limits);
     limits.fds = 0; /* there is no frame that could bring any */
-    int err = rs_decode_request(body, len, RS_REQUESTS, &limits, entries, &request, &why);
+    int err = rs_decode_request(body, len, RS_CALLS_AND_COPIES, &limits, entries, &batch,
+                                &request, &why);
     if (err)
         return -err;
     if (request.reserve > room)
@@ -134,10 +136,11 @@ int32_t rs_recode(const uint8_t *in, uint32_t len, uint8_t *out, uint32_t room) 
 
 int32_t rs_check_request(const uint8_t *body, uint32_t len) {
     struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    struct rs_batch batch;
     struct rs_request request;
     struct rs_limits limits;
     const char *why;
     rs_limits_default(&limits);
-    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN, &limits, entries, &request,
-                             &why);
+    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING,
+                             &limits, entries, &batch, &request, &why);
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-Relocation: TypeAlias = "tuple[int, int | In | Out | InOut | Ret | Struct]"
+Relocation: TypeAlias = "tuple[int, int | In | Out | InOut | Ret | Struct | Ref | Param]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,31 @@ class FdArg:
     index: int
 
 
-Argument: TypeAlias = int | In | Out | Ret | InOut | Struct | FdArg
+#: The offset of a Ref that means the result itself.
+RESULT = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """In a batch: what an earlier step has returned, or a number that it has left.
+
+    step: its index. offset: RESULT, or where in the step's first output (an Out or InOut) an int
+    of four bytes stands. width: how many bytes of it go into a Struct that points here.
+    """
+
+    step: int
+    offset: int = RESULT
+    width: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """In a prepared batch: the index-th argument of the run, a number or data."""
+
+    index: int
+
+
+Argument: TypeAlias = int | In | Out | Ret | InOut | Struct | FdArg | Ref | Param
 
 
 def flatten(args: Sequence[Argument]) -> tuple[Argument, ...]:

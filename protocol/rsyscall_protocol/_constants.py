@@ -29,6 +29,22 @@ class MessageType(enum.IntEnum):
     """why the connection ends here"""
     BYE = 7
     """no more requests; or: all of them are answered"""
+    RING = 8
+    """go on in shared memory"""
+    BELL = 9
+    """beside a ring, on the socket: there is something in it, or room"""
+    FDS = 10
+    """beside a ring, on the socket: file descriptors for one of its frames"""
+    BATCH = 11
+    """make several system calls, one after the other"""
+    BATCHED = 12
+    """the answer to a BATCH or RUN"""
+    PREPARE = 13
+    """keep a batch, to be run later"""
+    RUN = 14
+    """run a batch that was prepared"""
+    UNPREPARE = 15
+    """forget a batch that was prepared"""
 
 
 class ArgumentType(enum.IntEnum):
@@ -46,6 +62,10 @@ class ArgumentType(enum.IntEnum):
     """room for n bytes, as many come back as the call returned"""
     FD = 6
     """the k-th file descriptor that came with this frame"""
+    REF = 7
+    """in a batch: what an earlier step returned, or a number in its first output"""
+    PARAM = 8
+    """in a prepared batch: the k-th argument of the RUN"""
 
 
 class CallFlag(enum.IntFlag):
@@ -54,6 +74,49 @@ class CallFlag(enum.IntFlag):
     NONE = 0
     RETURN_FD = 1
     """a result >= 0 is a file descriptor: send it with the RESULT and close it here"""
+
+
+class BatchFlag(enum.IntFlag):
+    """The flags of a BATCH or PREPARE."""
+
+    NONE = 0
+    BRIEF = 1
+    """of the results only the last, and the statuses only if a step failed"""
+
+
+class StepFlag(enum.IntFlag):
+    """The flags of a step."""
+
+    NONE = 0
+    CONTINUE = 1
+    """go on with the next step if this one fails"""
+
+
+class Status(enum.IntEnum):
+    """What became of a step."""
+
+    NOT_STARTED = 0
+    """an earlier step failed"""
+    DONE = 1
+    """as it should"""
+    FAILED = 2
+    """its result is not one that counts as success"""
+    BLOCKED = 3
+    """it was cancelled while it was blocked, and had no effect"""
+    UNDONE = 4
+    """done, and undone when a later step failed"""
+    UNDO_FAILED = 5
+    """done, and its undo failed when a later step failed"""
+
+
+class Feature(enum.IntFlag):
+    """What not every peer can do."""
+
+    NONE = 0
+    RING = 1
+    """the connection may go on in shared memory"""
+    BATCH = 2
+    """BATCH, PREPARE, RUN and UNPREPARE are understood"""
 
 
 class ErrorCode(enum.IntEnum):
@@ -93,6 +156,8 @@ class ErrorCode(enum.IntEnum):
     """the server does not serve this peer"""
     INTERNAL = 17
     """the server cannot go on"""
+    RING = 18
+    """the other half of the ring holds nonsense"""
 
 
 class Size(enum.IntEnum):
@@ -106,19 +171,40 @@ class Size(enum.IntEnum):
     """bytes a request reserves for its reply"""
     REPLY_OUT = 5
     """and per output, besides the output itself"""
+    BATCH_BASE = 64
+    """bytes a batch reserves for its reply, besides what its steps do"""
+    BATCH_STEP = 9
+    """and per step: its result and its status"""
+    RING_MIN = 4096
+    """bytes of data one half of a ring holds at least"""
+    RING_MAX = 1048576
+    """and at most"""
+    RING_HEADER = 4096
+    """bytes in front of the data of a half"""
+    RING_TAIL = 0
+    """where in a half: how many bytes its owner has written, modulo 2**32"""
+    RING_HEAD = 64
+    """where: how many bytes of the other half its owner has read"""
+    RING_PARKED = 128
+    """where: whether its owner sleeps, and for what"""
+    SIDE_MAX = 64
+    """bytes of the body of a BELL or FDS at most"""
     STRUCT_DEPTH = 3
     """how far relocations may lead"""
     ERROR_TEXT = 255
     """bytes of the text of an ERROR at most"""
 
 
-FEATURES = 0
+FEATURES = Feature.RING | Feature.BATCH
 #: name: (default, smallest, largest) of each limit that HELLO negotiates.
 LIMITS = {
     "frame": (1048576, 4096, 1048576),
-    "depth": (8, 4, 8),
+    "depth": (8, 6, 8),
     "data": (1024, 6, 1024),
     "fds": (253, 0, 253),
     "outstanding": (1024, 1, 1024),
     "window": (2097152, 8192, 2097152),
+    "steps": (1024, 1, 1024),
+    "programs": (64, 0, 64),
+    "program_bytes": (262144, 0, 262144),
 }

@@ -11,8 +11,11 @@ from rsyscall_protocol._constants import (
     FEATURES,
     VERSION_MAX,
     VERSION_MIN,
+    BatchFlag,
     CallFlag,
     ErrorCode,
+    Feature,
+    StepFlag,
 )
 from rsyscall_protocol._limits import Limits
 
@@ -28,7 +31,7 @@ class Hello:
 
     version_min: int = VERSION_MIN
     version_max: int = VERSION_MAX
-    features: int = FEATURES
+    features: Feature = FEATURES
     limits: Limits = field(default_factory=Limits)
     info: Mapping[str, int | str] = field(default_factory=dict[str, "int | str"])
 
@@ -73,6 +76,101 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Ring:
+    """Go on in shared memory, with `size` bytes in each direction.
+
+    spin: how many microseconds the server may look for the next frame before it sleeps.
+    """
+
+    id: int
+    size: int
+    spin: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """Beside a ring: there is something in it, or room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fds:
+    """Beside a ring: the number-th packet of `count` file descriptors, counted from 0."""
+
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a batch.
+
+    ok: which results are a success: None, all that are no error; a number, only that; or, besides
+    those that are no error, these errors. undo: what to do if a later step fails, as number and
+    (flat) arguments.
+    """
+
+    nr: int
+    args: tuple[Argument, ...] = ()
+    ok: int | tuple[int, ...] | None = None
+    flags: StepFlag = StepFlag.NONE
+    undo: tuple[int, tuple[Argument, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Make these calls, one after the other; `fds` travel with the frame."""
+
+    id: int
+    steps: tuple[Step, ...]
+    flags: BatchFlag = BatchFlag.NONE
+    fds: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Keep a batch whose steps may have so many parameters."""
+
+    id: int
+    steps: tuple[Step, ...]
+    parameters: int = 0
+    flags: BatchFlag = BatchFlag.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a prepared batch with these arguments: numbers, In or FdArg."""
+
+    id: int
+    program: int
+    args: tuple[Argument, ...] = ()
+    fds: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepare:
+    """Forget a prepared batch."""
+
+    id: int
+    program: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """What became of a batch.
+
+    outs: the outputs of all steps that were started. values: what they returned, as 64-bit numbers
+    in the byte order of the machine (BatchFlag.BRIEF: only the last). statuses: a byte for each
+    step (BRIEF: none if all succeeded). stopped: the step that ended it, or how many there are.
+    """
+
+    id: int
+    outs: tuple[bytes, ...]
+    values: bytes
+    statuses: bytes
+    stopped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Error:
     """Why the sender ends the connection, and where in the bytes it received the reason stands."""
 
@@ -86,5 +184,5 @@ class Bye:
     """The client has no more requests; or the server has answered all of them."""
 
 
-Request: TypeAlias = Call | Read | Write
-Event: TypeAlias = Hello | Call | Result | Read | Write | Error | Bye
+Request: TypeAlias = Call | Read | Write | Ring | Batch | Prepare | Run | Unprepare
+Event: TypeAlias = Hello | Request | Result | Batched | Error | Bye | Bell | Fds

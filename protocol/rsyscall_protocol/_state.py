@@ -6,8 +6,10 @@ The rules:
 2. The client speaks first. The server says nothing before it has heard HELLO, except why not.
 3. Requests go one way and results the other, in any order, until the client says BYE. The server
    then answers what is still open, says BYE itself and ends the stream.
-4. Whoever sees a rule broken says ERROR and ends the stream; ERROR is not answered.
-5. The end of the stream between two frames ends the connection in any state; within a frame it is
+4. When nothing is under way the client may ask, once, to go on in shared memory. The server says
+   how that went before anything else is said. Beside the ring, BELL and FDS go over the socket.
+5. Whoever sees a rule broken says ERROR and ends the stream; ERROR is not answered.
+6. The end of the stream between two frames ends the connection in any state; within a frame it is
    an error.
 
 Messages may cross: a RESULT that left before its sender heard BYE arrives in CLOSING, where it is
@@ -39,6 +41,7 @@ class State(enum.Enum):
     IDLE = "IDLE"
     GREETED = "GREETED"
     OPEN = "OPEN"
+    MOVING = "MOVING"
     CLOSING = "CLOSING"
     CLOSED = "CLOSED"
     FAILED = "FAILED"
@@ -61,13 +64,25 @@ TRANSITIONS: dict[State, dict[tuple[Role, M], State]] = {
         (C, M.CALL): State.OPEN,
         (C, M.READ): State.OPEN,
         (C, M.WRITE): State.OPEN,
+        (C, M.BATCH): State.OPEN,
+        (C, M.PREPARE): State.OPEN,
+        (C, M.RUN): State.OPEN,
+        (C, M.UNPREPARE): State.OPEN,
         (S, M.RESULT): State.OPEN,
+        (S, M.BATCHED): State.OPEN,
+        (C, M.RING): State.MOVING,
         (C, M.BYE): State.CLOSING,
+        (C, M.ERROR): State.FAILED,
+        (S, M.ERROR): State.FAILED,
+    },
+    State.MOVING: {
+        (S, M.RESULT): State.OPEN,
         (C, M.ERROR): State.FAILED,
         (S, M.ERROR): State.FAILED,
     },
     State.CLOSING: {
         (S, M.RESULT): State.CLOSING,
+        (S, M.BATCHED): State.CLOSING,
         (S, M.BYE): State.CLOSED,
         (C, M.ERROR): State.FAILED,
         (S, M.ERROR): State.FAILED,

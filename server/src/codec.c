@@ -3,7 +3,7 @@
 #include "rsyscall/protocol.h"
 #include "sys.h"
 
-static int take_be(struct rs_reader *r, uint32_t bytes, uint64_t *out) {
+int rs_take_be(struct rs_reader *r, uint32_t bytes, uint64_t *out) {
     if ((uint64_t)(r->end - r->p) < bytes)
         return RS_ERR_MALFORMED;
     uint64_t v = 0;
@@ -80,27 +80,27 @@ int rs_next(struct rs_reader *r, struct rs_value *v) {
     case 0xc5:
     case 0xc6:
         v->kind = RS_BIN;
-        return take_be(r, 1u << (tag - 0xc4), &n) ? RS_ERR_MALFORMED : take_data(r, v, n);
+        return rs_take_be(r, 1u << (tag - 0xc4), &n) ? RS_ERR_MALFORMED : take_data(r, v, n);
     case 0xc7:
     case 0xc8:
     case 0xc9:
-        return take_be(r, 1u << (tag - 0xc7), &n) ? RS_ERR_MALFORMED : take_ext(r, v, n);
+        return rs_take_be(r, 1u << (tag - 0xc7), &n) ? RS_ERR_MALFORMED : take_ext(r, v, n);
     case 0xca:
     case 0xcb:
         v->kind = RS_FLOAT;
-        return take_be(r, tag == 0xca ? 4 : 8, &v->number);
+        return rs_take_be(r, tag == 0xca ? 4 : 8, &v->number);
     case 0xcc:
     case 0xcd:
     case 0xce:
     case 0xcf:
         v->kind = RS_UINT;
-        return take_be(r, 1u << (tag - 0xcc), &v->number);
+        return rs_take_be(r, 1u << (tag - 0xcc), &v->number);
     case 0xd0:
     case 0xd1:
     case 0xd2:
     case 0xd3: {
         uint32_t bytes = 1u << (tag - 0xd0);
-        if (take_be(r, bytes, &n))
+        if (rs_take_be(r, bytes, &n))
             return RS_ERR_MALFORMED;
         uint32_t shift = 64 - 8 * bytes;
         int64_t s = (int64_t)(n << shift) >> shift;
@@ -118,18 +118,18 @@ int rs_next(struct rs_reader *r, struct rs_value *v) {
     case 0xda:
     case 0xdb:
         v->kind = RS_STR;
-        return take_be(r, 1u << (tag - 0xd9), &n) ? RS_ERR_MALFORMED : take_data(r, v, n);
+        return rs_take_be(r, 1u << (tag - 0xd9), &n) ? RS_ERR_MALFORMED : take_data(r, v, n);
     case 0xdc:
     case 0xdd:
         v->kind = RS_ARRAY;
-        if (take_be(r, tag == 0xdc ? 2 : 4, &n))
+        if (rs_take_be(r, tag == 0xdc ? 2 : 4, &n))
             return RS_ERR_MALFORMED;
         v->len = (uint32_t)n;
         return 0;
     case 0xde:
     case 0xdf:
         v->kind = RS_MAP;
-        if (take_be(r, tag == 0xde ? 2 : 4, &n))
+        if (rs_take_be(r, tag == 0xde ? 2 : 4, &n))
             return RS_ERR_MALFORMED;
         v->len = (uint32_t)n;
         return 0;

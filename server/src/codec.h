@@ -30,6 +30,9 @@ int rs_validate(const uint8_t *p, uint32_t len, uint32_t depth);
 /* Step over one value and all that is in it; only on bytes that rs_validate has passed. */
 void rs_skip(struct rs_reader *r);
 
+/* A big-endian number of so many bytes. 0, or RS_ERR_MALFORMED if there are not as many. */
+int rs_take_be(struct rs_reader *r, uint32_t bytes, uint64_t *out);
+
 /* The next value's number; only where a check has already found an integer. */
 uint64_t rs_number(struct rs_reader *r);
 

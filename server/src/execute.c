@@ -15,6 +15,8 @@ enum { HEAD = RS_SIZE_HEADER + 1 + 1 + 9 + 1 + 9 + 5 };
 _Static_assert(HEAD <= RS_SIZE_REPLY_BASE, "what a request reserves must hold a RESULT");
 
 int rs_may_block(const struct rs_request *req) {
+    if (req->type == RS_MSG_BATCH || req->type == RS_MSG_RUN)
+        return 1; /* perhaps; and a thousand calls take their time anyway */
     if (req->type != RS_MSG_CALL)
         return 0;
     return req->nr >= RS_CALLS || call_flags[req->nr] & RS_CALL_BLOCKS;
@@ -33,26 +35,26 @@ static int guarded(const struct rs_guard *guard, uint64_t fd) {
 }
 
 /* Calls that nobody who serves could survive, or whose control would not come back here. */
-static int64_t refuse(const struct rs_request *req, const struct rs_entry *e,
+static int64_t refuse(uint64_t nr, const struct rs_entry *e, uint32_t count,
                       const struct rs_guard *guard) {
-    if (req->nr >= RS_CALLS)
+    if (nr >= RS_CALLS)
         return 0;
-    uint8_t flags = call_flags[req->nr];
+    uint8_t flags = call_flags[nr];
     if (flags & RS_CALL_REFUSED)
         return -RS_EPERM;
     if (guard->made_bits && flags & RS_CALL_REFUSED_IN_PROCESS)
         return -RS_EPERM;
-    if (!(flags & RS_CALL_CLOSES) || req->count == 0)
+    if (!(flags & RS_CALL_CLOSES) || count == 0)
         return 0;
-    if (req->nr == RS_NR_close)
+    if (nr == RS_NR_close)
         return guarded(guard, e[0].value) ? -RS_EPERM : 0;
-    if (req->nr == RS_NR_close_range) {
+    if (nr == RS_NR_close_range) {
         if (guard->made_bits)
             return -RS_EPERM;
         uint32_t lo = (uint32_t)e[0].value;
-        uint32_t hi = req->count > 1 ? (uint32_t)e[1].value : 0;
+        uint32_t hi = count > 1 ? (uint32_t)e[1].value : 0;
         /* CLOSE_RANGE_CLOEXEC closes nothing yet, but would at an exec: which ends us anyway. */
-        if (req->count > 2 && (uint32_t)e[2].value & 4)
+        if (count > 2 && (uint32_t)e[2].value & 4)
             return 0;
         for (int i = 0; i < 2; i++)
             if (guard->fds[i] >= 0 && lo <= (uint32_t)guard->fds[i] &&
@@ -61,7 +63,7 @@ static int64_t refuse(const struct rs_request *req, const struct rs_entry *e,
         return 0;
     }
     /* dup2, dup3: onto a free number is fine in our own process, and unknowable in another's. */
-    return req->count > 1 && guarded(guard, e[1].value) ? -RS_EPERM : 0;
+    return count > 1 && guarded(guard, e[1].value) ? -RS_EPERM : 0;
 }
 
 static int returns_fd(uint64_t nr, const uint64_t *a) {
@@ -106,10 +108,30 @@ static void remember(const struct rs_guard *guard, uint64_t nr, const uint64_t *
     }
 }
 
-/* Give every entry its address; outputs are placed inside the reply itself. Returns the end. */
-static uint8_t *place(struct rs_request *req, struct rs_entry *e, const int32_t *fds, uint8_t *p,
-                      uint32_t *outs) {
-    for (uint32_t i = 0; i < req->count; i++) {
+/* What an entry of a batch stands for: a number, or an address of data in the RUN. */
+static void resolve(struct rs_entry *e, const struct rs_batch *batch, const int32_t *fds) {
+    if (e->type == RS_ARG_REF) {
+        uint64_t step = e->value;
+        int32_t number;
+        if (e->offset == RS_REF_RESULT) {
+            e->value = (uint64_t)batch->results[step];
+        } else {
+            memcpy(&number, batch->outs[step] + e->offset, sizeof number);
+            e->value = (uint64_t)(int64_t)number;
+        }
+    } else {
+        const struct rs_entry *given = &batch->parameters[e->value];
+        e->value = given->type == RS_ARG_IN   ? rs_addr(given->in)
+                   : given->type == RS_ARG_FD ? (uint64_t)(int64_t)fds[given->value]
+                                              : given->value;
+    }
+}
+
+/* Give every entry its value; outputs are placed inside the reply itself. Returns the end. */
+static uint8_t *place(struct rs_entry *e, uint32_t count, const struct rs_batch *batch,
+                      const int32_t *fds, uint8_t *p, uint32_t *outs) {
+    int pointers = 0;
+    for (uint32_t i = 0; i < count; i++) {
         switch (e[i].type) {
         case RS_ARG_IN:
             e[i].value = rs_addr(e[i].in);
@@ -128,8 +150,13 @@ static uint8_t *place(struct rs_request *req, struct rs_entry *e, const int32_t 
             p = rs_put_bytes(p, RS_TAG_BIN32, e[i].in, e[i].len);
             ++*outs;
             break;
+        case RS_ARG_REF:
+        case RS_ARG_PARAM:
+            resolve(&e[i], batch, fds);
+            break;
         case RS_ARG_STRUCT: {
             e[i].value = rs_addr(e[i].in);
+            pointers = 1;
             if (e[i].out_count == 0)
                 break;
             /* Reserve the place now; the fields are copied once the call has written them. */
@@ -150,23 +177,23 @@ static uint8_t *place(struct rs_request *req, struct rs_entry *e, const int32_t 
             break;
         }
     }
-    for (uint32_t i = 0; i < req->count; i++) {
+    for (uint32_t i = 0; pointers && i < count; i++) {
         struct rs_reader pairs = e[i].relocations;
         for (uint32_t k = 0; k < e[i].relocation_count; k++) {
             uint64_t offset = rs_number(&pairs);
-            uint64_t target = e[rs_number(&pairs)].value;
+            const struct rs_entry *target = &e[rs_number(&pairs)];
             /* The frame is our private copy: it may be written. */
-            memcpy((uint8_t *)(uintptr_t)e[i].value + offset, &target, sizeof target);
+            memcpy((uint8_t *)(uintptr_t)e[i].value + offset, &target->value,
+                   target->type == RS_ARG_REF ? target->len : sizeof target->value);
         }
     }
     return p;
 }
 
 /* After the call: bring the outputs into their final form and place. Returns the end. */
-static uint8_t *collect(const struct rs_request *req, const struct rs_entry *e, int64_t result,
-                        uint8_t *p) {
+static uint8_t *collect(const struct rs_entry *e, uint32_t count, int64_t result, uint8_t *p) {
     uint8_t *from = p; /* where the entry was placed; p is where it belongs */
-    for (uint32_t i = 0; i < req->count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         uint64_t placed = 0, keep = 0;
         switch (e[i].type) {
         case RS_ARG_OUT:
@@ -213,6 +240,10 @@ static uint32_t finish(uint8_t *reply, uint8_t *end, uint64_t id, uint32_t nfds,
     return (uint32_t)(end - reply);
 }
 
+uint32_t rs_result(uint64_t id, int64_t result, uint8_t *reply) {
+    return finish(reply, reply + HEAD, id, 0, result, 0);
+}
+
 /* By way of the kernel, so that a bad address is an answer and not the end of us. */
 static int64_t copy(const struct rs_request *req, uint8_t *room) {
     struct rs_iovec local = {req->type == RS_MSG_READ ? rs_addr(room) : rs_addr(req->in),
@@ -223,6 +254,25 @@ static int64_t copy(const struct rs_request *req, uint8_t *room) {
     return rs_client_call(req->type == RS_MSG_READ ? RS_NR_process_vm_readv
                                                    : RS_NR_process_vm_writev,
                           (uint64_t)rs_getpid(), rs_addr(&local), 1, rs_addr(&remote), 1, 0);
+}
+
+int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs_batch *batch,
+                const int32_t *fds, const struct rs_guard *guard, uint64_t a[6], uint8_t **reply,
+                uint32_t *outs) {
+    uint32_t before = *outs;
+    place(e, count, batch, fds, *reply, outs);
+    for (uint32_t i = 0; i < 6; i++)
+        a[i] = i < count ? e[i].value : 0;
+    int64_t result = refuse(nr, e, count, guard);
+    if (result == 0) {
+        if (nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
+            mark(guard, (int32_t)(uint32_t)a[0], 0);
+        result = rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        remember(guard, nr, a, result);
+    }
+    if (*outs != before)
+        *reply = collect(e, count, result, *reply);
+    return result;
 }
 
 uint32_t rs_execute(struct rs_request *req, struct rs_entry *e, const int32_t *fds,
@@ -241,18 +291,8 @@ uint32_t rs_execute(struct rs_request *req, struct rs_entry *e, const int32_t *f
         return finish(reply, p, req->id, 0, result, outs);
     }
 
-    place(req, e, fds, p, &outs);
-    uint64_t a[6] = {0};
-    for (uint32_t i = 0; i < req->count && i < 6; i++)
-        a[i] = e[i].value;
-    result = refuse(req, e, guard);
-    if (result == 0) {
-        if (req->nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
-            mark(guard, (int32_t)(uint32_t)a[0], 0);
-        result = rs_client_call((int64_t)req->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-        remember(guard, req->nr, a, result);
-    }
-    p = collect(req, e, result, p);
+    uint64_t a[6];
+    result = rs_call(req->nr, e, req->count, 0, fds, guard, a, &p, &outs);
     /* Only what is a new descriptor for certain: it will be closed here once it is sent. */
     if (req->flags & RS_CALLFLAG_RETURN_FD && result >= 0 && returns_fd(req->nr, a))
         *out_fd = (int32_t)result;

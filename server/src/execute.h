@@ -13,11 +13,20 @@ struct rs_guard {
     uint32_t made_bits; /* how many; 0 when the whole process is ours */
 };
 
+/* A RESULT without outputs; returns the frame's length. */
+uint32_t rs_result(uint64_t id, int64_t result, uint8_t *reply);
+
 /* Whether the call may sleep for ever, so that finished replies should leave before it. */
 int rs_may_block(const struct rs_request *req);
 
 /* The descriptor is closed, or about to be: it is no longer one that a call has made. */
 void rs_forget(const struct rs_guard *guard, int32_t fd);
+
+/* Make one call: a has its arguments afterwards, *reply is advanced by its outputs and *outs by
+ * their number. fds and guard as below; batch is what it is a step of, or NULL. */
+int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs_batch *batch,
+                const int32_t *fds, const struct rs_guard *guard, uint64_t a[6], uint8_t **reply,
+                uint32_t *outs);
 
 /* Make the request's call (CALL) or copy (READ, WRITE) and write the whole RESULT frame at reply,
  * which has room for req->reserve bytes. fds are those that came with the frame; they stay open.

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "sys.h"
 
@@ -65,6 +66,21 @@ SAME(RS_F_GETFD, F_GETFD);
 SAME(RS_F_SETFD, F_SETFD);
 SAME(RS_FD_CLOEXEC, FD_CLOEXEC);
 SAME(RS_MADV_DONTNEED, MADV_DONTNEED);
+SAME(RS_EINVAL, EINVAL);
+SAME(RS_PROT_READ, PROT_READ);
+SAME(RS_PROT_WRITE, PROT_WRITE);
+SAME(RS_MAP_SHARED, MAP_SHARED);
+SAME(RS_MAP_PRIVATE, MAP_PRIVATE);
+SAME(RS_MAP_ANONYMOUS, MAP_ANONYMOUS);
+SAME(RS_MAP_POPULATE, MAP_POPULATE);
+SAME(RS_MFD_CLOEXEC, MFD_CLOEXEC);
+SAME(RS_MFD_ALLOW_SEALING, MFD_ALLOW_SEALING);
+SAME(RS_F_ADD_SEALS, F_ADD_SEALS);
+SAME(RS_F_SEAL_SEAL, F_SEAL_SEAL);
+SAME(RS_F_SEAL_SHRINK, F_SEAL_SHRINK);
+SAME(RS_F_SEAL_GROW, F_SEAL_GROW);
+SAME(RS_F_SEAL_FUTURE_WRITE, F_SEAL_FUTURE_WRITE);
+SAME(RS_CLOCK_MONOTONIC, CLOCK_MONOTONIC);
 
 /* The data file's numbers, for the calls that the server itself makes. */
 SAME(RS_NR_close, __NR_close);
@@ -74,6 +90,13 @@ SAME(RS_NR_recvmsg, __NR_recvmsg);
 SAME(RS_NR_sendmsg, __NR_sendmsg);
 SAME(RS_NR_shutdown, __NR_shutdown);
 SAME(RS_NR_madvise, __NR_madvise);
+SAME(RS_NR_mmap, __NR_mmap);
+SAME(RS_NR_munmap, __NR_munmap);
+SAME(RS_NR_memfd_create, __NR_memfd_create);
+SAME(RS_NR_ftruncate, __NR_ftruncate);
+SAME(RS_NR_fcntl, __NR_fcntl);
+SAME(RS_NR_clock_gettime, __NR_clock_gettime);
+SAME(RS_NR_sched_getaffinity, __NR_sched_getaffinity);
 SAME(RS_NR_pidfd_open, __NR_pidfd_open);
 SAME(RS_NR_process_vm_readv, __NR_process_vm_readv);
 SAME(RS_NR_process_vm_writev, __NR_process_vm_writev);

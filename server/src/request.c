@@ -2,12 +2,6 @@
 
 #include "sys.h"
 
-#define FAIL(code, text)                                                                           \
-    do {                                                                                           \
-        *why = (text);                                                                             \
-        return (code);                                                                             \
-    } while (0)
-
 void rs_limits_default(struct rs_limits *limits) {
 #define RS_LIMIT(index, name, def, min, max) limits->name = def;
     RS_LIMITS(RS_LIMIT)
@@ -86,169 +80,197 @@ static int decode_hello(struct rs_reader *r, uint32_t fields, struct rs_request 
     return 0;
 }
 
-/* Check a flat array of pairs of unsigned integers; leaves *r behind it. */
-static int take_pairs(struct rs_reader *r, struct rs_reader *pairs, uint32_t *count) {
-    struct rs_value v;
-    if (rs_next(r, &v) || v.kind != RS_ARRAY || v.len % 2)
-        return 0;
-    *count = v.len / 2;
-    *pairs = *r;
-    for (uint32_t n = v.len; n > 0; n--)
-        if (rs_next(r, &v) || v.kind != RS_UINT)
-            return 0;
-    return 1;
-}
-
-/* STRUCT: an ext whose payload is itself msgpack: [bytes, [offset, index, ...], [offset, n, ...]] */
-static int decode_struct(const struct rs_value *ext, uint32_t self, uint32_t count,
-                         struct rs_entry *e, uint64_t *out_bytes, const char **why) {
-    struct rs_reader r = {ext->data, ext->data + ext->len}, pairs;
-    struct rs_value v;
-    int err = rs_validate(ext->data, ext->len, 2);
-    if (err)
-        FAIL(err, "CALL: a STRUCT is not well-formed");
-    if (rs_next(&r, &v) || v.kind != RS_ARRAY || v.len != 3)
-        FAIL(RS_ERR_ARITY, "CALL: a STRUCT has not three parts");
-    if (rs_next(&r, &v) || v.kind != RS_BIN)
-        FAIL(RS_ERR_FIELD, "CALL: a STRUCT without bytes");
-    e->in = v.data;
-    e->len = v.len;
-    if (!take_pairs(&r, &e->relocations, &e->relocation_count))
-        FAIL(RS_ERR_FIELD, "CALL: the relocations of a STRUCT are not pairs of integers");
-    if (!take_pairs(&r, &e->outs, &e->out_count))
-        FAIL(RS_ERR_FIELD, "CALL: the outputs of a STRUCT are not pairs of integers");
-
-    uint64_t offset, n;
-    pairs = e->relocations;
-    for (uint32_t i = 0; i < e->relocation_count; i++) {
-        offset = rs_number(&pairs);
-        n = rs_number(&pairs);
-        if (e->len < 8 || offset > e->len - 8)
-            FAIL(RS_ERR_FIELD, "CALL: a relocation lies outside of its STRUCT");
-        /* Forward only, so that no chain of them can be a circle. */
-        if (n <= self || n >= count)
-            FAIL(RS_ERR_FIELD, "CALL: a relocation names no later argument");
-    }
-    pairs = e->outs;
-    *out_bytes = 0;
-    for (uint32_t i = 0; i < e->out_count; i++) {
-        offset = rs_number(&pairs);
-        n = rs_number(&pairs);
-        if (offset > e->len || n > e->len - offset)
-            FAIL(RS_ERR_FIELD, "CALL: an output lies outside of its STRUCT");
-        *out_bytes += n;
-    }
+static int decode_nfds(struct rs_reader *r, const struct rs_limits *limits, uint32_t *nfds,
+                       const char **why) {
+    uint64_t n;
+    if (!is_uint(r, UINT32_MAX, &n))
+        FAIL(RS_ERR_FIELD, "the number of file descriptors is no unsigned integer");
+    if (n > limits->fds)
+        FAIL(RS_ERR_TOO_MANY_FDS, "more file descriptors than the limit");
+    *nfds = (uint32_t)n;
     return 0;
 }
 
-static int decode_argument(struct rs_reader *r, uint32_t self, struct rs_entry *e,
-                           struct rs_request *out, const char **why) {
-    struct rs_value v;
-    uint64_t outs = 0;
-    int has_out = 0;
-
-    memset(e, 0, sizeof *e);
-    if (rs_next(r, &v))
-        FAIL(RS_ERR_MALFORMED, "CALL: not well-formed");
-    if (v.kind == RS_UINT || v.kind == RS_NINT) {
-        e->value = v.number;
-        return 0;
-    }
-    if (v.kind != RS_EXT)
-        FAIL(RS_ERR_FIELD, "CALL: an argument is neither an integer nor an ext");
-    e->type = (uint8_t)v.ext;
-    e->depth = 1;
-    switch (v.ext) {
-    case RS_ARG_IN:
-        e->in = v.data;
-        e->len = v.len;
-        break;
-    case RS_ARG_INOUT:
-        e->in = v.data;
-        e->len = v.len;
-        outs = v.len;
-        has_out = 1;
-        break;
-    case RS_ARG_OUT:
-    case RS_ARG_RET:
-        if (v.len != 4)
-            FAIL(RS_ERR_FIELD, "CALL: the size of an OUT is not four bytes");
-        e->len = (uint32_t)v.data[0] << 24 | (uint32_t)v.data[1] << 16 | (uint32_t)v.data[2] << 8 |
-                 v.data[3];
-        outs = e->len;
-        has_out = 1;
-        break;
-    case RS_ARG_FD:
-        if (v.len != 1 || v.data[0] >= out->nfds)
-            FAIL(RS_ERR_FIELD, "CALL: an FD names none of the frame's file descriptors");
-        e->value = v.data[0];
-        e->depth = 0;
-        break;
-    case RS_ARG_STRUCT: {
-        int err = decode_struct(&v, self, out->count, e, &outs, why);
-        if (err)
-            return err;
-        has_out = e->out_count > 0;
-        break;
-    }
-    default:
-        FAIL(RS_ERR_FIELD, "CALL: an argument of unknown type");
-    }
-    if (has_out)
-        out->reserve += RS_SIZE_REPLY_OUT + outs;
-    return 0;
-}
-
-/* From the last entry back, every one a STRUCT points at has its depth already. */
-static int check_depth(struct rs_entry *entries, uint32_t count, const char **why) {
-    for (uint32_t i = count; i-- > 0;) {
-        struct rs_reader pairs = entries[i].relocations;
-        for (uint32_t n = 0; n < entries[i].relocation_count; n++) {
-            rs_number(&pairs); /* the offset */
-            uint64_t target = rs_number(&pairs);
-            if (entries[target].depth == 0)
-                FAIL(RS_ERR_FIELD, "CALL: a relocation names an argument that is not data");
-            if (entries[i].depth <= entries[target].depth)
-                entries[i].depth = (uint8_t)(entries[target].depth + 1);
-        }
-        if (entries[i].depth > RS_SIZE_STRUCT_DEPTH)
-            FAIL(RS_ERR_DEPTH, "CALL: relocations lead too deep");
-    }
+static int decode_nr(struct rs_reader *r, uint64_t *nr, const char **why) {
+    if (!is_uint(r, INT32_MAX, nr))
+        FAIL(RS_ERR_FIELD, "the number of the system call is out of range");
     return 0;
 }
 
 static int decode_call(struct rs_reader *r, const struct rs_limits *limits, struct rs_entry *entries,
                        struct rs_request *out, const char **why) {
-    struct rs_value v;
+    struct rs_scope scope = {0, 0, 0, 0, 0, 0, 0, 0};
     uint64_t n;
-    if (!is_uint(r, UINT32_MAX, &n))
-        FAIL(RS_ERR_FIELD, "CALL: the number of file descriptors is no unsigned integer");
-    if (n > limits->fds)
-        FAIL(RS_ERR_TOO_MANY_FDS, "CALL: more file descriptors than the limit");
-    out->nfds = (uint32_t)n;
+    int err = decode_nfds(r, limits, &out->nfds, why);
+    if (err)
+        return err;
+    scope.nfds = out->nfds;
     if (!is_uint(r, RS_CALLFLAG_RETURN_FD, &n))
         FAIL(RS_ERR_FIELD, "CALL: unknown flags");
     if (n & RS_CALLFLAG_RETURN_FD && limits->fds == 0)
         FAIL(RS_ERR_TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none");
     out->flags = (uint32_t)n;
-    if (!is_uint(r, INT32_MAX, &out->nr))
-        FAIL(RS_ERR_FIELD, "CALL: the number of the system call is out of range");
+    if ((err = decode_nr(r, &out->nr, why)) ||
+        (err = rs_decode_arguments(r, limits, entries, &scope, why)))
+        return err;
+    out->count = scope.count;
+    out->reserve += scope.reserve;
+    return 0;
+}
+
+/* ok: nil, or a number, or an array of numbers of errors. */
+static int decode_ok(struct rs_reader *r, struct rs_step *step, const char **why) {
+    struct rs_value v;
+    uint64_t n;
+    if (rs_next(r, &v))
+        FAIL(RS_ERR_MALFORMED, "a step is not well-formed");
+    switch (v.kind) {
+    case RS_NIL:
+        return 0;
+    case RS_UINT:
+    case RS_NINT:
+        if (v.kind == RS_UINT && v.number > INT64_MAX)
+            FAIL(RS_ERR_FIELD, "a step's ok is out of range");
+        step->ok = RS_OK_VALUE;
+        step->ok_value = (int64_t)v.number;
+        return 0;
+    case RS_ARRAY:
+        step->ok = RS_OK_ERRNOS;
+        step->ok_count = v.len;
+        step->ok_errnos = *r;
+        for (uint32_t i = 0; i < step->ok_count; i++)
+            if (!is_uint(r, 4095, &n))
+                FAIL(RS_ERR_FIELD, "a step's ok holds something that is no error");
+        return 0;
+    default:
+        FAIL(RS_ERR_FIELD, "a step's ok is neither nil, a number nor an array");
+    }
+}
+
+int rs_decode_step(struct rs_reader *r, const struct rs_limits *limits, struct rs_entry *entries,
+                   struct rs_scope *scope, struct rs_step *step, const char **why) {
+    struct rs_value v;
+    uint64_t n;
+    int err;
+    memset(step, 0, sizeof *step);
     if (rs_next(r, &v) || v.kind != RS_ARRAY)
-        FAIL(RS_ERR_FIELD, "CALL: the arguments are not an array");
-    if (v.len > limits->data)
-        FAIL(RS_ERR_FIELD, "CALL: more arguments than the limit");
-    out->count = v.len;
-    for (uint32_t i = 0; i < out->count; i++) {
-        int err = decode_argument(r, i, &entries[i], out, why);
+        FAIL(RS_ERR_FIELD, "a step is not an array");
+    uint32_t fields = v.len;
+    if (fields < 2 || fields > 5)
+        FAIL(RS_ERR_ARITY, "a step has not two to five fields");
+    if ((err = decode_nr(r, &step->nr, why)) ||
+        (err = rs_decode_arguments(r, limits, entries, scope, why)))
+        return err;
+    step->count = scope->count;
+    if (fields > 2 && (err = decode_ok(r, step, why)))
+        return err;
+    if (fields > 3) {
+        if (!is_uint(r, RS_STEPFLAG_CONTINUE, &n))
+            FAIL(RS_ERR_FIELD, "unknown flags of a step");
+        step->flags = (uint32_t)n;
+    }
+    if (fields > 4) {
+        step->undo = *r;
+        rs_skip(r);
+        step->undo.end = r->p;
+    }
+    return 0;
+}
+
+/* An undo: number and arguments, without outputs. It may name the step that it undoes. */
+static int check_undo(struct rs_reader r, const struct rs_limits *limits, struct rs_entry *entries,
+                      struct rs_scope scope, const char **why) {
+    struct rs_step undo;
+    struct rs_value v;
+    struct rs_reader peek = r;
+    if (rs_next(&peek, &v) || v.kind != RS_ARRAY || v.len != 2)
+        FAIL(RS_ERR_ARITY, "an undo has not two fields");
+    scope.step++;
+    int err = rs_decode_step(&r, limits, entries, &scope, &undo, why);
+    if (err)
+        return err;
+    if (scope.outs)
+        FAIL(RS_ERR_FIELD, "an undo has outputs");
+    return 0;
+}
+
+int rs_check_steps(struct rs_reader r, uint32_t steps, const struct rs_limits *limits,
+                   struct rs_entry *entries, struct rs_batch *batch, uint32_t nfds,
+                   uint32_t parameters, uint64_t *reserve, const char **why) {
+    struct rs_scope scope = {nfds, 0, parameters, batch, 0, 0, 0, 0};
+    struct rs_step step;
+    for (; scope.step < steps; scope.step++) {
+        int err = rs_decode_step(&r, limits, entries, &scope, &step, why);
         if (err)
             return err;
+        batch->first_out[scope.step] = scope.first_out;
+        if (step.undo.p && (err = check_undo(step.undo, limits, entries, scope, why)))
+            return err;
     }
-    return check_depth(entries, out->count, why);
+    *reserve += scope.reserve;
+    return 0;
+}
+
+/* The steps of a BATCH or PREPARE; leaves *r where it was. */
+static int decode_steps(struct rs_reader *r, const struct rs_limits *limits,
+                        struct rs_entry *entries, struct rs_batch *batch, struct rs_request *out,
+                        const char **why) {
+    struct rs_value v;
+    if (rs_next(r, &v) || v.kind != RS_ARRAY)
+        FAIL(RS_ERR_FIELD, "the steps are not an array");
+    if (v.len > limits->steps)
+        FAIL(RS_ERR_FIELD, "more steps than the limit");
+    out->steps = v.len;
+    out->program = *r;
+    return rs_check_steps(*r, out->steps, limits, entries, batch, out->nfds, out->parameters,
+                          &out->reserve, why);
+}
+
+static int decode_batch(struct rs_reader *r, const struct rs_limits *limits,
+                        struct rs_entry *entries, struct rs_batch *batch, struct rs_request *out,
+                        const char **why) {
+    uint64_t n;
+    int err;
+    out->reserve = RS_SIZE_BATCH_BASE;
+    if (out->type == RS_MSG_PREPARE) {
+        if (!is_uint(r, limits->data < 255 ? limits->data : 255, &n))
+            FAIL(RS_ERR_FIELD, "PREPARE: the number of parameters is out of range");
+        out->parameters = (uint32_t)n;
+    } else if ((err = decode_nfds(r, limits, &out->nfds, why))) {
+        return err;
+    }
+    if (!is_uint(r, RS_BATCHFLAG_BRIEF, &n))
+        FAIL(RS_ERR_FIELD, "unknown flags of a batch");
+    out->flags = (uint32_t)n;
+    if ((err = decode_steps(r, limits, entries, batch, out, why)))
+        return err;
+    out->reserve += (uint64_t)out->steps * RS_SIZE_BATCH_STEP;
+    return 0;
+}
+
+/* What it reserves depends on the program, and is not known here. */
+static int decode_run(struct rs_reader *r, const struct rs_limits *limits, struct rs_entry *entries,
+                      struct rs_request *out, const char **why) {
+    struct rs_scope scope = {0, 0, 0, 0, 0, 0, 0, 0};
+    int err = decode_nfds(r, limits, &out->nfds, why);
+    if (err)
+        return err;
+    scope.nfds = out->nfds;
+    if (!is_uint(r, UINT32_MAX, &out->which))
+        FAIL(RS_ERR_FIELD, "RUN: the program is no unsigned integer");
+    if ((err = rs_decode_arguments(r, limits, entries, &scope, why)))
+        return err;
+    out->count = scope.count;
+    for (uint32_t i = 0; i < out->count; i++)
+        if (entries[i].type != 0 && entries[i].type != RS_ARG_IN && entries[i].type != RS_ARG_FD)
+            FAIL(RS_ERR_FIELD, "RUN: an argument is neither an integer nor an IN nor an FD");
+    return 0;
 }
 
 static const uint8_t field_count[] = {
-    [RS_MSG_CALL] = 6,  [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,
-    [RS_MSG_ERROR] = 4, [RS_MSG_BYE] = 1,
+    [RS_MSG_CALL] = 6,    [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,     [RS_MSG_ERROR] = 4,
+    [RS_MSG_BYE] = 1,     [RS_MSG_RING] = 4, [RS_MSG_BATCH] = 5,     [RS_MSG_PREPARE] = 5,
+    [RS_MSG_RUN] = 5,     [RS_MSG_UNPREPARE] = 3,
 };
 
 /* [code, offset, text], of which only the code is of use here. */
@@ -264,12 +286,41 @@ static int decode_error(struct rs_reader *r, struct rs_request *out, const char 
     return 0;
 }
 
-int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
-                      const struct rs_limits *limits, struct rs_entry *entries,
-                      struct rs_request *out, const char **why) {
-    struct rs_reader r = {body, body + len};
+static int decode_access(struct rs_reader *r, struct rs_request *out, const char **why) {
     struct rs_value v;
     uint64_t n;
+    if (!is_uint(r, UINT64_MAX, &out->address))
+        FAIL(RS_ERR_FIELD, "READ or WRITE: the address is no unsigned integer");
+    if (out->type == RS_MSG_READ) {
+        if (!is_uint(r, UINT32_MAX, &n))
+            FAIL(RS_ERR_FIELD, "READ: the length is no unsigned integer");
+        out->length = (uint32_t)n;
+        out->reserve += RS_SIZE_REPLY_OUT + n;
+    } else {
+        if (rs_next(r, &v) || v.kind != RS_BIN)
+            FAIL(RS_ERR_FIELD, "WRITE: no bytes");
+        out->in = v.data;
+        out->length = v.len;
+    }
+    return 0;
+}
+
+static int decode_ring(struct rs_reader *r, struct rs_request *out, const char **why) {
+    uint64_t size, spin;
+    if (!is_uint(r, RS_SIZE_RING_MAX, &size) || size < RS_SIZE_RING_MIN || size & (size - 1))
+        FAIL(RS_ERR_FIELD, "RING: the size is no power of two, or out of range");
+    if (!is_uint(r, UINT32_MAX, &spin))
+        FAIL(RS_ERR_FIELD, "RING: the time to spin is no unsigned integer");
+    out->size = (uint32_t)size;
+    out->spin = (uint32_t)spin;
+    return 0;
+}
+
+int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
+                      const struct rs_limits *limits, struct rs_entry *entries,
+                      struct rs_batch *batch, struct rs_request *out, const char **why) {
+    struct rs_reader r = {body, body + len};
+    struct rs_value v;
     int err = rs_validate(body, len, limits->depth);
 
     memset(out, 0, sizeof *out);
@@ -286,7 +337,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         FAIL(RS_ERR_ARITY, "a message without a type");
     if (rs_next(&r, &v) || v.kind != RS_UINT)
         FAIL(RS_ERR_FIELD, "a message's type is no unsigned integer");
-    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_BYE)
+    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_UNPREPARE)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
     if (!(allowed >> out->type & 1))
@@ -297,37 +348,38 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         FAIL(RS_ERR_ARITY, "a message with the wrong number of fields");
 
     switch (out->type) {
-    case RS_MSG_CALL:
-    case RS_MSG_READ:
-    case RS_MSG_WRITE:
+    case RS_MSG_ERROR:
+        return decode_error(&r, out, why);
+    case RS_MSG_BYE:
+        return 0;
+    default:
         if (!is_uint(&r, UINT64_MAX, &out->id))
             FAIL(RS_ERR_FIELD, "the id of a request is no unsigned integer");
         out->reserve = RS_SIZE_REPLY_BASE;
-        break;
-    case RS_MSG_ERROR:
-        return decode_error(&r, out, why);
-    default: /* BYE */
-        return 0;
     }
-    if (out->type == RS_MSG_CALL) {
+    switch (out->type) {
+    case RS_MSG_CALL:
         err = decode_call(&r, limits, entries, out, why);
-        if (err)
-            return err;
-    } else {
-        if (!is_uint(&r, UINT64_MAX, &out->address))
-            FAIL(RS_ERR_FIELD, "READ or WRITE: the address is no unsigned integer");
-        if (out->type == RS_MSG_READ) {
-            if (!is_uint(&r, UINT32_MAX, &n))
-                FAIL(RS_ERR_FIELD, "READ: the length is no unsigned integer");
-            out->length = (uint32_t)n;
-            out->reserve += RS_SIZE_REPLY_OUT + n;
-        } else {
-            if (rs_next(&r, &v) || v.kind != RS_BIN)
-                FAIL(RS_ERR_FIELD, "WRITE: no bytes");
-            out->in = v.data;
-            out->length = v.len;
-        }
+        break;
+    case RS_MSG_BATCH:
+    case RS_MSG_PREPARE:
+        err = decode_batch(&r, limits, entries, batch, out, why);
+        break;
+    case RS_MSG_RUN:
+        err = decode_run(&r, limits, entries, out, why);
+        break;
+    case RS_MSG_UNPREPARE:
+        if (!is_uint(&r, UINT32_MAX, &out->which))
+            FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no unsigned integer");
+        break;
+    case RS_MSG_RING:
+        err = decode_ring(&r, out, why);
+        break;
+    default:
+        err = decode_access(&r, out, why);
     }
+    if (err)
+        return err;
     /* Larger than the window it could never be admitted, however long the client waits. */
     if (out->reserve > limits->frame || out->reserve > limits->window)
         FAIL(RS_ERR_OVERSIZE, "the reply may be larger than the limits");

@@ -18,13 +18,50 @@ struct rs_limits {
 struct rs_entry {
     uint8_t type;       /* 0 for an integer, else RS_ARG_* */
     uint8_t depth;      /* how many levels of data hang below, this one included */
-    uint32_t len;       /* bytes of data or of room */
-    uint64_t value;     /* the integer; the index of an FD; once placed, the address of the data */
+    uint32_t len;       /* bytes of data or of room; REF: of the number, 4 or 8 */
+    uint32_t offset;    /* REF: in the first output of the step, or RS_REF_RESULT */
+    uint64_t value;     /* the integer; the index of an FD, PARAM or step (REF); once placed, what
+                         * the call gets: the number, or the address of the data */
     const uint8_t *in;  /* IN, INOUT, STRUCT: the bytes, inside the frame */
     struct rs_reader relocations; /* STRUCT: pairs of offset and index, checked */
     uint32_t relocation_count;
     struct rs_reader outs; /* STRUCT: pairs of offset and length, checked */
     uint32_t out_count;
+};
+
+#define RS_REF_RESULT UINT32_MAX
+
+/* What is kept of the steps of a batch while it is checked, and while it is run. */
+struct rs_batch {
+    int64_t results[RS_LIMIT_STEPS_MAX];
+    const uint8_t *steps[RS_LIMIT_STEPS_MAX];     /* where they stand */
+    uint8_t *outs[RS_LIMIT_STEPS_MAX];            /* the data of the first output of each */
+    uint32_t first_out[RS_LIMIT_STEPS_MAX];       /* its size, if it has one that a REF may name */
+    uint8_t statuses[RS_LIMIT_STEPS_MAX];
+    const struct rs_entry *parameters; /* the arguments of the RUN */
+};
+
+/* Where an argument list stands, and what it adds up to. */
+struct rs_scope {
+    uint32_t nfds;       /* that came with the frame */
+    uint32_t step;       /* in a batch: which; REFs may name those before */
+    uint32_t parameters; /* in a prepared batch: how many */
+    const struct rs_batch *batch; /* NULL in a CALL */
+    uint32_t count;      /* entries */
+    uint32_t outs;       /* entries with outputs */
+    uint32_t first_out;  /* bytes of the first of them if it is an OUT or INOUT, else 0 */
+    uint64_t reserve;    /* bytes of all of them in the reply */
+};
+
+struct rs_step {
+    uint64_t nr;
+    uint32_t count; /* entries */
+    uint32_t flags; /* RS_STEPFLAG_* */
+    enum { RS_OK_ANY, RS_OK_VALUE, RS_OK_ERRNOS } ok;
+    int64_t ok_value;
+    struct rs_reader ok_errnos;
+    uint32_t ok_count;
+    struct rs_reader undo; /* the undo step, or NULLs */
 };
 
 struct rs_request {
@@ -43,21 +80,48 @@ struct rs_request {
     uint64_t features;
     struct rs_limits limits; /* the peer's, clamped to ours */
     uint64_t error_code;     /* ERROR */
+    uint32_t size, spin;     /* RING */
+    /* BATCH, PREPARE; flags: RS_BATCHFLAG_* */
+    uint32_t steps;
+    uint32_t parameters;      /* PREPARE */
+    struct rs_reader program; /* the steps */
+    uint64_t which;           /* RUN, UNPREPARE; RUN has its arguments in entries */
 };
 
 void rs_limits_default(struct rs_limits *limits);
 
 /* The messages that may come now: sets of 1 << RS_MSG_*. */
 enum {
-    RS_REQUESTS = 1 << RS_MSG_CALL | 1 << RS_MSG_READ | 1 << RS_MSG_WRITE,
+    RS_CALLS_AND_COPIES = 1 << RS_MSG_CALL | 1 << RS_MSG_READ | 1 << RS_MSG_WRITE,
+    RS_BATCHES =
+        1 << RS_MSG_BATCH | 1 << RS_MSG_PREPARE | 1 << RS_MSG_RUN | 1 << RS_MSG_UNPREPARE,
     RS_WHEN_INIT = 1 << RS_MSG_HELLO,
-    RS_WHEN_OPEN = RS_REQUESTS | 1 << RS_MSG_BYE | 1 << RS_MSG_ERROR,
+    RS_WHEN_OPEN = RS_CALLS_AND_COPIES | 1 << RS_MSG_BYE | 1 << RS_MSG_ERROR,
 };
 
-/* Decode one frame's body, if it is one of the allowed messages. entries holds limits->data of them.
- * Returns 0 or RS_ERR_*; *why is then a sentence for the ERROR frame. */
+/* Decode one frame's body, if it is one of the allowed messages. entries holds limits->data of them,
+ * batch is scratch. Returns 0 or RS_ERR_*; *why is then a sentence for the ERROR frame. */
 int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
                       const struct rs_limits *limits, struct rs_entry *entries,
-                      struct rs_request *out, const char **why);
+                      struct rs_batch *batch, struct rs_request *out, const char **why);
+
+/* An argument list: into entries, and what it adds up to into scope. */
+int rs_decode_arguments(struct rs_reader *r, const struct rs_limits *limits,
+                        struct rs_entry *entries, struct rs_scope *scope, const char **why);
+
+/* One step. Cannot fail on one that has been checked before. */
+int rs_decode_step(struct rs_reader *r, const struct rs_limits *limits, struct rs_entry *entries,
+                   struct rs_scope *scope, struct rs_step *step, const char **why);
+
+/* Check all steps; adds what their outputs need to *reserve. */
+int rs_check_steps(struct rs_reader r, uint32_t steps, const struct rs_limits *limits,
+                   struct rs_entry *entries, struct rs_batch *batch, uint32_t nfds,
+                   uint32_t parameters, uint64_t *reserve, const char **why);
+
+#define FAIL(code, text)                                                                           \
+    do {                                                                                           \
+        *why = (text);                                                                             \
+        return (code);                                                                             \
+    } while (0)
 
 #endif

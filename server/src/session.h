@@ -4,8 +4,10 @@
 
 #include <stdint.h>
 
+#include "batch.h"
 #include "execute.h"
 #include "request.h"
+#include "ring.h"
 
 /* The largest frame, and room to read past it so that small frames arrive many at a time. */
 #define RS_RX_SIZE (RS_FRAME_ROOM + 65536)
@@ -31,11 +33,29 @@ struct rs_reply {
     int32_t fd;
 };
 
-/* 3.2 MiB of address space; a page that was never needed costs nothing. */
+/* How long to look for bytes in a ring before sleeping, in turns of the loop. It pays when the next
+ * frame comes sooner than a sleep and a wake would take, so: a wait that was shorter than the
+ * longest spin sets the limit to that, a longer one halves it, and every sixteenth wait tries. */
+struct rs_spin {
+    uint32_t limit, most, waits;
+    uint64_t most_ns;
+};
+
+/* What comes over the socket beside a ring. */
+struct rs_side {
+    uint32_t len, eof;
+    uint32_t packets_in, packets_out; /* FDS frames so far */
+    uint32_t ready; /* packets whose FDS has come, and that no frame has claimed */
+    uint8_t bytes[4 * (RS_SIZE_HEADER + RS_SIZE_SIDE_MAX)];
+};
+
+/* 4 MiB of address space; a page that was never needed costs nothing. */
 struct rs_session {
     struct rs_guard guard; /* fds[0]: the socket, fds[1]: a pidfd of the client or -1 */
     uint32_t flags;
     uint32_t page_size;
+    uint32_t features;  /* granted */
+    uint32_t frame_len; /* of the frame being looked at */
     enum rs_state state;
     struct rs_limits limits;
     uint64_t last_id;
@@ -45,20 +65,34 @@ struct rs_session {
     uint32_t rx_pos, rx_len;
     uint64_t tx_base;
     uint32_t tx_pos, tx_len;
-    uint32_t packet_count; /* 0..2, see receive() */
+    uint32_t packet_count; /* 0..2, see rs_socket_receive() */
     uint32_t reply_head, reply_count, reply_fds;
-    uint32_t stretched; /* more than a few pages of what follows have been touched */
+    uint32_t stretched; /* more than a few pages of what is empty between requests are in use */
+
+    struct rs_ring ring; /* used once ring_on */
+    uint32_t ring_on;
+    uint32_t ring_shared; /* its memory belongs to whoever started us: its size, or 0 */
+    struct rs_spin spin;
+    struct rs_side side;
     uint8_t made[RS_MADE_BITS / 8];
+    struct rs_store store;
 
     _Alignas(4096) struct rs_packet packets[2]; /* from here on: empty between requests */
     struct rs_reply replies[RS_LIMIT_OUTSTANDING_MAX];
     struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    struct rs_entry parameters[256]; /* the arguments of a RUN */
+    struct rs_batch batch;
+    uint8_t scratch[RS_LIMIT_PROGRAM_BYTES_MAX]; /* the program that runs */
     _Alignas(4096) uint8_t rx[RS_RX_SIZE];
     _Alignas(4096) uint8_t tx[RS_TX_SIZE];
 };
 
 /* s must be zeroed. Takes over the socket fd; the caller keeps nothing to close. */
 void rs_session_init(struct rs_session *s, int32_t fd, uint32_t flags, uint32_t page_size);
+
+/* Have memory ready for a ring with a client in the same address space: two halves of
+ * RS_SIZE_RING_HEADER + size bytes, zeroed, the client's first. It stays the caller's. */
+void rs_session_share(struct rs_session *s, void *halves, uint32_t size);
 
 /* Tell the client why it is not served; then rs_session_run says so and ends. */
 void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why);

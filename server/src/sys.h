@@ -64,6 +64,7 @@ enum {
     RS_EBADF = 9,
     RS_EAGAIN = 11,
     RS_ENOMEM = 12,
+    RS_EINVAL = 22,
     RS_EFAULT = 14,
     RS_ENFILE = 23,
     RS_EMFILE = 24,
@@ -95,6 +96,21 @@ enum {
     RS_F_DUPFD_CLOEXEC = 1030,
     RS_FD_CLOEXEC = 1,
     RS_MADV_DONTNEED = 4,
+
+    RS_PROT_READ = 1,
+    RS_PROT_WRITE = 2,
+    RS_MAP_SHARED = 1,
+    RS_MAP_PRIVATE = 2,
+    RS_MAP_ANONYMOUS = 0x20,
+    RS_MAP_POPULATE = 0x8000,
+    RS_MFD_CLOEXEC = 1,
+    RS_MFD_ALLOW_SEALING = 2,
+    RS_F_ADD_SEALS = 1033,
+    RS_F_SEAL_SEAL = 1,
+    RS_F_SEAL_SHRINK = 2,
+    RS_F_SEAL_GROW = 4,
+    RS_F_SEAL_FUTURE_WRITE = 16,
+    RS_CLOCK_MONOTONIC = 1,
 };
 
 static inline int64_t rs_close(int32_t fd) { return rs_sys(RS_NR_close, (uint64_t)fd, 0, 0, 0, 0, 0); }
@@ -108,5 +124,14 @@ static inline int64_t rs_sockopt(int32_t fd, int32_t name, void *value, uint32_t
 
 /* poll(2) by way of ppoll, which every architecture has. timeout in ms, negative: for ever. */
 int64_t rs_poll(struct rs_pollfd *fds, uint32_t n, int64_t timeout_ms);
+
+/* Nanoseconds of CLOCK_MONOTONIC, by a real system call: for what happens seldom. */
+uint64_t rs_clock(void);
+
+/* Whether we may run on one CPU only, so that nobody can answer while we spin. */
+int rs_one_cpu(void);
+
+/* An address, or -errno. */
+int64_t rs_mmap(uint64_t length, uint32_t prot, uint32_t flags, int32_t fd);
 
 #endif

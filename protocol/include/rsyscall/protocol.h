@@ -13,6 +13,14 @@
 #define RS_MSG_WRITE 5 /* write the server's memory by address */
 #define RS_MSG_ERROR 6 /* why the connection ends here */
 #define RS_MSG_BYE 7 /* no more requests; or: all of them are answered */
+#define RS_MSG_RING 8 /* go on in shared memory */
+#define RS_MSG_BELL 9 /* beside a ring, on the socket: there is something in it, or room */
+#define RS_MSG_FDS 10 /* beside a ring, on the socket: file descriptors for one of its frames */
+#define RS_MSG_BATCH 11 /* make several system calls, one after the other */
+#define RS_MSG_BATCHED 12 /* the answer to a BATCH or RUN */
+#define RS_MSG_PREPARE 13 /* keep a batch, to be run later */
+#define RS_MSG_RUN 14 /* run a batch that was prepared */
+#define RS_MSG_UNPREPARE 15 /* forget a batch that was prepared */
 
 #define RS_ARG_IN 1 /* bytes; the address of them is passed */
 #define RS_ARG_OUT 2 /* room for n zeroed bytes, all of which come back */
@@ -20,14 +28,38 @@
 #define RS_ARG_STRUCT 4 /* bytes in which addresses of further data are filled in */
 #define RS_ARG_RET 5 /* room for n bytes, as many come back as the call returned */
 #define RS_ARG_FD 6 /* the k-th file descriptor that came with this frame */
+#define RS_ARG_REF 7 /* in a batch: what an earlier step returned, or a number in its first output */
+#define RS_ARG_PARAM 8 /* in a prepared batch: the k-th argument of the RUN */
 
 #define RS_CALLFLAG_RETURN_FD 1 /* a result >= 0 is a file descriptor: send it with the RESULT and close it here */
 
+#define RS_BATCHFLAG_BRIEF 1 /* of the results only the last, and the statuses only if a step failed */
+
+#define RS_STEPFLAG_CONTINUE 1 /* go on with the next step if this one fails */
+
+#define RS_STATUS_NOT_STARTED 0 /* an earlier step failed */
+#define RS_STATUS_DONE 1 /* as it should */
+#define RS_STATUS_FAILED 2 /* its result is not one that counts as success */
+#define RS_STATUS_BLOCKED 3 /* it was cancelled while it was blocked, and had no effect */
+#define RS_STATUS_UNDONE 4 /* done, and undone when a later step failed */
+#define RS_STATUS_UNDO_FAILED 5 /* done, and its undo failed when a later step failed */
+
+#define RS_FEATURE_RING 1 /* the connection may go on in shared memory */
+#define RS_FEATURE_BATCH 2 /* BATCH, PREPARE, RUN and UNPREPARE are understood */
 
 #define RS_SIZE_HELLO_MAX 4096 /* bytes of a HELLO's body at most; no larger frame is read before it */
 #define RS_SIZE_HEADER 5 /* bytes of a frame's header */
 #define RS_SIZE_REPLY_BASE 40 /* bytes a request reserves for its reply */
 #define RS_SIZE_REPLY_OUT 5 /* and per output, besides the output itself */
+#define RS_SIZE_BATCH_BASE 64 /* bytes a batch reserves for its reply, besides what its steps do */
+#define RS_SIZE_BATCH_STEP 9 /* and per step: its result and its status */
+#define RS_SIZE_RING_MIN 4096 /* bytes of data one half of a ring holds at least */
+#define RS_SIZE_RING_MAX 1048576 /* and at most */
+#define RS_SIZE_RING_HEADER 4096 /* bytes in front of the data of a half */
+#define RS_SIZE_RING_TAIL 0 /* where in a half: how many bytes its owner has written, modulo 2**32 */
+#define RS_SIZE_RING_HEAD 64 /* where: how many bytes of the other half its owner has read */
+#define RS_SIZE_RING_PARKED 128 /* where: whether its owner sleeps, and for what */
+#define RS_SIZE_SIDE_MAX 64 /* bytes of the body of a BELL or FDS at most */
 #define RS_SIZE_STRUCT_DEPTH 3 /* how far relocations may lead */
 #define RS_SIZE_ERROR_TEXT 255 /* bytes of the text of an ERROR at most */
 
@@ -48,22 +80,30 @@
 #define RS_ERR_WINDOW 15 /* more unanswered requests than the limits allow */
 #define RS_ERR_PEER 16 /* the server does not serve this peer */
 #define RS_ERR_INTERNAL 17 /* the server cannot go on */
+#define RS_ERR_RING 18 /* the other half of the ring holds nonsense */
 
-#define RS_ERR_LAST 17
+#define RS_ERR_LAST 18
 
 /* RS_LIMIT(index, name, default, min, max) */
 #define RS_LIMITS(RS_LIMIT) \
     RS_LIMIT(0, frame, 1048576, 4096, 1048576) \
-    RS_LIMIT(1, depth, 8, 4, 8) \
+    RS_LIMIT(1, depth, 8, 6, 8) \
     RS_LIMIT(2, data, 1024, 6, 1024) \
     RS_LIMIT(3, fds, 253, 0, 253) \
     RS_LIMIT(4, outstanding, 1024, 1, 1024) \
-    RS_LIMIT(5, window, 2097152, 8192, 2097152)
+    RS_LIMIT(5, window, 2097152, 8192, 2097152) \
+    RS_LIMIT(6, steps, 1024, 1, 1024) \
+    RS_LIMIT(7, programs, 64, 0, 64) \
+    RS_LIMIT(8, program_bytes, 262144, 0, 262144)
+#define RS_LIMIT_COUNT 9
 #define RS_LIMIT_FRAME_MAX 1048576 /* bytes of one frame's body */
 #define RS_LIMIT_DEPTH_MAX 8 /* arrays and maps inside each other, the body included */
 #define RS_LIMIT_DATA_MAX 1024 /* entries in the argument list of one CALL */
 #define RS_LIMIT_FDS_MAX 253 /* file descriptors bound to one frame */
 #define RS_LIMIT_OUTSTANDING_MAX 1024 /* requests that are not answered yet */
 #define RS_LIMIT_WINDOW_MAX 2097152 /* bytes reserved by the replies of those requests */
+#define RS_LIMIT_STEPS_MAX 1024 /* steps of one batch */
+#define RS_LIMIT_PROGRAMS_MAX 64 /* prepared batches */
+#define RS_LIMIT_PROGRAM_BYTES_MAX 262144 /* bytes of all prepared batches */
 
 #endif
