@@ -1,0 +1,83 @@
+"""The client's door to a server, against a server that we play ourselves."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+import trio.testing
+
+from rsyscall.near.sysif import SyscallHangup
+from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall_protocol import Call, Connection, Event, Hello, Limits, Out, Result, Role
+from wire import SECONDS
+
+
+@dataclass
+class Played:
+    """A server that says what the test says."""
+
+    socket: socket.socket
+    connection: Connection
+
+    async def hear(self) -> Event:
+        while True:
+            event = self.connection.next_event()
+            if isinstance(event, Event):
+                return event
+            await trio.lowlevel.wait_readable(self.socket)
+            self.connection.receive(self.socket.recv(2**16))
+
+    def say(self, event: Event, *, without: int = 0) -> None:
+        """Send a frame, without its last bytes."""
+        data, fds = self.connection.send(event)
+        socket.send_fds(self.socket, [data[: len(data) - without]], fds)
+
+
+@asynccontextmanager
+async def played(limits: Limits) -> AsyncGenerator[tuple[RemoteSyscallInterface, Played]]:
+    ours, theirs = socket.socketpair()
+    sysif, server = (
+        RemoteSyscallInterface(ours, limits=limits),
+        Played(theirs, Connection(Role.SERVER)),
+    )
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sysif.start)
+            await server.hear()
+            info: dict[str, int | str] = {"arch": os.uname().machine}
+            server.say(Hello(limits=server.connection.limits, info=info))
+        yield sysif, server
+        await sysif.close_interface()
+
+
+async def test_a_reply_that_the_window_cannot_hold_is_refused_and_not_waited_for() -> None:
+    async with played(Limits(window=8192)) as (sysif, _):
+        with pytest.raises(ValueError, match="8192"):
+            await sysif.call(39, [Out(8192)])
+
+
+async def test_a_descriptor_of_an_incomplete_result_is_closed_with_the_connection() -> None:
+    ours, theirs = os.pipe()
+    async with played(Limits()) as (sysif, server):
+
+        async def call() -> None:
+            with pytest.raises(SyscallHangup):
+                await sysif.call(39, return_fd=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            heard = await server.hear()
+            assert isinstance(heard, Call)
+            server.say(Result(heard.id, 5, (), (theirs,)), without=1)
+            os.close(theirs)
+            await trio.testing.wait_all_tasks_blocked()  # it has read what there is
+            sysif.close()
+    async with trio.lowlevel.FdStream(ours) as pipe:
+        with trio.fail_after(SECONDS):
+            assert await pipe.receive_some() == b""
