@@ -31,7 +31,9 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
 }
 
-int32_t rs_serve(int32_t fd) {
+int32_t rs_serve(int32_t fd) { return rs_serve_shared(fd, 0, 0); }
+
+int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size) {
     int64_t memory = rs_sys(RS_NR_mmap, 0, sizeof(struct rs_session), PROT_READ_WRITE,
                             MAP_PRIVATE_ANONYMOUS, UINT64_MAX, 0);
     if (memory < 0) {
@@ -40,6 +42,8 @@ int32_t rs_serve(int32_t fd) {
     }
     struct rs_session *session = (struct rs_session *)(uintptr_t)memory;
     rs_session_init(session, fd, RS_IN_PROCESS, 4096);
+    if (halves)
+        rs_session_share(session, halves, size);
     rs_session_run(session);
     rs_sys(RS_NR_munmap, (uint64_t)memory, sizeof *session, 0, 0, 0, 0);
     return 0;

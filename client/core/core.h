@@ -14,8 +14,10 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
 int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room);
 
 /* Serve the connected socket fd from the calling thread until its client ends; the fd is closed.
- * 0, or -errno if there was no memory, and then the fd is closed as well. */
+ * 0, or -errno if there was no memory, and then the fd is closed as well. halves: memory for a ring
+ * of that size, see rs_session_share. */
 int32_t rs_serve(int32_t fd);
+int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size);
 
 /* For the tests of the codec: one msgpack value written anew in its shortest form (floats, nil and
  * bool as they are). Returns the length, or -RS_ERR_*. */

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import trio
 
-#: How long calls may go on without letting another task run, in seconds.
-YIELD_AFTER = 0.001
+from rsyscall._ring import due, yielded
 
-_last_yield = 0.0
+__all__ = ["checkpoint", "due", "pause"]
 
 
 async def checkpoint() -> None:
@@ -19,11 +16,15 @@ async def checkpoint() -> None:
     expires and no other task gets its turn, however many calls complete. A full checkpoint each
     time would cost more than most calls do.
     """
-    global _last_yield
-    if time.monotonic() - _last_yield < YIELD_AFTER:
+    if due():
+        await pause()
+    else:
         await trio.lowlevel.checkpoint_if_cancelled()
-        return
+
+
+async def pause() -> None:
+    """Let others run, now: it is `due`."""
     try:
         await trio.lowlevel.checkpoint()
     finally:
-        _last_yield = time.monotonic()
+        yielded()

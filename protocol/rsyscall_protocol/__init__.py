@@ -5,7 +5,19 @@ events you want to send and the bytes and file descriptors you received, and it 
 send and events that happened.
 """
 
-from rsyscall_protocol._arguments import Argument, FdArg, In, InOut, Out, Ret, Struct, flatten
+from rsyscall_protocol._arguments import (
+    RESULT,
+    Argument,
+    FdArg,
+    In,
+    InOut,
+    Out,
+    Param,
+    Ref,
+    Ret,
+    Struct,
+    flatten,
+)
 from rsyscall_protocol._codec import decode, encode
 from rsyscall_protocol._connection import NEED_DATA, Connection, NeedData
 from rsyscall_protocol._constants import (
@@ -14,25 +26,54 @@ from rsyscall_protocol._constants import (
     VERSION_MAX,
     VERSION_MIN,
     ArgumentType,
+    BatchFlag,
     CallFlag,
     ErrorCode,
+    Feature,
     MessageType,
     Size,
+    Status,
+    StepFlag,
 )
 from rsyscall_protocol._errors import LocalProtocolError, ProtocolError, RemoteProtocolError
-from rsyscall_protocol._events import Bye, Call, Error, Event, Hello, Read, Request, Result, Write
+from rsyscall_protocol._events import (
+    Batch,
+    Batched,
+    Bell,
+    Bye,
+    Call,
+    Error,
+    Event,
+    Fds,
+    Hello,
+    Prepare,
+    Read,
+    Request,
+    Result,
+    Ring,
+    Run,
+    Step,
+    Unprepare,
+    Write,
+)
 from rsyscall_protocol._limits import Limits
+from rsyscall_protocol._side import SideChannel
 from rsyscall_protocol._state import TRANSITIONS, Role, State, diagram
 
 __all__ = [
     "FEATURES",
     "MAGIC",
     "NEED_DATA",
+    "RESULT",
     "TRANSITIONS",
     "VERSION_MAX",
     "VERSION_MIN",
     "Argument",
     "ArgumentType",
+    "Batch",
+    "BatchFlag",
+    "Batched",
+    "Bell",
     "Bye",
     "Call",
     "CallFlag",
@@ -41,6 +82,8 @@ __all__ = [
     "ErrorCode",
     "Event",
     "FdArg",
+    "Fds",
+    "Feature",
     "Hello",
     "In",
     "InOut",
@@ -49,16 +92,26 @@ __all__ = [
     "MessageType",
     "NeedData",
     "Out",
+    "Param",
+    "Prepare",
     "ProtocolError",
     "Read",
+    "Ref",
     "RemoteProtocolError",
     "Request",
     "Result",
     "Ret",
+    "Ring",
     "Role",
+    "Run",
+    "SideChannel",
     "Size",
     "State",
+    "Status",
+    "Step",
+    "StepFlag",
     "Struct",
+    "Unprepare",
     "Write",
     "decode",
     "diagram",

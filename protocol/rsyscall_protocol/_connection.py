@@ -5,28 +5,40 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
-from rsyscall_protocol._arguments import out_sizes
-from rsyscall_protocol._codec import (
-    HEADER,
-    HEADER_TAG,
-    check_request,
-    decode,
-    encode,
-    reservation,
-)
+from rsyscall_protocol._codec import HEADER, HEADER_TAG, check_request, decode, encode
 from rsyscall_protocol._constants import (
     VERSION_MAX,
     VERSION_MIN,
-    CallFlag,
     ErrorCode,
+    Feature,
     MessageType,
     Size,
 )
 from rsyscall_protocol._errors import LocalProtocolError, RemoteProtocolError
-from rsyscall_protocol._events import Bye, Call, Error, Event, Hello, Read, Request, Result, Write
+from rsyscall_protocol._events import (
+    Batch,
+    Batched,
+    Bell,
+    Bye,
+    Call,
+    Error,
+    Event,
+    Fds,
+    Hello,
+    Prepare,
+    Read,
+    Request,
+    Result,
+    Ring,
+    Run,
+    Unprepare,
+    Write,
+)
 from rsyscall_protocol._limits import Limits
+from rsyscall_protocol._pending import Pending, Program
 from rsyscall_protocol._state import TRANSITIONS, Role, State
 
 
@@ -45,6 +57,21 @@ _TYPES: dict[type[Event], MessageType] = {
     Write: MessageType.WRITE,
     Error: MessageType.ERROR,
     Bye: MessageType.BYE,
+    Ring: MessageType.RING,
+    Bell: MessageType.BELL,
+    Fds: MessageType.FDS,
+    Batch: MessageType.BATCH,
+    Batched: MessageType.BATCHED,
+    Prepare: MessageType.PREPARE,
+    Run: MessageType.RUN,
+    Unprepare: MessageType.UNPREPARE,
+}
+_NEEDS = {
+    MessageType.RING: Feature.RING,
+    MessageType.BATCH: Feature.BATCH,
+    MessageType.PREPARE: Feature.BATCH,
+    MessageType.RUN: Feature.BATCH,
+    MessageType.UNPREPARE: Feature.BATCH,
 }
 
 _GREETING = (State.IDLE, State.GREETED)
@@ -55,37 +82,6 @@ _ALLOWED = {
 }
 
 
-class _Pending:
-    """A request that has no result yet: what it reserved and what may come back."""
-
-    __slots__ = ("outs", "reads", "reserved", "returns_fd")
-
-    def __init__(self, request: Request) -> None:
-        self.reserved = reservation(request)
-        self.reads = request.length if isinstance(request, Read) else None
-        self.outs = out_sizes(request.args) if isinstance(request, Call) else []
-        self.returns_fd = isinstance(request, Call) and CallFlag.RETURN_FD in request.flags
-
-    def mismatch(self, result: Result) -> str | None:
-        """Why the result cannot be this request's, if it cannot."""
-        if not -(2**63) <= result.value < 2**63:
-            return "RESULT: the value is out of range"
-        if len(result.fds) > (1 if self.returns_fd and result.value >= 0 else 0):
-            return "RESULT: a file descriptor that was not asked for"
-        if self.reads is not None:
-            sizes = [len(out) for out in result.outs]
-            if sizes != ([result.value] if result.value >= 0 else []) or result.value > self.reads:
-                return "RESULT: not the bytes that were to be read"
-            return None
-        if len(result.outs) != len(self.outs):
-            return "RESULT: not as many outputs as were asked for"
-        for out, (size, exact) in zip(result.outs, self.outs, strict=True):
-            expected = size if exact else min(max(result.value, 0), size)
-            if len(out) != expected:
-                return "RESULT: an output of another size than was asked for"
-        return None
-
-
 class Connection:
     """One end of a connection.
 
@@ -94,7 +90,10 @@ class Connection:
     are whatever objects the caller uses for them; those that end up nowhere are handed back by
     `take_unclaimed`, for the caller to close.
 
-    state, limits (those in force) and peer (the peer's Hello, once it has come) may be read.
+    state, limits and features (those in force), ring (whether the stream is in shared memory) and
+    peer (the peer's Hello, once it has come) may be read. Of a stream in shared memory the
+    descriptors come numbered, beside it: `receive_fds` takes them, and wants_fds says that the next
+    frame cannot do without.
     """
 
     def __init__(self, role: Role, limits: Limits | None = None) -> None:
@@ -104,8 +103,12 @@ class Connection:
         self.limits = limits if limits is not None else Limits()
         self.peer: Hello | None = None
         self._offer: Hello | None = None  # a client's own HELLO, once it is sent
+        self.features = Feature.NONE
+        self.ring = False
+        self.wants_fds = False
         self.reserved = 0
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
+        self._programs: dict[int, Program] = {}
         self._last_id = 0
         self._buffer = bytearray()
         self._buffer_start = 0  # position in the stream of the buffer's first byte
@@ -121,19 +124,26 @@ class Connection:
 
         True if waiting would not help: `send` says what is wrong with the request.
         """
+        return self._has_room(Pending(request, self._program(request)))
+
+    def _program(self, request: Request) -> Program | None:
+        return self._programs.get(request.program) if isinstance(request, Run) else None
+
+    def _has_room(self, pending: Pending) -> bool:
         if not self._pending:
             return True
         if len(self._pending) >= self.limits.outstanding:
             return False
-        return self.reserved + reservation(request) <= self.limits.window
+        return self.reserved + pending.reserved <= self.limits.window
 
     def send(self, event: Event) -> tuple[bytes, tuple[Any, ...]]:
         """The frame's bytes, and the file descriptors that must go with their first byte.
 
         LocalProtocolError if the event is not allowed now; nothing has changed then.
         """
-        after = TRANSITIONS[self.state].get((self.role, _TYPES[type(event)]))
-        if after is None:
+        type_ = _TYPES[type(event)]
+        after = TRANSITIONS[self.state].get((self.role, type_))
+        if after is None or not self._may_use(type_):
             name, role = type(event).__name__.upper(), self.role.value
             raise LocalProtocolError(
                 ErrorCode.STATE, f"{name}: a {role} may not send it when {self.state.value}"
@@ -154,11 +164,35 @@ class Connection:
             self.limits = event.limits
             if self.role is Role.CLIENT:
                 self._offer = event
+            else:
+                self.features = event.features
         self._count(event)
         self.state = after
         return HEADER.pack(HEADER_TAG, len(body)) + body, (
-            event.fds if isinstance(event, Call | Result) else ()
+            event.fds if isinstance(event, Call | Result | Batch | Run) else ()
         )
+
+    def adopt(self, request: Request) -> None:
+        """Take note of a request that was checked, encoded and sent by other means."""
+        self._count(request)
+
+    def forget(self, id_: int) -> None:
+        """Take note of a reply that was taken from the stream and checked by other means."""
+        self.reserved -= self._pending.pop(id_).reserved
+
+    def advance(self, n: int) -> None:
+        """Take note of bytes, whole frames, that were taken from the stream by other means."""
+        self._buffer_start += n
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests have no reply yet."""
+        return len(self._pending)
+
+    def _may_use(self, type_: MessageType) -> bool:
+        if type_ == MessageType.RING and (self.ring or self._pending):
+            return False
+        return _NEEDS.get(type_, Feature.NONE) in self.features
 
     def _check_local(self, event: Event) -> None:
         match event:
@@ -167,13 +201,13 @@ class Connection:
                     raise LocalProtocolError(ErrorCode.FIELD, "version_min: larger than the max")
                 if self.peer is not None:
                     self._check_choice(event, self.peer)
-            case Call() | Read() | Write():
+            case Result() | Batched():
+                self._check_result(event)
+            case Error() | Bye() | Bell() | Fds():
+                pass
+            case _:
                 check_request(event, self.limits)
                 self._check_admission(event)
-            case Result():
-                self._check_result(event)
-            case _:
-                pass
 
     # ---- both ways ----
 
@@ -194,12 +228,20 @@ class Connection:
             raise RemoteProtocolError(
                 ErrorCode.ID, "the id of a request is not larger than the one before"
             )
-        if not self.has_room(request):
+        program = self._program(request)
+        if isinstance(request, Run):
+            if program is None:
+                raise RemoteProtocolError(ErrorCode.FIELD, "RUN: no such program")
+            if len(request.args) != program.parameters:
+                raise RemoteProtocolError(
+                    ErrorCode.FIELD, "RUN: not as many arguments as the program has parameters"
+                )
+        if not self._has_room(Pending(request, program)):
             raise RemoteProtocolError(
                 ErrorCode.WINDOW, "more unanswered requests than the limits allow"
             )
 
-    def _check_result(self, result: Result) -> None:
+    def _check_result(self, result: Result | Batched) -> None:
         pending = self._pending.get(result.id)
         if pending is None:
             raise RemoteProtocolError(ErrorCode.ID, "RESULT: of no open request")
@@ -207,12 +249,30 @@ class Connection:
             raise RemoteProtocolError(ErrorCode.FIELD, why)
 
     def _count(self, event: Event) -> None:
-        if isinstance(event, Call | Read | Write):
-            self._last_id = event.id
-            self._pending[event.id] = pending = _Pending(event)
-            self.reserved += pending.reserved
-        elif isinstance(event, Result):
-            self.reserved -= self._pending.pop(event.id).reserved
+        match event:
+            case Result() | Batched():
+                pending = self._pending.pop(event.id)
+                self.reserved -= pending.reserved
+                if isinstance(event, Result):
+                    self._settle(pending, event.value)
+            case Hello() | Error() | Bye() | Bell() | Fds():
+                pass
+            case _:
+                self._last_id = event.id
+                self._pending[event.id] = pending = Pending(event, self._program(event))
+                self.reserved += pending.reserved
+
+    def _settle(self, pending: Pending, value: int) -> None:
+        """What follows from the result of a request that concerns the connection itself."""
+        match pending.request:
+            case Prepare() if value >= 0 and pending.program is not None:
+                self._programs[value] = pending.program
+            case Unprepare(_, program) if value >= 0:
+                self._programs.pop(program, None)
+            case Ring() if value >= 0:
+                self.ring = True
+            case _:
+                pass
 
     # ---- receiving ----
 
@@ -228,6 +288,10 @@ class Connection:
             self._eof = True
         self._buffer += data
         self._truncated |= truncated
+
+    def receive_fds(self, fds: Sequence[Any]) -> None:
+        """Take the next packet of descriptors that came beside a ring."""
+        self._packets.append((0, 0, list(fds)))
 
     def next_event(self) -> Event | NeedData | None:
         """The next event; NEED_DATA when there is none yet; None at the end of the stream.
@@ -272,7 +336,7 @@ class Connection:
         frame = self._frame()
         if frame is None:
             if not self._eof:
-                if self._packets and self._packets[-1][0] > self._buffer_start:
+                if not self.ring and self._packets and self._packets[-1][0] > self._buffer_start:
                     # They came wholly inside of the frame that is not complete. No frame begins
                     # there; a peer that goes on like this must not fill our table meanwhile.
                     raise RemoteProtocolError(
@@ -286,17 +350,35 @@ class Connection:
         start = self._buffer_start
         # What comes before the limits are agreed upon is held to the defaults, as SPEC.md says.
         limits = Limits() if self.state in _GREETING else self.limits
-        event = self._check(decode(frame, limits, _ALLOWED[self.state, self.role.peer]), start)
+        moving = not self.ring
+        event = decode(frame, limits, self._allowed())
+        if self.ring and isinstance(event, Call | Result | Batch | Run) and event.fds:
+            self.wants_fds = not self._packets
+            if self.wants_fds:
+                return NEED_DATA
+        event = self._check(event, start)
         size = Size.HEADER + len(frame)
         del self._buffer[:size]
         self._buffer_start += size
+        if self.ring:
+            if moving:  # the stream begins anew, in shared memory
+                if self._buffer or self._packets:
+                    raise RemoteProtocolError(ErrorCode.STATE, "something follows the last frame")
+                self._buffer_start = 0
+            return event
         if self._packets and self._packets[0][1] <= self._buffer_start:
             # Every frame that could have announced them has been seen. The event's own are lost
             # with the connection, too.
-            if isinstance(event, Call | Result):
+            if isinstance(event, Call | Result | Batch | Run):
                 self._unclaimed += event.fds
             raise RemoteProtocolError(ErrorCode.FDS, "file descriptors that no frame announced")
         return event
+
+    def _allowed(self) -> frozenset[MessageType]:
+        messages = _ALLOWED[self.state, self.role.peer]
+        if self.role is Role.CLIENT:
+            return messages
+        return frozenset(message for message in messages if self._may_use(message))
 
     def _frame(self) -> bytes | None:
         if not self._buffer:
@@ -318,14 +400,12 @@ class Connection:
     def _check(self, event: Event, start: int) -> Event:
         if isinstance(event, Hello):
             self._greet(event)
-        elif isinstance(event, Call | Read | Write):
-            self._check_admission(event)
-        elif isinstance(event, Result):
+        elif isinstance(event, Result | Batched):
             self._check_result(event)
-        if isinstance(event, Call):
-            event = Call(event.id, event.nr, event.args, event.flags, self._claim(event, start))
-        elif isinstance(event, Result) and event.fds:
-            event = Result(event.id, event.value, event.outs, self._claim(event, start))
+        elif not isinstance(event, Error | Bye | Bell | Fds):
+            self._check_admission(event)
+        if isinstance(event, Call | Result | Batch | Run) and event.fds:
+            event = replace(event, fds=self._claim(event, start))
         self._count(event)
         self.state = TRANSITIONS[self.state][self.role.peer, _TYPES[type(event)]]
         return event
@@ -333,6 +413,7 @@ class Connection:
     def _greet(self, hello: Hello) -> None:
         if self._offer is not None:
             self._check_choice(hello, self._offer)
+            self.features = hello.features
         elif hello.version_min > VERSION_MAX or hello.version_max < VERSION_MIN:
             raise RemoteProtocolError(
                 ErrorCode.VERSION,
@@ -342,11 +423,10 @@ class Connection:
         self.limits = self.limits.clamped(hello.limits.as_dict())
         self.peer = hello
 
-    def _claim(self, event: Call | Result, start: int) -> tuple[Any, ...]:
+    def _claim(self, event: Call | Result | Batch | Run, start: int) -> tuple[Any, ...]:
         announced = len(event.fds)
-        if not announced:
-            return ()
-        if not self._packets or not self._packets[0][0] <= start < self._packets[0][1]:
+        begins = self.ring or (self._packets and self._packets[0][0] <= start < self._packets[0][1])
+        if not self._packets or not begins:
             raise RemoteProtocolError(
                 ErrorCode.FDS, "a frame came without the file descriptors it announced"
             )

@@ -187,8 +187,8 @@ class Size(enum.IntEnum):
     """where: how many bytes of the other half its owner has read"""
     RING_PARKED = 128
     """where: whether its owner sleeps, and for what"""
-    SIDE_MAX = 64
-    """bytes of the body of a BELL or FDS at most"""
+    SIDE_MAX = 300
+    """bytes of the body of a frame beside a ring at most"""
     STRUCT_DEPTH = 3
     """how far relocations may lead"""
     ERROR_TEXT = 255

@@ -17,6 +17,9 @@ class Limits:
     fds: int = LIMITS["fds"][0]
     outstanding: int = LIMITS["outstanding"][0]
     window: int = LIMITS["window"][0]
+    steps: int = LIMITS["steps"][0]
+    programs: int = LIMITS["programs"][0]
+    program_bytes: int = LIMITS["program_bytes"][0]
 
     def __post_init__(self) -> None:
         """Refuse what no peer could accept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsyscall_protocol._arguments import out_sizes
-from rsyscall_protocol._constants import BatchFlag, CallFlag, Size, Status
+from rsyscall_protocol._constants import BatchFlag, CallFlag, Status
 from rsyscall_protocol._encode import reservation
 from rsyscall_protocol._events import (
     Batch,
@@ -13,6 +13,7 @@ from rsyscall_protocol._events import (
     Read,
     Request,
     Result,
+    Ring,
     Run,
     Step,
 )
@@ -85,6 +86,11 @@ class Pending:
         return self._result_mismatch(reply)
 
     def _result_mismatch(self, result: Result) -> str | None:
+        if not -(2**63) <= result.value < 2**63:
+            return "RESULT: the value is out of range"
+        if isinstance(self.request, Ring):
+            # Two halves; none if the memory is shared already, or there is no ring.
+            return None if len(result.fds) in (0, 2) else "RESULT: not the two halves of a ring"
         if len(result.fds) > (1 if self.returns_fd and result.value >= 0 else 0):
             return "RESULT: a file descriptor that was not asked for"
         if self.reads is not None:
@@ -99,8 +105,3 @@ class Pending:
             if len(out) != expected:
                 return "RESULT: an output of another size than was asked for"
         return None
-
-
-def largest_reply(window: int, frame: int) -> int:
-    """Bytes of data that one reply can hold."""
-    return min(window, frame) - Size.REPLY_BASE - Size.REPLY_OUT

@@ -46,7 +46,7 @@ struct rs_side {
     uint32_t len, eof;
     uint32_t packets_in, packets_out; /* FDS frames so far */
     uint32_t ready; /* packets whose FDS has come, and that no frame has claimed */
-    uint8_t bytes[4 * (RS_SIZE_HEADER + RS_SIZE_SIDE_MAX)];
+    uint8_t bytes[RS_SIZE_HEADER + RS_SIZE_SIDE_MAX];
 };
 
 /* 4 MiB of address space; a page that was never needed costs nothing. */

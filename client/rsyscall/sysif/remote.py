@@ -1,169 +1,77 @@
-"""Calls that go to a server over a socket.
+"""Calls that go to a server.
 
-One connection is used by many trio tasks at once, without a task of its own: whoever waits for a
-result and finds nobody reading reads, hands the others what is theirs, and passes the role on when
-its own result has come. So too for writing when the socket is full. A task that waits for a result
-cannot be cancelled: the call has been sent, and its result must not be lost.
+Through a ring most are one call of the compiled core: it encodes, publishes, spins and takes the
+answer. What does not fit there, or is not answered in time, goes the same way as over a socket.
 """
 
 from __future__ import annotations
 
-import array
-import contextlib
 import os
-import socket
-import weakref
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, SupportsInt
+from collections.abc import Sequence
+from typing import SupportsInt
 
 import trio
 
-from rsyscall._checkpoint import checkpoint
+from rsyscall._checkpoint import checkpoint, due, pause
+from rsyscall._ring import Ring as _Ring
+from rsyscall._ring import setup
 from rsyscall.near.sysif import (
-    ForkedError,
-    ProtocolHangup,
     Reply,
     SyscallArgument,
-    SyscallHangup,
     SyscallInterface,
-    SyscallSendError,
-    SyscallSendHangup,
     check_reply,
     convert_arguments,
     unreadable,
 )
-from rsyscall.near.types import FileDescriptor
 from rsyscall.sys.syscall import SYS
+from rsyscall.sysif._frames import Dead, Frame, Waiter
+from rsyscall.sysif.link import Link
+from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring, spin_us
 from rsyscall_protocol import (
-    NEED_DATA,
-    Bye,
     Call,
     CallFlag,
-    Connection,
-    Error,
-    ErrorCode,
-    Event,
+    Feature,
     Hello,
-    Limits,
-    LocalProtocolError,
+    In,
+    InOut,
+    Out,
     Read,
-    RemoteProtocolError,
-    Request,
     Result,
-    Role,
+    Ret,
+    Ring,
+    SideChannel,
     Size,
-    State,
     Write,
     flatten,
 )
 
 __all__ = ["RemoteSyscallInterface"]
 
-_RECV_SIZE = 65536
-_CONTROL_SIZE = socket.CMSG_SPACE(Limits().fds * 4)
+setup(In, Out, Ret, InOut)
 
 
-class _Waiter:
-    """A request on its way: whether its first byte has left, and the result once it is there."""
+class RemoteSyscallInterface(Link, SyscallInterface):
+    """The door of a process behind a socket; see Link for how it is used by many tasks at once."""
 
-    __slots__ = ("result", "sent", "task")
-
-    def __init__(self) -> None:
-        self.result: Result | None = None
-        self.sent = False
-        self.task: trio.lowlevel.Task | None = None
-
-
-class _Frame:
-    """A frame that has not left completely."""
-
-    __slots__ = ("data", "fds", "waiter")
-
-    def __init__(self, data: bytes, fds: tuple[int, ...], waiter: _Waiter | None) -> None:
-        self.data = memoryview(data)
-        self.fds = fds
-        self.waiter = waiter
-
-
-def _never(_: Any) -> trio.lowlevel.Abort:
-    return trio.lowlevel.Abort.FAILED
-
-
-async def _unknown_end() -> str:
-    return "the server closed the connection"
-
-
-class _Dead:
-    """Why a connection is over, and the exceptions that say so: a fresh one for every waiter."""
-
-    def __init__(self, reason: str, cause: RemoteProtocolError | None = None) -> None:
-        self.reason = reason
-        self.cause = cause
-
-    def hangup(self) -> SyscallHangup:
-        if self.cause is not None:
-            return ProtocolHangup(self.cause.code, self.reason, self.cause.offset)
-        return SyscallHangup(self.reason)
-
-    def not_sent(self) -> SyscallSendError:
-        return SyscallSendHangup(f"not sent: {self.reason}")
-
-
-_connections: weakref.WeakSet[RemoteSyscallInterface] = weakref.WeakSet()
-
-
-class RemoteSyscallInterface(SyscallInterface):
-    """The door of a process behind a socket.
-
-    post_mortem: asked once when the stream has ended unexpectedly; what is known of the cause.
-    peer: what the server said of itself (arch, page_size, pid), after `start`.
-    """
-
-    def __init__(
+    async def start(
         self,
-        sock: socket.socket,
         *,
-        limits: Limits | None = None,
-        post_mortem: Callable[[], Awaitable[str]] = _unknown_end,
-    ) -> None:
-        """Take over a connected stream socket; nothing is sent before `start`."""
-        sock.setblocking(False)
-        self._sock = sock
-        self._connection = Connection(Role.CLIENT, limits)
-        self._post_mortem = post_mortem
-        self._next_id = 1
-        self._waiters: dict[int, _Waiter] = {}
-        self._out: deque[_Frame] = deque()
-        self._reading = False
-        self._flushing = False
-        self._room = trio.lowlevel.ParkingLot()  # requests that the limits do not admit yet
-        self._dead: _Dead | None = None
-        self._forked = False
-        _connections.add(self)
-
-    @property
-    def peer(self) -> Hello:
-        """What the server said of itself; LocalProtocolError before it has."""
-        if self._connection.peer is None:
-            raise LocalProtocolError(ErrorCode.STATE, "the server has not said HELLO yet")
-        return self._connection.peer
-
-    @property
-    def busy(self) -> bool:
-        """Whether calls are under way."""
-        return bool(self._waiters)
-
-    # ---- the beginning and the end ----
-
-    async def start(self) -> Hello:
+        ring: bool | None = None,
+        ring_size: int = RING_SIZE,
+        halves: SharedHalves | None = None,
+    ) -> Hello:
         """Exchange HELLOs; returns the server's.
 
-        SyscallHangup if the server ends first, ProtocolHangup if it refuses or does not speak the
-        protocol. A checkpoint; if cancelled, the connection is of no use.
+        ring: whether calls are to go through shared memory; None: if the server can. ring_size: the
+        bytes of each half of it. halves: such memory, if the server is in this process and has it
+        too. SyscallHangup if the server ends first, ProtocolHangup if it refuses or does not speak
+        the protocol; OSError if there is no ring and it was asked for. A checkpoint; if cancelled,
+        the connection is of no use.
         """
-        data, _ = self._connection.send(Hello(limits=self._connection.limits))
-        self._out.append(_Frame(data, (), None))
+        features = Feature.BATCH if ring is False else Feature.BATCH | Feature.RING
+        hello = Hello(features=features, limits=self._connection.limits)
+        data, _ = self._connection.send(hello)
+        self._out.append(Frame(data, (), None))
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._dead is None:
             self._flush()
@@ -175,224 +83,112 @@ class RemoteSyscallInterface(SyscallInterface):
             raise await self._explain()
         arch = self.peer.info.get("arch")
         if arch != os.uname().machine:
-            self._die(_Dead(f"the server runs on {arch}, which is not supported yet"))
+            self._die(Dead(f"the server runs on {arch}, which is not supported yet"))
             raise self._hangup()
+        if ring is not False:
+            await self._start_ring(
+                ring_size if halves is None else halves.size, halves, must=bool(ring)
+            )
         return self.peer
 
-    def say_bye(self) -> None:
-        """Tell the server that no request will follow, as far as that can be done at once."""
-        if self._dead is None and self._connection.state is State.OPEN:
-            data, _ = self._connection.send(Bye())
-            self._out.append(_Frame(data, (), None))
-            self._flush()
-
-    def close(self) -> None:
-        """Close the socket; calls that are under way end with SyscallHangup."""
-        self._die(_Dead("the connection was closed by us"))
-
-    async def close_interface(self) -> None:
-        """Say BYE and close the socket. Not a checkpoint."""
-        self.say_bye()
-        self.close()
-
-    def get_activity_fd(self) -> FileDescriptor | None:
-        """The socket, while it is open."""
-        return None if self._sock.fileno() < 0 else FileDescriptor(self._sock.fileno())
-
-    def _die(self, dead: _Dead) -> None:
-        if self._dead is not None:
-            return
-        self._dead = dead
-        self._out.clear()
-        self._close_socket()
-        self._connection.abandon()
-        self._close_unclaimed()
-        for waiter in self._waiters.values():
-            self._wake(waiter)
-        self._room.unpark_all()
-
-    def _close_socket(self) -> None:
-        if self._sock.fileno() >= 0:
-            if not self._forked:
-                trio.lowlevel.notify_closing(self._sock.fileno())
-            self._sock.close()
-
-    def _close_unclaimed(self) -> None:
-        for fd in self._connection.take_unclaimed():
-            os.close(fd)
-
-    def after_fork(self) -> None:
-        """In a forked child: this connection is the parent's; forget it without a word."""
-        self._forked = True
-        self._dead = _Dead("the connection belongs to the process we were forked from")
-        self._out.clear()
-        self._sock.close()
-        self._connection.abandon()
-        self._close_unclaimed()
-
-    def _hangup(self) -> SyscallHangup:
-        return (self._dead or _Dead("the connection is closed")).hangup()
-
-    async def _explain(self) -> SyscallHangup:
-        """The exception for a call that was under way, with what can be learnt of the cause."""
-        dead = self._dead
-        if dead is not None and dead.reason == "":
-            with trio.CancelScope(shield=True):
-                dead.reason = await self._post_mortem()
-        return self._hangup()
-
-    # ---- bytes ----
-
-    def _flush(self) -> None:
-        """Send what the socket takes without waiting."""
-        while self._out:
-            frame = self._out[0]
-            if frame.fds:
-                control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))]
-            else:
-                control = []
-            try:
-                n = self._sock.sendmsg([frame.data], control, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                return
-            except OSError:
-                # The peer is gone; what it said last, perhaps why, is still to be read.
-                while self._dead is None and self._receive():
-                    pass
-                self._die(_Dead(""))
-                return
-            if frame.waiter is not None:
-                frame.waiter.sent = True
-            frame.fds = ()
-            frame.data = frame.data[n:]
-            if not frame.data:
-                self._out.popleft()
-
-    def _receive(self) -> bool:
-        """Read what there is and hand it out; False if there is nothing yet."""
-        fds: list[int] = []
-        try:
-            data, control, flags, _ = self._sock.recvmsg(
-                _RECV_SIZE, _CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return False
-        except OSError:  # ECONNRESET: closed with bytes of ours unread
-            data, control, flags = b"", [], 0
-        for level, type_, payload in control:
-            if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds += array.array("i", payload[: len(payload) // 4 * 4])
-        try:
-            self._connection.receive(data, fds, truncated=bool(flags & socket.MSG_CTRUNC))
-            while (event := self._connection.next_event()) is not NEED_DATA:
-                if event is None:
-                    self._die(_Dead(""))
-                    break
-                self._dispatch(event)
-        except RemoteProtocolError as exc:
-            self._last_word(exc)
-            self._die(_Dead(f"the server broke the protocol: {exc.text}", exc))
-        if fds:
-            self._close_unclaimed()
-        return True
-
-    def _dispatch(self, event: Event) -> None:
-        if isinstance(event, Result):
-            waiter = self._waiters.get(event.id)
-            if waiter is None:  # its caller was torn away by KeyboardInterrupt
-                for fd in event.fds:
-                    os.close(fd)
-            else:
-                waiter.result = event
-                self._wake(waiter)
-            self._room.unpark_all()
-        elif isinstance(event, Error):
-            # It will stand in a terminal or a log, and they may obey what is not printable.
-            text = "".join(
-                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in event.text
-            )
-            reason = f"the server refused: {event.code.name}: {text}"
-            self._die(_Dead(reason, RemoteProtocolError(event.code, reason, event.offset)))
-
-    def _last_word(self, exc: RemoteProtocolError) -> None:
-        with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
-            self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
-
-    # ---- requests ----
-
-    def _wake(self, waiter: _Waiter) -> None:
-        if waiter.task is not None:
-            trio.lowlevel.reschedule(waiter.task)
-            waiter.task = None
-
-    def _admits(self, request: Request) -> bool:
-        return self._dead is not None or self._connection.has_room(request)
-
-    async def _exchange(self, make: Callable[[int], Request]) -> Result:
-        """Send a request once the limits admit it, and wait for its result."""
-        await checkpoint()
-        while not self._admits(make(self._next_id)):
-            await self._room.park()
-        if self._forked:
-            raise ForkedError("the connection belongs to the process we were forked from")
-        if self._dead is not None:
-            await self._explain()
-            raise self._dead.not_sent()
-        request = make(self._next_id)
-        try:
-            data, fds = self._connection.send(request)
-        except LocalProtocolError as exc:
-            raise ValueError(f"the call cannot be sent: {exc.text}") from exc
-        self._next_id += 1
-        waiter = self._waiters[request.id] = _Waiter()
-        try:
-            self._out.append(_Frame(data, fds, waiter))
-            self._flush()
-            if self._out and not self._flushing:
-                await self._drain()
-            return await self._result(waiter)
-        finally:
-            del self._waiters[request.id]
-
-    async def _drain(self) -> None:
-        self._flushing = True
-        try:
-            while self._out:
-                with trio.CancelScope(shield=True):
+    async def _start_ring(self, size: int, halves: SharedHalves | None, *, must: bool) -> None:
+        problem: Exception
+        if Feature.RING not in self._connection.features:
+            problem = OSError("the server has no shared memory for us")
+        else:
+            result = await self._exchange(lambda id_: Ring(id_, size, spin_us()))
+            if result.value >= 0:
+                fds = result.fds
+                shared = (fds[0], fds[1]) if len(fds) == 2 else halves
+                if shared is not None:
                     try:
-                        await trio.lowlevel.wait_writable(self._sock.fileno())
-                    except trio.ClosedResourceError:
-                        return
-                self._flush()
-        finally:
-            self._flushing = False
+                        self._ring = make_ring(
+                            size,
+                            self._sock.fileno(),
+                            self._next_id,
+                            self._connection.limits.frame,
+                            shared,
+                        )
+                    except (OSError, ValueError) as exc:
+                        # The server has moved there already.
+                        self._die(Dead(f"the shared memory cannot be used: {exc}"))
+                        raise self._hangup() from exc
+                    self._halves = halves
+                    self._side = SideChannel(self._connection.limits)
+                    return
+                self._die(Dead("the server gave no shared memory"))
+                raise self._hangup()
+            problem = OSError(-result.value, os.strerror(-result.value))
+        if must:
+            problem.add_note("while moving the connection into shared memory")
+            raise problem
 
-    async def _result(self, waiter: _Waiter) -> Result:
-        while waiter.result is None and self._dead is None:
-            if self._reading:
-                waiter.task = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(_never)
-                continue
-            self._reading = True
+    # ---- calls ----
+
+    async def syscall(
+        self,
+        number: SYS | int,
+        arg1: SyscallArgument = 0,
+        arg2: SyscallArgument = 0,
+        arg3: SyscallArgument = 0,
+        arg4: SyscallArgument = 0,
+        arg5: SyscallArgument = 0,
+        arg6: SyscallArgument = 0,
+    ) -> int:
+        """See SyscallInterface."""
+        if due():
+            await pause()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        ring = self._ring
+        if ring is not None and not self._out and (not self._waiters or self._quiet()):
+            answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+            if type(answer) is int:
+                if self._reading and ring.ready:
+                    self._receive()
+                if answer < 0:
+                    check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
+                return answer
+            if answer is not NotImplemented:
+                args = (arg1, arg2, arg3, arg4, arg5, arg6)
+                return (await self._finish(ring, number, args, answer)).value
+        return (await self._call(number, (arg1, arg2, arg3, arg4, arg5, arg6), (), False)).value
+
+    def _quiet(self) -> bool:
+        """Whether one more call, if it is not too large, is certainly within the limits."""
+        connection = self._connection
+        return (
+            2 * connection.outstanding < connection.limits.outstanding
+            and connection.reserved + connection.limits.frame <= connection.limits.window
+        )
+
+    async def _finish(
+        self,
+        ring: _Ring,
+        number: int,
+        args: Sequence[SyscallArgument],
+        answer: object,
+    ) -> Reply:
+        """The reply to a call that the core has sent, from what it has returned."""
+        if isinstance(answer, tuple):
+            value, outs = answer
+            if self._reading and ring.ready:
+                self._receive()
+        else:
+            request = Call(ring.last_id, int(number), flatten(convert_arguments(args)))
+            self._connection.adopt(request)
+            waiter = self._waiters[request.id] = Waiter()
+            waiter.begun = ring.begun
             try:
-                while waiter.result is None and self._dead is None:
-                    if not self._receive():
-                        with trio.CancelScope(shield=True):
-                            await trio.lowlevel.wait_readable(self._sock.fileno())
-            except trio.ClosedResourceError:
-                pass  # self._dead says why
+                reply = await self._reply(waiter)
             finally:
-                self._reading = False
-                for other in self._waiters.values():
-                    if other.task is not None:  # the role is free: the first one takes it
-                        self._wake(other)
-                        break
-        if waiter.result is not None:
-            return waiter.result
-        hangup = await self._explain()
-        if waiter.sent or self._dead is None:
-            raise hangup
-        raise self._dead.not_sent()
+                del self._waiters[request.id]
+            if not isinstance(reply, Result):
+                raise AssertionError("the connection let a BATCHED through as a RESULT")
+            value, outs = reply.value, reply.outs
+        if value < 0:
+            check_reply(number, args, value)
+        return Reply(value, outs)
 
     async def call(
         self,
@@ -405,6 +201,28 @@ class RemoteSyscallInterface(SyscallInterface):
         """See SyscallInterface."""
         if len(args) > 6:
             raise ValueError(f"args: a system call takes at most six arguments, not {len(args)}")
+        ring = self._ring
+        if ring is not None and not fds and not return_fd:
+            await checkpoint()
+            ring = self._ring
+            if ring is not None and not self._out and (not self._waiters or self._quiet()):
+                answer = ring.call(number, *args)
+                if type(answer) is int:
+                    if self._reading and ring.ready:
+                        self._receive()
+                    check_reply(number, args, answer)
+                    return Reply(answer)
+                if answer is not NotImplemented:
+                    return await self._finish(ring, number, args, answer)
+        return await self._call(number, args, fds, return_fd)
+
+    async def _call(
+        self,
+        number: SYS | int,
+        args: Sequence[SyscallArgument],
+        fds: Sequence[int],
+        return_fd: bool,
+    ) -> Reply:
         values = convert_arguments(args)
         while values and type(values[-1]) is int and values[-1] == 0:
             values.pop()  # what is not there is zero
@@ -456,12 +274,3 @@ class RemoteSyscallInterface(SyscallInterface):
         The server answers in order, so one more answer means all the earlier ones.
         """
         await self._exchange(lambda id_: Read(id_, 0, 0))
-
-
-def _after_fork_in_child() -> None:
-    for connection in list(_connections):
-        connection.after_fork()
-    _connections.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

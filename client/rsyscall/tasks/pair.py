@@ -11,9 +11,10 @@ from collections.abc import AsyncGenerator
 import trio
 
 from rsyscall import near
-from rsyscall._raw import lib
+from rsyscall._raw import ffi, lib
 from rsyscall.handle import Task
 from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall.sysif.ring import SharedHalves
 from rsyscall.tasks.local import local_process
 from rsyscall.thread import Process
 
@@ -23,21 +24,26 @@ _JOIN_SECONDS = 5
 
 
 @contextlib.asynccontextmanager
-async def open_pair() -> AsyncGenerator[Process]:
+async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
     """A process whose calls are served by a thread of this one.
 
-    Everything that a separate stub does is done: frames, socket, the same server loop. Its far
+    Everything that a separate stub does is done: frames, socket or ring (None: ring), the same
+    server loop. Its far
     objects are those of local_process. The server refuses (EPERM) what the interpreter would not
     survive: exec, exit, unshare, ids and capabilities, closing descriptors it did not make.
     SyscallHangup if the exchange of HELLOs fails. A checkpoint.
     """
     ours, theirs = socket.socketpair()
     fd = theirs.detach()
-    thread = threading.Thread(target=lib.rs_serve, args=(fd,), name="rsyscall-server", daemon=True)
+    halves = SharedHalves() if ring is not False else None
+    memory = (ffi.cast("void *", halves.address), halves.size) if halves else (ffi.NULL, 0)
+    thread = threading.Thread(
+        target=lib.rs_serve_shared, args=(fd, *memory), name="rsyscall-server", daemon=True
+    )
     sysif = RemoteSyscallInterface(ours)
     thread.start()
     try:
-        hello = await sysif.start()
+        hello = await sysif.start(ring=ring, halves=halves)
         local = local_process.task
         yield Process(
             Task(

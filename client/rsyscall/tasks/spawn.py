@@ -115,10 +115,13 @@ def _spawn(path: Path, theirs: socket.socket) -> _Stub:
 
 
 @contextlib.asynccontextmanager
-async def open_process(stub: str | os.PathLike[str] | None = None) -> AsyncGenerator[Process]:
+async def open_process(
+    stub: str | os.PathLike[str] | None = None, *, ring: bool | None = None
+) -> AsyncGenerator[Process]:
     """Start a stub of our own and get its process, with an address space of its own.
 
-    stub: the path of its executable, by default that of stub_path(). OSError, with the failed step
+    stub: the path of its executable, by default that of stub_path(). ring: whether calls go through
+    shared memory; None: if the stub can. OSError, with the failed step
     as a note, if it cannot be started; SyscallHangup, saying what became of it, if it ends before
     it has said HELLO. A checkpoint. Leaving the block ends the stub, kills it if calls are still
     under way, reaps it and closes all that was opened for it; if it has died before, that is all
@@ -136,7 +139,7 @@ async def open_process(stub: str | os.PathLike[str] | None = None) -> AsyncGener
         theirs.close()
     sysif = RemoteSyscallInterface(ours, post_mortem=child.post_mortem)
     try:
-        hello = await sysif.start()
+        hello = await sysif.start(ring=ring)
         yield foreign_process(sysif, hello)
     finally:
         busy = sysif.busy

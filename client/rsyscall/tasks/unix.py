@@ -27,14 +27,14 @@ def _parse(address: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def connect(address: str) -> AsyncGenerator[Process]:
+async def connect(address: str, *, ring: bool | None = None) -> AsyncGenerator[Process]:
     """Connect to a server and get the process it has for us.
 
-    address: "unix:/path", or "unix:@name" for the abstract namespace. ValueError if it is not of
-    that form; OSError, with the failed step as a note, if the socket cannot be connected;
-    SyscallHangup if the server ends before it has said HELLO, ProtocolHangup if it refuses. A
-    checkpoint; if cancelled, the connection is closed. Leaving the block says BYE and closes it.
-    unix(7).
+    address: "unix:/path", or "unix:@name" for the abstract namespace. ring: whether calls go
+    through shared memory; None: if the server can. ValueError if the address is not of that form;
+    OSError, with the failed step as a note, if the socket cannot be connected; SyscallHangup if the
+    server ends before it has said HELLO, ProtocolHangup if it refuses. A checkpoint; if cancelled,
+    the connection is closed. Leaving the block says BYE and closes it. unix(7).
     """
     path = _parse(address)
     sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -49,7 +49,7 @@ async def connect(address: str) -> AsyncGenerator[Process]:
         sock.close()
     sysif = RemoteSyscallInterface(plain)
     try:
-        hello = await sysif.start()
+        hello = await sysif.start(ring=ring)
         yield foreign_process(sysif, hello)
     finally:
         await sysif.close_interface()

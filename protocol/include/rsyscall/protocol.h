@@ -59,7 +59,7 @@
 #define RS_SIZE_RING_TAIL 0 /* where in a half: how many bytes its owner has written, modulo 2**32 */
 #define RS_SIZE_RING_HEAD 64 /* where: how many bytes of the other half its owner has read */
 #define RS_SIZE_RING_PARKED 128 /* where: whether its owner sleeps, and for what */
-#define RS_SIZE_SIDE_MAX 64 /* bytes of the body of a BELL or FDS at most */
+#define RS_SIZE_SIDE_MAX 300 /* bytes of the body of a frame beside a ring at most */
 #define RS_SIZE_STRUCT_DEPTH 3 /* how far relocations may lead */
 #define RS_SIZE_ERROR_TEXT 255 /* bytes of the text of an ERROR at most */
 

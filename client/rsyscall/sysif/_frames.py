@@ -1,0 +1,75 @@
+"""What is on its way through a connection, and why one is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from rsyscall.near.sysif import (
+    ProtocolHangup,
+    SyscallHangup,
+    SyscallSendError,
+    SyscallSendHangup,
+)
+from rsyscall_protocol import Batched, RemoteProtocolError, Result
+
+__all__ = ["Dead", "Frame", "Waiter", "never", "unknown_end"]
+
+
+class Waiter:
+    """A request on its way: whether its first byte has left, and the reply once it is there.
+
+    begun: in a ring, how many bytes had been written before it; the server has it once it has read
+    more.
+    """
+
+    __slots__ = ("begun", "reply", "sent", "task")
+
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self.reply: Result | Batched | None = None
+        self.sent = False
+        self.begun: int | None = None
+        self.task: trio.lowlevel.Task | None = None
+
+
+class Frame:
+    """A frame that has not left completely."""
+
+    __slots__ = ("data", "fds", "waiter")
+
+    def __init__(self, data: bytes, fds: tuple[int, ...], waiter: Waiter | None) -> None:
+        """fds: to be sent with the first byte."""
+        self.data = memoryview(data)
+        self.fds = fds
+        self.waiter = waiter
+
+
+def never(_: Any) -> trio.lowlevel.Abort:
+    """Refuse to be cancelled."""
+    return trio.lowlevel.Abort.FAILED
+
+
+async def unknown_end() -> str:
+    """All that is known of the end of a server that is not our child."""
+    return "the server closed the connection"
+
+
+class Dead:
+    """Why a connection is over, and the exceptions that say so: a fresh one for every waiter."""
+
+    def __init__(self, reason: str, cause: RemoteProtocolError | None = None) -> None:
+        """No reason: it is to be found out."""
+        self.reason = reason
+        self.cause = cause
+
+    def hangup(self) -> SyscallHangup:
+        """For a request that was sent."""
+        if self.cause is not None:
+            return ProtocolHangup(self.cause.code, self.reason, self.cause.offset)
+        return SyscallHangup(self.reason)
+
+    def not_sent(self) -> SyscallSendError:
+        """For one that was not."""
+        return SyscallSendHangup(f"not sent: {self.reason}")

@@ -1,0 +1,87 @@
+"""The ring of a connection: its memory, and how long it pays to spin."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+
+from rsyscall._raw import ffi
+from rsyscall._ring import Ring
+from rsyscall_protocol import Size
+
+__all__ = ["RING_SIZE", "SharedHalves", "make_ring", "spin_us"]
+
+#: Bytes of each half. Large frames pass through in pieces; small ones need no more than this.
+RING_SIZE = 16384
+
+#: How long to look for an answer, or the next call, before sleeping: about what it costs to sleep
+#: and be woken.
+_SPIN_US = 50
+
+
+class SharedHalves:
+    """Memory of a ring whose both ends are in this process."""
+
+    def __init__(self, size: int = RING_SIZE) -> None:
+        """Two halves of `size` bytes and a header."""
+        self.size = size
+        self._memory = mmap.mmap(-1, 2 * (Size.RING_HEADER + size))
+        self._view = ffi.from_buffer("char[]", self._memory)
+
+    @property
+    def address(self) -> int:
+        """Where the client's half begins."""
+        return int(ffi.cast("uintptr_t", self._view))
+
+    @property
+    def other_address(self) -> int:
+        """Where the server's half begins."""
+        return self.address + Size.RING_HEADER + self.size
+
+
+def make_ring(
+    size: int,
+    socket: int,
+    next_id: int,
+    frame_limit: int,
+    halves: tuple[int, int] | SharedHalves,
+) -> Ring:
+    """Map the two halves, given as file descriptors that are closed here, or as memory.
+
+    OSError if they cannot be mapped, ValueError if they are not sealed as they must be.
+    """
+    if isinstance(halves, SharedHalves):
+        addresses = halves.address, halves.other_address
+        return Ring(*addresses, size, socket, next_id, frame_limit, spin_us(), shared=True)
+    try:
+        return Ring(*halves, size, socket, next_id, frame_limit, spin_us())
+    finally:
+        for fd in halves:
+            os.close(fd)
+
+
+def _cpu_quota() -> float:
+    """How many CPUs' worth of time the cgroups above us leave us at most."""
+    least = float("inf")
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            hierarchy, _, path = line.split(":", 2)
+            if hierarchy != "0":
+                continue
+            group = Path("/sys/fs/cgroup") / path.lstrip("/")
+            while group != group.parent and group != Path("/sys/fs"):
+                with contextlib.suppress(OSError, ValueError):
+                    quota, period = (group / "cpu.max").read_text().split()
+                    if quota != "max":
+                        least = min(least, int(quota) / int(period))
+                group = group.parent
+    return least
+
+
+def spin_us() -> int:
+    """How many microseconds it pays to spin at most; 0 where nobody could answer meanwhile."""
+    if len(os.sched_getaffinity(0)) < 2 or _cpu_quota() <= 1:
+        return 0
+    return _SPIN_US
