@@ -11,7 +11,8 @@ import trio
 
 import rsyscall.far
 from rsyscall import near
-from rsyscall.near.sysif import SyscallHangup
+from rsyscall.near.sysif import SyscallArgument, SyscallHangup
+from rsyscall.near.typed import TypedCall, declares, nothing, perform
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "InvalidHandleError",
     "SharedHandleError",
     "T_fd",
+    "close_call",
 ]
 
 
@@ -41,6 +43,12 @@ FDTable = rsyscall.far.FDTable
 
 _Handles = dict[near.FileDescriptor, "weakref.WeakSet[BaseFileDescriptor]"]
 _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.WeakKeyDictionary()
+
+
+@declares("close")
+def close_call(fd: SyscallArgument) -> TypedCall[None]:
+    """close(2)."""
+    return TypedCall(SYS.close, (fd,), nothing)
 
 
 class BaseFileDescriptor:
@@ -109,7 +117,7 @@ class BaseFileDescriptor:
         # From here on the number may be somebody else's at any moment.
         self._drop()
         try:
-            await self.task.sysif.syscall(SYS.close, self.near)
+            await perform(self.task, close_call(self.near))
         except InterruptedError:
             pass  # Linux has closed it
         except trio.Cancelled:

@@ -33,6 +33,7 @@ __all__ = [
     "In",
     "InOut",
     "Out",
+    "Placeholder",
     "ProtocolHangup",
     "Reply",
     "Ret",
@@ -47,8 +48,16 @@ __all__ = [
     "raise_if_error",
 ]
 
-#: What a call may be given: a number or something that converts to one, or data inside the request.
-SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdArg
+
+class Placeholder:
+    """An argument that is known only when a batch runs: what a step returns, or a parameter."""
+
+    __slots__ = ()
+
+
+#: What a call may be given: a number or something that converts to one, or data inside the request;
+#: in a batch also a Placeholder.
+SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdArg | Placeholder
 
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
@@ -110,6 +119,8 @@ def _describe_argument(value: SyscallArgument, kind: str) -> str:
             return f"<struct of {len(data)} bytes>"
         case FdArg(index):
             return f"<fd {index} of the request>"
+        case Placeholder():
+            return repr(value)
         case _:
             number = int(value)
             plain = kind in (
@@ -162,6 +173,8 @@ def convert_arguments(
         if isinstance(arg, _DATA):
             result.append(arg)
             continue
+        if isinstance(arg, Placeholder):
+            raise ValueError(f"arg{i + 1}: {arg!r} has no value outside of a batch")
         number = int(arg)
         if not -(2**63) <= number < 2**64:
             raise ValueError(f"arg{i + 1}: {number} does not fit into 64 bits")

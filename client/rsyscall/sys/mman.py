@@ -15,7 +15,13 @@ from rsyscall._raw import lib
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.linux.memfd import MFD
 from rsyscall.memory.allocation_interface import UseAfterFreeError
-from rsyscall.near.sysif import SyscallInterface, SyscallSendError
+from rsyscall.near.sysif import (
+    Placeholder,
+    SyscallArgument,
+    SyscallInterface,
+    SyscallSendError,
+)
+from rsyscall.near.typed import TypedCall, declares, nothing, perform
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -27,6 +33,10 @@ __all__ = [
     "MemoryMapping",
     "MemoryMappingTask",
     "UseAfterUnmapError",
+    "mmap_call",
+    "mprotect_call",
+    "msync_call",
+    "munmap_call",
 ]
 
 
@@ -67,6 +77,24 @@ class MS(enum.IntFlag):
 
 class UseAfterUnmapError(UseAfterFreeError):
     """A mapping was used after it was unmapped."""
+
+
+@declares("munmap")
+def munmap_call(addr: SyscallArgument, length: int) -> TypedCall[None]:
+    """munmap(2)."""
+    return TypedCall(SYS.munmap, (addr, length), nothing)
+
+
+@declares("mprotect")
+def mprotect_call(addr: SyscallArgument, length: int, prot: PROT) -> TypedCall[None]:
+    """mprotect(2)."""
+    return TypedCall(SYS.mprotect, (addr, length, prot), nothing)
+
+
+@declares("msync")
+def msync_call(addr: SyscallArgument, length: int, flags: MS) -> TypedCall[None]:
+    """msync(2)."""
+    return TypedCall(SYS.msync, (addr, length, flags), nothing)
 
 
 @dataclass(frozen=True)
@@ -116,7 +144,7 @@ class MemoryMapping:
         happened. mprotect(2).
         """
         self._validate()
-        await self.task.sysif.syscall(SYS.mprotect, self.near.address, self.near.length, prot)
+        await perform(self.task, mprotect_call(self.near.address, self.near.length, prot))
 
     async def msync(self, flags: MS = MS.SYNC) -> None:
         """Write changed pages back to the file, and with MS.SYNC wait until that is done.
@@ -125,7 +153,7 @@ class MemoryMapping:
         happened. msync(2).
         """
         self._validate()
-        await self.task.sysif.syscall(SYS.msync, self.near.address, self.near.length, flags)
+        await perform(self.task, msync_call(self.near.address, self.near.length, flags))
 
     def _range(self, offset: int, n: int) -> int:
         self._validate()
@@ -251,6 +279,34 @@ def _check_boundary(name: str, value: int, page_size: int) -> None:
         raise ValueError(f"{name}: {value} is not a multiple of the page size, {page_size}")
 
 
+@declares("mmap")
+def mmap_call(
+    length: int,
+    prot: PROT,
+    flags: MAP,
+    addr: SyscallArgument | None,
+    fd: SyscallArgument | None,
+    offset: SyscallArgument,
+    page_size: int,
+    file: rsyscall.far.File,
+) -> TypedCall[MemoryMapping]:
+    """mmap(2). What is off the page boundary is a ValueError."""
+    if page_size < 4096 or page_size & (page_size - 1):
+        raise ValueError(f"page_size: {page_size} is no power of two from 4096 on")
+    # Linux would round the length up, and leave us unable to unmap what it has mapped.
+    _check_boundary("length", int(length), page_size)
+    if not isinstance(offset, Placeholder):
+        _check_boundary("offset", int(t.cast("t.SupportsInt", offset)), page_size)
+    if addr is not None and not isinstance(addr, Placeholder):
+        _check_boundary("addr", int(t.cast("t.SupportsInt", addr)), page_size)
+
+    def convert(task: t.Any, value: int, _outs: tuple[bytes, ...]) -> MemoryMapping:
+        return _mapped(task, near.MemoryMapping(value, int(length), page_size), file)
+
+    args = (0 if addr is None else addr, length, prot, flags, -1 if fd is None else fd, offset)
+    return TypedCall(SYS.mmap, args, convert, handle=True)
+
+
 async def _mmap(
     sysif: SyscallInterface,
     length: int,
@@ -261,24 +317,12 @@ async def _mmap(
     offset: int = 0,
     page_size: int = 4096,
 ) -> near.MemoryMapping:
-    if page_size < 4096 or page_size & (page_size - 1):
-        raise ValueError(f"page_size: {page_size} is no power of two from 4096 on")
-    # Linux would round the length up, and leave us unable to unmap what it has mapped.
-    _check_boundary("length", int(length), page_size)
-    _check_boundary("offset", int(offset), page_size)
-    if addr is not None:
-        _check_boundary("addr", int(addr), page_size)
-    ret = await sysif.syscall(
-        SYS.mmap,
-        0 if addr is None else addr,
-        length,
-        prot,
-        flags,
-        -1 if fd is None else fd,
-        offset,
-    )
+    file = rsyscall.far.File()
+    call = mmap_call(length, prot, flags, addr, fd, offset, page_size, file)
+    ret = await sysif.syscall(call.number, *call.args)
     return near.MemoryMapping(address=ret, length=length, page_size=page_size)
 
 
 async def _munmap(sysif: SyscallInterface, mapping: near.MemoryMapping) -> None:
-    await sysif.syscall(SYS.munmap, mapping.address, mapping.length)
+    call = munmap_call(mapping.address, mapping.length)
+    await sysif.syscall(call.number, *call.args)

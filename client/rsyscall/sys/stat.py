@@ -9,12 +9,13 @@ from typing import overload
 from rsyscall._raw import ffi, lib
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer
-from rsyscall.near.sysif import Out
+from rsyscall.near.sysif import Out, SyscallArgument
+from rsyscall.near.typed import TypedCall, declares, perform
 from rsyscall.struct import Struct
 from rsyscall.sys.syscall import SYS
 from rsyscall.time import Timespec
 
-__all__ = ["S_IF", "Mode", "Stat", "StatFileDescriptor", "TypeMode"]
+__all__ = ["S_IF", "Mode", "Stat", "StatFileDescriptor", "TypeMode", "fstat_call"]
 
 
 class S_IF(enum.IntEnum):
@@ -117,6 +118,16 @@ class Stat(Struct):
         return _SIZE
 
 
+def _stat(_task: object, _value: int, outs: tuple[bytes, ...]) -> Stat:
+    return Stat.from_bytes(outs[0])
+
+
+@declares("fstat")
+def fstat_call(fd: SyscallArgument) -> TypedCall[Stat]:
+    """fstat(2)."""
+    return TypedCall(SYS.fstat, (fd, Out(_SIZE)), _stat, outs=True)
+
+
 class StatFileDescriptor(BaseFileDescriptor):
     """A file descriptor whose file can be asked about."""
 
@@ -133,8 +144,7 @@ class StatFileDescriptor(BaseFileDescriptor):
         """
         self._validate()
         if statbuf is None:
-            reply = await self.task.sysif.call(SYS.fstat, (self.near, Out(_SIZE)))
-            return Stat.from_bytes(reply.outs[0])
+            return await perform(self.task, fstat_call(self.near))
         with statbuf.borrow(self.task) as address:
             await self.task.sysif.syscall(SYS.fstat, self.near, address)
         return statbuf.unsafe()

@@ -36,7 +36,8 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
     ours, theirs = socket.socketpair()
     fd = theirs.detach()
     halves = SharedHalves() if ring is not False else None
-    memory = (ffi.cast("void *", halves.address), halves.size) if halves else (ffi.NULL, 0)
+    address, size = (halves.address, halves.size) if halves is not None else (0, 0)
+    memory = ffi.cast("void *", address), size
     thread = threading.Thread(
         target=lib.rs_serve_shared, args=(fd, *memory), name="rsyscall-server", daemon=True
     )

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 import os
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from rsyscall import near
 from rsyscall.fcntl import AT, O
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import WrittenPointer
-from rsyscall.near.sysif import In, SyscallInterface
+from rsyscall.near.sysif import In, SyscallArgument
+from rsyscall.near.typed import TypedCall, declares, nothing, perform
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["FSFileDescriptor", "FSTask", "PathArgument"]
+__all__ = [
+    "FSFileDescriptor",
+    "FSTask",
+    "PathArgument",
+    "ftruncate_call",
+    "open_call",
+    "openat_call",
+]
 
 PathArgument = str | os.PathLike[str] | WrittenPointer[str]
 
 
+def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
+    return task.make_fd_handle(near.FileDescriptor(value))
+
+
+@declares("openat")
+def openat_call(
+    dirfd: SyscallArgument, path: SyscallArgument | str | os.PathLike[str], flags: O, mode: int
+) -> TypedCall[BaseFileDescriptor]:
+    """openat(2). path: a name, or its address."""
+    if isinstance(path, str | os.PathLike):
+        path = In(path_to_bytes(path, "path"))
+    return TypedCall(SYS.openat, (dirfd, path, flags | O.CLOEXEC, mode), _handle, handle=True)
+
+
+@declares("open")
+def open_call(
+    path: SyscallArgument | str | os.PathLike[str], flags: O, mode: int
+) -> TypedCall[BaseFileDescriptor]:
+    """open(2), by way of openat."""
+    return openat_call(AT.FDCWD, path, flags, mode)
+
+
+@declares("ftruncate")
+def ftruncate_call(fd: SyscallArgument, length: SyscallArgument) -> TypedCall[None]:
+    """ftruncate(2)."""
+    if isinstance(length, int) and length < 0:
+        raise ValueError(f"length: {length} is negative")
+    return TypedCall(SYS.ftruncate, (fd, length), nothing)
+
+
 async def _openat(
-    task: FileDescriptorTask[BaseFileDescriptor],
+    task: FileDescriptorTask[T_fd],
     dirfd: near.FileDescriptor | AT,
     path: PathArgument,
     flags: O,
     mode: int,
-) -> near.FileDescriptor:
-    sysif: SyscallInterface = task.sysif
-    flags |= O.CLOEXEC
+) -> T_fd:
     if isinstance(path, WrittenPointer):
         with path.borrow(task) as address:
-            number = await sysif.syscall(SYS.openat, dirfd, address, flags, mode)
+            fd = await perform(task, openat_call(dirfd, address, flags, mode))
     else:
-        data = In(path_to_bytes(path, "path"))
-        number = await sysif.syscall(SYS.openat, dirfd, data, flags, mode)
-    return near.FileDescriptor(number)
+        fd = await perform(task, openat_call(dirfd, path, flags, mode))
+    return cast("T_fd", fd)
 
 
 class FSFileDescriptor(BaseFileDescriptor):
@@ -47,8 +82,7 @@ class FSFileDescriptor(BaseFileDescriptor):
         checkpoint; if cancelled, nothing was opened. openat(2).
         """
         self._validate()
-        fd = await _openat(self.task, self.near, path, flags, mode)
-        return cast("Self", self.task.make_fd_handle(fd))
+        return cast("Self", await _openat(self.task, self.near, path, flags, mode))
 
     async def ftruncate(self, length: int) -> None:
         """Make the file `length` bytes long.
@@ -57,9 +91,7 @@ class FSFileDescriptor(BaseFileDescriptor):
         checkpoint; if cancelled, nothing has happened. ftruncate(2).
         """
         self._validate()
-        if length < 0:
-            raise ValueError(f"length: {length} is negative")
-        await self.task.sysif.syscall(SYS.ftruncate, self.near, length)
+        await perform(self.task, ftruncate_call(self.near, length))
 
 
 class FSTask(FileDescriptorTask[T_fd]):
@@ -71,4 +103,4 @@ class FSTask(FileDescriptorTask[T_fd]):
         mode: permission bits, if the file is created. ValueError if the path contains a NUL;
         OSError as the call reports it. A checkpoint; if cancelled, nothing was opened. open(2).
         """
-        return self.make_fd_handle(await _openat(self, AT.FDCWD, path, flags, mode))
+        return await _openat(self, AT.FDCWD, path, flags, mode)

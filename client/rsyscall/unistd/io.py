@@ -9,9 +9,20 @@ from rsyscall._raw import lib
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer, ReadablePointer
 from rsyscall.near.sysif import In, Ret, SyscallArgument
+from rsyscall.near.typed import TypedCall, declares, first_out, number, perform
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["MAX_IO", "SEEK", "IOFileDescriptor", "SeekableFileDescriptor"]
+__all__ = [
+    "MAX_IO",
+    "SEEK",
+    "IOFileDescriptor",
+    "SeekableFileDescriptor",
+    "lseek_call",
+    "pread_call",
+    "pwrite_call",
+    "read_call",
+    "write_call",
+]
 
 T = TypeVar("T")
 
@@ -32,6 +43,42 @@ class SEEK(enum.IntEnum):
 def _check_count(count: int) -> None:
     if count < 0:
         raise ValueError(f"count: {count} is negative")
+
+
+@declares("read")
+def read_call(fd: SyscallArgument, count: int) -> TypedCall[bytes]:
+    """read(2) of up to `count` bytes, and of MAX_IO at most."""
+    _check_count(count)
+    n = min(count, MAX_IO)
+    return TypedCall(SYS.read, (fd, Ret(n), n), first_out, outs=True)
+
+
+@declares("pread")
+def pread_call(fd: SyscallArgument, count: int, offset: SyscallArgument) -> TypedCall[bytes]:
+    """pread(2) of up to `count` bytes, and of MAX_IO at most."""
+    _check_count(count)
+    n = min(count, MAX_IO)
+    return TypedCall(SYS.pread64, (fd, Ret(n), n, offset), first_out, outs=True)
+
+
+@declares("write")
+def write_call(fd: SyscallArgument, data: bytes) -> TypedCall[int]:
+    """write(2) of MAX_IO bytes at most."""
+    data = bytes(data[:MAX_IO])
+    return TypedCall(SYS.write, (fd, In(data), len(data)), number)
+
+
+@declares("pwrite")
+def pwrite_call(fd: SyscallArgument, data: bytes, offset: SyscallArgument) -> TypedCall[int]:
+    """pwrite(2) of MAX_IO bytes at most."""
+    data = bytes(data[:MAX_IO])
+    return TypedCall(SYS.pwrite64, (fd, In(data), len(data), offset), number)
+
+
+@declares("lseek")
+def lseek_call(fd: SyscallArgument, offset: SyscallArgument, whence: SEEK) -> TypedCall[int]:
+    """lseek(2)."""
+    return TypedCall(SYS.lseek, (fd, offset, whence), number)
 
 
 class IOFileDescriptor(BaseFileDescriptor):
@@ -68,9 +115,7 @@ class IOFileDescriptor(BaseFileDescriptor):
         self._validate()
         if not isinstance(buf, int):
             return await self._into(SYS.read, buf)
-        _check_count(buf)
-        n = min(buf, MAX_IO)
-        return (await self.task.sysif.call(SYS.read, (self.near, Ret(n), n))).outs[0]
+        return await perform(self.task, read_call(self.near, buf))
 
     @overload
     async def write(self, buf: bytes) -> int: ...
@@ -87,8 +132,7 @@ class IOFileDescriptor(BaseFileDescriptor):
         self._validate()
         if isinstance(buf, Pointer):
             return await self._from(SYS.write, buf)
-        data = bytes(buf[:MAX_IO])
-        return await self.task.sysif.syscall(SYS.write, self.near, In(data), len(data))
+        return await perform(self.task, write_call(self.near, buf))
 
 
 class SeekableFileDescriptor(IOFileDescriptor):
@@ -111,9 +155,7 @@ class SeekableFileDescriptor(IOFileDescriptor):
         self._validate()
         if not isinstance(buf, int):
             return await self._into(SYS.pread64, buf, offset)
-        _check_count(buf)
-        n = min(buf, MAX_IO)
-        return (await self.task.sysif.call(SYS.pread64, (self.near, Ret(n), n, offset))).outs[0]
+        return await perform(self.task, pread_call(self.near, buf, offset))
 
     @overload
     async def pwrite(self, buf: bytes, offset: int) -> int: ...
@@ -130,8 +172,7 @@ class SeekableFileDescriptor(IOFileDescriptor):
         self._validate()
         if isinstance(buf, Pointer):
             return await self._from(SYS.pwrite64, buf, offset)
-        data = bytes(buf[:MAX_IO])
-        return await self.task.sysif.syscall(SYS.pwrite64, self.near, In(data), len(data), offset)
+        return await perform(self.task, pwrite_call(self.near, buf, offset))
 
     async def lseek(self, offset: int, whence: SEEK) -> int:
         """Move the file's offset, in bytes, and return the new one.
@@ -140,4 +181,4 @@ class SeekableFileDescriptor(IOFileDescriptor):
         happened. lseek(2).
         """
         self._validate()
-        return await self.task.sysif.syscall(SYS.lseek, self.near, offset, whence)
+        return await perform(self.task, lseek_call(self.near, offset, whence))

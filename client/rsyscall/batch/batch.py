@@ -1,0 +1,195 @@
+"""Collecting the steps, and running them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from rsyscall.batch._encode import Encoded, encode
+from rsyscall.batch._typed import TypedSteps
+from rsyscall.batch.result import BatchResult
+from rsyscall.batch.step import BatchError, OnError, Parameter, Step, Success, Undo
+from rsyscall.handle.fd import BaseFileDescriptor
+from rsyscall.near.sysif import SyscallArgument, SyscallSendError
+from rsyscall.near.typed import TypedCall
+from rsyscall.sys.mman import MemoryMapping
+from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import BatchFlag, Status
+
+if TYPE_CHECKING:
+    from rsyscall.handle import Task
+
+__all__ = ["Batch", "BoundBatch"]
+
+T = TypeVar("T")
+
+
+class Batch(TypedSteps):
+    """Calls that are made one after the other, by the process itself, in one round trip.
+
+    steps: what was collected so far. brief: whether only the last result comes back, and what
+    became of the others only if one failed. See this package's documentation.
+    """
+
+    def __init__(self, *, brief: bool = False) -> None:
+        """No process is needed before it is prepared."""
+        self.brief = brief
+        self.steps: list[Step[Any]] = []
+        #: Steps whose values are handles; those that close or unmap what a step has made.
+        self.makers: list[Step[Any]] = []
+        self.closers: list[tuple[Step[Any], Step[Any]]] = []
+        #: Handles that are used, and those that are closed or unmapped, with the step that does so.
+        self.used: list[BaseFileDescriptor | MemoryMapping] = []
+        self.ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]] = []
+        self.parameters: list[Parameter] = []
+        self._lengths: dict[int, Parameter] = {}
+        self._result: BatchResult | None = None
+
+    @property
+    def result(self) -> BatchResult:
+        """The results of the last run; BatchError if there is none."""
+        if self._result is None:
+            raise BatchError("the batch has not run")
+        return self._result
+
+    def parameter(self, name: str) -> Parameter:
+        """A number, name or data to be given at each run of the prepared batch, by this name.
+
+        ValueError if there is one of that name.
+        """
+        if any(parameter.name == name for parameter in self.parameters):
+            raise ValueError(f"name: there is a parameter {name} already")
+        parameter = Parameter(self, len(self.parameters), name)
+        self.parameters.append(parameter)
+        return parameter
+
+    def length_of(self, parameter: Parameter) -> Parameter:
+        """See Parameter.length."""
+        if parameter.index not in self._lengths:
+            self._lengths[parameter.index] = self.parameter(f"{parameter.name}.length")
+        return self._lengths[parameter.index]
+
+    @property
+    def lengths(self) -> dict[int, Parameter]:
+        """The parameters that are lengths, by the index of what they are the length of."""
+        return self._lengths
+
+    def syscall(
+        self,
+        number: SYS | int,
+        *args: SyscallArgument,
+        ok: Success = None,
+        on_error: OnError = "stop",
+        undo: Undo | None = None,
+    ) -> Step[int]:
+        """Any system call: its number and up to six arguments, see SyscallInterface.call.
+
+        ok, on_error, undo: see StepOptions. Nothing is checked before the batch is sent.
+        """
+        steps = self.steps
+        step: Step[int] = Step(self, len(steps), number, args, ok, on_error, undo, None)
+        steps.append(step)
+        return step
+
+    def add(
+        self,
+        call: TypedCall[T],
+        *,
+        ok: Success = None,
+        on_error: OnError = "stop",
+        undo: Undo | None = None,
+    ) -> Step[T]:
+        """A typed call as a step."""
+        steps = self.steps
+        step = Step(self, len(steps), call.number, call.args, ok, on_error, undo, call)
+        steps.append(step)
+        if call.handle:
+            self.makers.append(step)
+        return step
+
+    def check(self, task: Task) -> None:
+        """Whether every handle that is used may be used by the task."""
+        for handle in self.used:
+            if isinstance(handle, BaseFileDescriptor):
+                with handle.borrow(task):
+                    pass
+            else:
+                handle.for_task(task).check_valid()
+        for _, handle in self.ended:
+            if isinstance(handle, BaseFileDescriptor):
+                handle.check_only()
+
+    def end_handles(self) -> list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]:
+        """Before it is sent: what is closed or unmapped may be somebody else's at any moment."""
+        for _, handle in self.ended:
+            if isinstance(handle, BaseFileDescriptor):
+                handle.forget()
+            else:
+                handle.mark_unmapped()
+        return self.ended
+
+    def revive_handles(self, result: BatchResult | None) -> None:
+        """What was not closed or unmapped after all."""
+        for step, handle in self.ended:
+            if result is not None and result.status(step) in (Status.DONE, Status.UNDONE):
+                continue
+            if isinstance(handle, MemoryMapping):
+                handle.mark_unmapped(False)
+            elif result is None or result.status(step) != Status.FAILED:
+                handle.revive()  # a close that failed has closed
+
+    def finish(self, task: Task, encoded: Encoded, result: BatchResult) -> BatchResult:
+        """Take the results."""
+        self._result = result
+        if self.makers or self.closers:
+            result.settle()
+        if self.ended:
+            self.revive_handles(result)
+        return result
+
+
+class BoundBatch(Batch):
+    """A batch of one process, which runs at the end of its block."""
+
+    def __init__(self, task: Task, *, brief: bool = False) -> None:
+        """See Process.batch."""
+        super().__init__(brief=brief)
+        self.task = task
+
+    async def __aenter__(self) -> Self:
+        """Begin. Not a checkpoint."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Run it, unless the block has failed; see run."""
+        if exc_type is None and self._result is None:
+            await self.run()
+
+    async def run(self) -> BatchResult:
+        """Send the steps, and return what became of them.
+
+        OSError of the step that stopped the batch, with the step and the call as a note; the
+        results of those before stay available. ValueError for what cannot be sent, and see the
+        contract of near.sysif. A checkpoint; if cancelled, nothing was sent.
+        """
+        if self.parameters:
+            raise ValueError(f"{self.parameters[0]!r}: parameters are for batches to be prepared")
+        self.check(self.task)
+        flags = BatchFlag.BRIEF if self.brief else BatchFlag.NONE
+        encoded = encode(self, flags)
+        self.end_handles()
+        try:
+            reply = await self.task.sysif.batch(encoded.request, encoded.frame, encoded.program)
+        except BaseException as exc:
+            if isinstance(exc, SyscallSendError | ValueError) or not isinstance(exc, Exception):
+                self.revive_handles(None)
+            raise
+        result = BatchResult(self, self.task, reply, encoded.program.outs)
+        self.finish(self.task, encoded, result)
+        result.raise_failure()
+        return result

@@ -1,0 +1,96 @@
+"""Typed calls: what a method of a task or a handle asks of the kernel, and what it returns.
+
+Each is declared once, by a function of the header module that it belongs to: number, arguments, and
+how the result becomes a value. The method of a task or a handle makes the call at once; the method
+of a batch, which has the same name, makes it a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from rsyscall.near.sysif import SyscallArgument
+from rsyscall.sys.syscall import SYS
+
+if TYPE_CHECKING:
+    from rsyscall.far import Task
+
+__all__ = [
+    "DECLARED",
+    "Conversion",
+    "TypedCall",
+    "declares",
+    "first_out",
+    "nothing",
+    "number",
+    "perform",
+]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+
+#: Result and outputs of a call of the task, as a value.
+Conversion: TypeAlias = "Callable[[Any, int, tuple[bytes, ...]], T]"
+
+
+class TypedCall(Generic[T]):
+    """One call: number, arguments, and how the result becomes a value.
+
+    outs: whether it has outputs. handle: whether the value is a handle, which must exist even if
+    nobody asks for the value, so that what it stands for is not forgotten.
+    """
+
+    __slots__ = ("args", "convert", "handle", "number", "outs")
+
+    def __init__(
+        self,
+        number: SYS,
+        args: tuple[SyscallArgument, ...],
+        convert: Conversion[T],
+        *,
+        outs: bool = False,
+        handle: bool = False,
+    ) -> None:
+        """Nothing is checked here: the declaring function has done that."""
+        self.number = number
+        self.args = args
+        self.convert = convert
+        self.outs = outs
+        self.handle = handle
+
+
+#: The names of all typed calls, and the functions that declare them.
+DECLARED: dict[str, Callable[..., object]] = {}
+
+
+def declares(name: str) -> Callable[[F], F]:
+    """Enter a function as the declaration of the typed call of that name."""
+
+    def enter(function: F) -> F:
+        DECLARED[name] = function
+        return function
+
+    return enter
+
+
+def number(_task: object, value: int, _outs: tuple[bytes, ...]) -> int:
+    """The conversion of a call that returns a number."""
+    return value
+
+
+def nothing(_task: object, _value: int, _outs: tuple[bytes, ...]) -> None:
+    """The conversion of a call that returns nothing."""
+
+
+def first_out(_task: object, _value: int, outs: tuple[bytes, ...]) -> bytes:
+    """The conversion of a call that fills a buffer."""
+    return outs[0]
+
+
+async def perform(task: Task, call: TypedCall[T]) -> T:
+    """Make the call now; errors, checkpoint and cancellation as SyscallInterface.call."""
+    if call.outs:
+        reply = await task.sysif.call(call.number, call.args)
+        return call.convert(task, reply.value, reply.outs)
+    return call.convert(task, await task.sysif.syscall(call.number, *call.args), ())
