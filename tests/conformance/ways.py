@@ -1,0 +1,107 @@
+"""Every way of reaching a process. A new way is one new entry in WAYS, and no new test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import trio
+
+import rsyscall
+from rsyscall.tasks.pair import open_pair
+
+#: What opens a process, given a directory of the test's own.
+Way: TypeAlias = "Callable[[Path], contextlib.AbstractAsyncContextManager[rsyscall.Process]]"
+
+
+@contextlib.asynccontextmanager
+async def direct(directory: Path) -> AsyncGenerator[rsyscall.Process]:
+    """The interpreter itself."""
+    yield rsyscall.local_process
+
+
+@contextlib.asynccontextmanager
+async def pair(directory: Path) -> AsyncGenerator[rsyscall.Process]:
+    """A thread of the interpreter, over a socketpair."""
+    async with open_pair() as process:
+        yield process
+
+
+@contextlib.asynccontextmanager
+async def stub(directory: Path) -> AsyncGenerator[rsyscall.Process]:
+    """A child of our own."""
+    async with rsyscall.open_process() as process:
+        yield process
+
+
+async def ended(pidfd: int) -> None:
+    """Wait until the process has ended, and close the pidfd."""
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def _line(stream: trio.abc.ReceiveStream) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = await stream.receive_some(1)
+        assert byte, f"systemd-socket-activate ended after {line!r}"
+        line += byte
+    return line
+
+
+@contextlib.asynccontextmanager
+async def socket_activate(directory: Path, *options: str) -> AsyncGenerator[Path]:
+    """A stub behind a UNIX socket, started by systemd's own program; yields the socket's path."""
+    program = shutil.which("systemd-socket-activate")
+    if program is None:
+        pytest.skip("systemd-socket-activate is missing (Debian: systemd)")
+    path = directory / "socket"
+    server = await trio.lowlevel.open_process(
+        [program, *options, "--listen", str(path), str(rsyscall.stub_path())],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert server.stderr is not None
+    async with server.stderr:
+        try:
+            assert (await _line(server.stderr)).startswith(b"Listening on ")
+            yield path
+        finally:
+            with trio.CancelScope(shield=True):
+                server.terminate()
+                await server.wait()
+    # The program dies of the signal; the stub, which takes its place unless each connection has
+    # a process of its own, ends by itself.
+    assert server.returncode == (-signal.SIGTERM if "--accept" in options else 0)
+
+
+@contextlib.asynccontextmanager
+async def activated(directory: Path, *options: str) -> AsyncGenerator[rsyscall.Process]:
+    """A stub that a connection to a UNIX socket has started."""
+    async with socket_activate(directory, *options) as path:
+        async with rsyscall.connect(f"unix:{path}") as process:
+            pidfd = os.pidfd_open(int(process.pid))
+            try:
+                yield process
+            except BaseException:
+                os.close(pidfd)
+                raise
+        await ended(pidfd)
+
+
+WAYS: dict[str, Way] = {
+    "direct": direct,
+    "pair": pair,
+    "stub": stub,
+    "socket-activate": activated,
+    "socket-activate-accept": lambda directory: activated(directory, "--accept"),
+}

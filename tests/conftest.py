@@ -1,0 +1,49 @@
+"""What holds for every test: it leaves nothing over, and none is skipped if that is not wanted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from inspect import iscoroutinefunction
+
+import pytest
+
+from leaks import run_and_count, unchanged
+
+pytest_plugins = ["pytester"]
+
+_REQUIRE = os.environ.get("RSYSCALL_TEST_REQUIRE") == "1"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_over() -> Generator[None]:
+    with unchanged():
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if iscoroutinefunction(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.trio(run=run_and_count), append=False)
+
+
+def _require(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if _REQUIRE and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"RSYSCALL_TEST_REQUIRE=1, and this was skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _require(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _require(report)
+    return report

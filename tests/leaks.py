@@ -1,0 +1,120 @@
+"""Counting what this process has, to see that nothing is left over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+def file_descriptors() -> dict[int, str]:
+    """Those that are open, and what they are."""
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that was used for listing
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def threads() -> dict[int, str]:
+    """The threads, without trio's idle workers: those are kept for a while and used again.
+
+    A worker that is still in a call has the name of its job, and is counted.
+    """
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    found = {int(tid): names.get(int(tid), "?") for tid in os.listdir("/proc/self/task")}
+    return {tid: name for tid, name in found.items() if not name.startswith("Trio thread ")}
+
+
+def children() -> set[int]:
+    """The child processes, zombies among them."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.add(int(stat.parent.name))
+    return found
+
+
+def file_mappings() -> Counter[str]:
+    """Mappings of files. Not of libraries, which stay once they are loaded.
+
+    Anonymous mappings come and go as allocators and stacks please, and merge with their neighbours.
+    """
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = [line.split(maxsplit=5)[5] for line in lines if "/" in line]
+    return Counter(path for path in paths if not re.search(r"\.so(\.|$)", path))
+
+
+@dataclass(frozen=True)
+class Census:
+    """What this process has."""
+
+    fds: dict[int, str]
+    threads: dict[int, str]
+    children: set[int]
+    mappings: Counter[str]
+
+
+def census() -> Census:
+    """Count."""
+    return Census(file_descriptors(), threads(), children(), file_mappings())
+
+
+def _wait_for_exits(before: Census, patience: float) -> None:
+    # Thread.join returns a moment before the kernel has let go of the thread, and there is no
+    # event to wait for: pidfds of threads came with Linux 6.9 only.
+    deadline = time.monotonic() + patience
+    while not threads().keys() <= before.threads.keys() and time.monotonic() < deadline:
+        os.sched_yield()
+
+
+@contextlib.contextmanager
+def unchanged(patience: float = 5) -> Generator[None]:
+    """Nothing may be left over, nor be missing, when the block is left.
+
+    patience: how long a thread that was joined may take to be gone, in seconds.
+    """
+    before = census()
+    yield
+    _wait_for_exits(before, patience)
+    had, has = vars(before), vars(census())
+    changed = [
+        f"{what}: {has[what]} instead of {had[what]}" for what in had if has[what] != had[what]
+    ]
+    assert not changed, "; ".join(changed)
+
+
+def run_and_count(
+    function: Callable[[], Awaitable[T]],
+    clock: trio.abc.Clock | None = None,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> T:
+    """trio.run, after which no task and no busy worker thread may be left."""
+
+    async def main() -> T:
+        limiter = trio.to_thread.current_default_thread_limiter()
+        before = trio.lowlevel.current_statistics()
+        result = await function()
+        after = trio.lowlevel.current_statistics()
+        assert after.tasks_living == before.tasks_living, "a task is left over"
+        assert limiter.borrowed_tokens == 0, "a worker thread is left over"
+        return result
+
+    return trio.run(main, clock=clock, instruments=instruments)
