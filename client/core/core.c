@@ -21,12 +21,14 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
 
     rs_limits_default(&limits);
     limits.fds = 0; /* there is no frame that could bring any */
-    int err = rs_decode_request(body, len, RS_CALLS_AND_COPIES, &limits, entries, &batch,
+    int err = rs_decode_request(body, len, RS_CALLS_AND_COPIES | 1 << RS_MSG_BATCH, &limits, entries, &batch,
                                 &request, &why);
     if (err)
         return -err;
     if (request.reserve > room)
         return -RS_ERR_OVERSIZE;
+    if (request.type == RS_MSG_BATCH)
+        return (int32_t)rs_run(&request, &limits, entries, &batch, 0, &nothing, reply);
     request.flags = 0; /* a new descriptor is already where it should be */
     return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
 }

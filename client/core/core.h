@@ -10,7 +10,7 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
 
 /* A request's body, executed in this very process as a server would: the RESULT frame is written
  * to reply, which has room for `room` bytes. Returns its length; -RS_ERR_* if the body is no valid
- * CALL, READ or WRITE, or if the room is too small. The body is overwritten. */
+ * CALL, READ, WRITE or BATCH, or if the room is too small. The body is overwritten. */
 int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room);
 
 /* Serve the connected socket fd from the calling thread until its client ends; the fd is closed.

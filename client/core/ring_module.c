@@ -34,7 +34,9 @@ static const uint8_t bell[] = {RS_TAG_UINT32, 0, 0, 0, 2, RS_FIXARRAY | 1, RS_MS
 
 /* The classes of arguments that are more than a number, as setup() was told. */
 static PyTypeObject *class_in, *class_out, *class_ret, *class_inout;
-static PyObject *name_data, *name_size;
+static PyTypeObject *class_step;
+static PyObject *name_data, *name_size, *name_batch, *name_index, *name_number, *name_args, *name_ok,
+    *name_on_error, *name_undo, *name_stop, *name_continue;
 
 typedef struct {
     PyObject_HEAD
@@ -503,39 +505,31 @@ static PyObject *ring_call(PyObject *object, PyObject *const *args, Py_ssize_t n
     Py_RETURN_NONE;
 }
 
-/* exchange(frame, id, spin_us) -> the reply's frame, or how many bytes of the frame were written:
- * the rest is for send(), and the reply for recv(). spin_us: how long to wait, at least. */
-static PyObject *ring_exchange(PyObject *object, PyObject *args) {
-    Ring *self = (Ring *)object;
-    Py_buffer frame;
-    unsigned long long id;
-    unsigned int spin_us;
+/* Send a frame and wait for the one that answers it: that frame, or NULL, with an exception or
+ * without; *sent is how much of it was written. What came is kept for recv(). */
+static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint64_t id,
+                          uint32_t spin_us, uint32_t *sent) {
     PyObject *answer = NULL;
     struct wait w;
-    if (!PyArg_ParseTuple(args, "y*KI", &frame, &id, &spin_us))
-        return NULL;
-    if (!usable(self)) {
-        PyBuffer_Release(&frame);
-        return NULL;
-    }
-    uint32_t sent = 0, total = (uint32_t)frame.len, got = 0, len = 0;
+    uint32_t got = 0, len = 0;
     uint64_t ns = budget(self), asked = (uint64_t)spin_us * 1000;
     int in_order = between_frames(self);
+    *sent = 0;
     self->begun = self->written;
     begin(self);
     start_wait(self, &w, self->spin_ns && asked > ns ? asked : ns);
-    while (sent < total && !self->broken) {
+    while (*sent < total && !self->broken) {
         uint32_t n = wait_for(self, &w, 0, 1);
         if (!n)
             break;
-        if (n > total - sent)
-            n = total - sent;
-        rs_ring_write(&self->ring, (const uint8_t *)frame.buf + sent, n);
-        sent += n;
+        if (n > total - *sent)
+            n = total - *sent;
+        rs_ring_write(&self->ring, frame + *sent, n);
+        *sent += n;
         self->written += n;
         wake(self, RS_PARKED_DATA);
     }
-    if (sent == total && in_order && wait_for(self, &w, RS_SIZE_HEADER, 0) >= RS_SIZE_HEADER) {
+    if (*sent == total && in_order && wait_for(self, &w, RS_SIZE_HEADER, 0) >= RS_SIZE_HEADER) {
         uint8_t head[RS_SIZE_HEADER];
         rs_ring_peek(&self->ring, 0, head, RS_SIZE_HEADER);
         len = (uint32_t)head[1] << 24 | (uint32_t)head[2] << 16 | (uint32_t)head[3] << 8 | head[4];
@@ -564,25 +558,145 @@ static PyObject *ring_exchange(PyObject *object, PyObject *args) {
         }
     }
     end_wait(self, &w);
-    if (ns == self->spin_ns || answer)
+    if (asked <= ns || answer)
         spun(self, answer && got == len);
     end(self);
-    PyBuffer_Release(&frame);
-    if (answer) {
-        uint8_t *body = (uint8_t *)PyBytes_AS_STRING(answer) + RS_SIZE_HEADER;
-        struct rs_reader r = {body, body + got};
-        uint32_t fields;
-        uint64_t type, its_id;
-        if (got == len && reply_head(&r, &fields, &type, &its_id) && its_id == id)
-            return answer;
-        int err = keep(self, body - RS_SIZE_HEADER, RS_SIZE_HEADER + got) < 0;
-        Py_DECREF(answer);
-        if (err)
-            return NULL;
-    }
-    if (PyErr_Occurred())
+    if (!answer)
         return NULL;
+    uint8_t *body = (uint8_t *)PyBytes_AS_STRING(answer) + RS_SIZE_HEADER;
+    struct rs_reader r = {body, body + got};
+    uint32_t fields;
+    uint64_t type, its_id;
+    if (got == len && reply_head(&r, &fields, &type, &its_id) && its_id == id)
+        return answer;
+    keep(self, body - RS_SIZE_HEADER, RS_SIZE_HEADER + got);
+    Py_DECREF(answer);
+    return NULL;
+}
+
+/* exchange(frame, id, spin_us) -> the reply's frame, or how many bytes of the frame were written:
+ * the rest is for send(), and the reply for recv(). spin_us: how long to wait, at least. */
+static PyObject *ring_exchange(PyObject *object, PyObject *args) {
+    Ring *self = (Ring *)object;
+    Py_buffer frame;
+    unsigned long long id;
+    unsigned int spin_us;
+    uint32_t sent;
+    if (!PyArg_ParseTuple(args, "y*KI", &frame, &id, &spin_us))
+        return NULL;
+    PyObject *answer = NULL;
+    if (usable(self))
+        answer = exchange(self, frame.buf, (uint32_t)frame.len, id, spin_us, &sent);
+    PyBuffer_Release(&frame);
+    if (answer || PyErr_Occurred())
+        return answer;
     return PyLong_FromUnsignedLong(sent);
+}
+
+/* Take the outputs of one step. Returns how many, or -1 if they are not those that are due. */
+static Py_ssize_t take_outs(struct rs_reader *r, PyObject *due, PyObject *outs, Py_ssize_t at) {
+    Py_ssize_t n = PyList_GET_SIZE(due);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        struct rs_value v;
+        PyObject *pair = PyList_GET_ITEM(due, i);
+        unsigned long most = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(pair, 0));
+        int exact = PyTuple_GET_ITEM(pair, 1) == Py_True;
+        if (at + i >= PyTuple_GET_SIZE(outs) || rs_next(r, &v) || v.kind != RS_BIN ||
+            v.len > most || (exact && v.len != most))
+            return -1;
+        PyObject *out = PyBytes_FromStringAndSize((const char *)v.data, v.len);
+        if (!out)
+            return -1;
+        PyTuple_SET_ITEM(outs, at + i, out);
+    }
+    return n;
+}
+
+/* (outs, values, statuses, stopped) of a BATCHED, if it is one that the batch may be answered with:
+ * the same checks as Program.mismatch. NULL otherwise. */
+static PyObject *decode_batched(const uint8_t *body, uint32_t len, PyObject *due, int brief) {
+    struct rs_reader r = {body, body + len}, tail;
+    struct rs_value v, values, statuses;
+    uint64_t type, id;
+    uint32_t fields;
+    uint64_t steps = (uint64_t)PyList_GET_SIZE(due);
+    if (!reply_head(&r, &fields, &type, &id) || type != RS_MSG_BATCHED || fields != 6 ||
+        rs_next(&r, &v) || v.kind != RS_ARRAY || v.len > len)
+        return NULL;
+    uint32_t count = v.len;
+    tail = r;
+    for (uint32_t i = 0; i < count; i++)
+        if (rs_next(&tail, &v))
+            return NULL;
+    if (rs_next(&tail, &values) || values.kind != RS_BIN || rs_next(&tail, &statuses) ||
+        statuses.kind != RS_BIN || rs_next(&tail, &v) || v.kind != RS_UINT || v.number > steps ||
+        tail.p != tail.end)
+        return NULL;
+    uint64_t stopped = v.number, started = stopped < steps ? stopped + 1 : steps;
+    uint64_t results = brief && started ? 1 : started;
+    if (values.len != 8 * results)
+        return NULL;
+    if (!statuses.len && steps && brief) {
+        if (stopped != steps)
+            return NULL;
+    } else if (statuses.len != steps) {
+        return NULL;
+    }
+    for (uint32_t i = 0; i < statuses.len; i++)
+        if (statuses.data[i] > (i < started ? RS_STATUS_UNDO_FAILED : RS_STATUS_NOT_STARTED))
+            return NULL;
+    PyObject *outs = PyTuple_New(count);
+    Py_ssize_t at = 0;
+    for (uint64_t i = 0; outs && i < started; i++) {
+        PyObject *step = PyList_GET_ITEM(due, (Py_ssize_t)i);
+        Py_ssize_t n = PyList_GET_SIZE(step) ? take_outs(&r, step, outs, at) : 0;
+        if (n < 0)
+            Py_CLEAR(outs);
+        else
+            at += n;
+    }
+    if (outs && at != (Py_ssize_t)count)
+        Py_CLEAR(outs);
+    if (!outs)
+        return NULL;
+    return Py_BuildValue("(Ny#y#K)", outs, (const char *)values.data, (Py_ssize_t)values.len,
+                         (const char *)statuses.data, (Py_ssize_t)statuses.len,
+                         (unsigned long long)stopped);
+}
+
+enum { ID_AT = RS_SIZE_HEADER + 3 };
+
+/* batch(frame, outs, brief, spin_us) -> (outs, values, statuses, stopped) | int: bytes sent, not
+ * answered yet, its id is last_id | NotImplemented: not sent. frame: a BATCH or RUN with eight bytes
+ * of room for its id; outs: of each step, what its outputs may be. */
+static PyObject *ring_batch(PyObject *object, PyObject *args) {
+    Ring *self = (Ring *)object;
+    PyObject *frame, *outs;
+    int brief;
+    unsigned int spin_us;
+    uint32_t sent;
+    if (!PyArg_ParseTuple(args, "YO!pI", &frame, &PyList_Type, &outs, &brief, &spin_us))
+        return NULL;
+    Py_ssize_t len = PyByteArray_GET_SIZE(frame);
+    if (!self->halves[0] || self->busy || !between_frames(self) || len < ID_AT + 8 ||
+        len - RS_SIZE_HEADER > (Py_ssize_t)self->frame_limit)
+        Py_RETURN_NOTIMPLEMENTED;
+    uint64_t id = self->next_id++;
+    uint8_t *bytes = (uint8_t *)PyByteArray_AS_STRING(frame);
+    rs_put_be(bytes + ID_AT - 1, RS_TAG_UINT64, id, 8);
+    PyObject *answer = exchange(self, bytes, (uint32_t)len, id, spin_us, &sent);
+    if (!answer)
+        return PyErr_Occurred() ? NULL : PyLong_FromUnsignedLong(sent);
+    const uint8_t *reply = (const uint8_t *)PyBytes_AS_STRING(answer);
+    uint32_t size = (uint32_t)PyBytes_GET_SIZE(answer);
+    PyObject *result =
+        decode_batched(reply + RS_SIZE_HEADER, size - RS_SIZE_HEADER, outs, brief);
+    if (result)
+        self->skipped += size;
+    else if (!PyErr_Occurred() && keep(self, reply, size) == 0)
+        result = PyLong_FromUnsignedLong(sent); /* recv() has it, for others to say what is wrong */
+    Py_DECREF(answer);
+    return result;
 }
 
 /* ---- the stream, for what is not that simple ---- */
@@ -738,6 +852,7 @@ static int set_spin_us(PyObject *object, PyObject *value, void *unused) {
 static PyMethodDef ring_methods[] = {
     {"call", (PyCFunction)(void (*)(void))ring_call, METH_FASTCALL, NULL},
     {"exchange", ring_exchange, METH_VARARGS, NULL},
+    {"batch", ring_batch, METH_VARARGS, NULL},
     {"send", ring_send, METH_O, NULL},
     {"recv", ring_recv, METH_NOARGS, NULL},
     {"park", ring_park, METH_O, NULL},
@@ -774,6 +889,171 @@ static PyTypeObject ring_type = {
     .tp_members = ring_members,
 };
 
+/* ---- batches ---- */
+
+/* Room that grows. */
+struct buffer {
+    uint8_t *start, *p, *end;
+};
+
+static int make_room(struct buffer *b, size_t n) {
+    if ((size_t)(b->end - b->p) >= n)
+        return 1;
+    size_t used = (size_t)(b->p - b->start), size = (used + n) * 2;
+    uint8_t *more = PyMem_Realloc(b->start, size);
+    if (!more)
+        return 0;
+    b->start = more;
+    b->p = more + used;
+    b->end = more + size;
+    return 1;
+}
+
+/* An argument of a step: as of a call, or an earlier step of the same batch. */
+static int put_step_argument(struct buffer *b, PyObject *batch, long self, PyObject *arg,
+                             struct outs *outs) {
+    size_t need = 32;
+    if (Py_TYPE(arg) == class_in || Py_TYPE(arg) == class_inout) {
+        PyObject *data = PyObject_GetAttr(arg, name_data);
+        if (!data || !PyBytes_CheckExact(data)) {
+            Py_XDECREF(data);
+            PyErr_Clear();
+            return 0;
+        }
+        need += (size_t)PyBytes_GET_SIZE(data);
+        Py_DECREF(data);
+    }
+    if (!make_room(b, need))
+        return 0;
+    if (Py_TYPE(arg) != class_step)
+        return put_argument(&b->p, b->end, arg, outs);
+    PyObject *owner = PyObject_GetAttr(arg, name_batch);
+    PyObject *index = PyObject_GetAttr(arg, name_index);
+    long step = index ? PyLong_AsLong(index) : -1;
+    int same = owner == batch && step >= 0 && step < self;
+    Py_XDECREF(owner);
+    Py_XDECREF(index);
+    PyErr_Clear();
+    if (!same)
+        return 0;
+    *b->p++ = 0xc7; /* ext 8: length, type */
+    *b->p++ = 12;
+    *b->p++ = RS_ARG_REF;
+    uint32_t fields[3] = {(uint32_t)step, UINT32_MAX, 8};
+    for (int i = 0; i < 3; i++)
+        for (int shift = 24; shift >= 0; shift -= 8)
+            *b->p++ = (uint8_t)(fields[i] >> shift);
+    return 1;
+}
+
+/* The attributes of a step that must be plain: 1, or 0 if one is not, or an error. */
+static int step_is_plain(PyObject *step, int *flags) {
+    PyObject *ok = PyObject_GetAttr(step, name_ok), *undo = PyObject_GetAttr(step, name_undo);
+    PyObject *on_error = PyObject_GetAttr(step, name_on_error);
+    int plain = ok == Py_None && undo == Py_None && on_error;
+    *flags = 0;
+    if (plain && on_error != name_stop) {
+        if (PyUnicode_Check(on_error) && PyUnicode_Compare(on_error, name_continue) == 0)
+            *flags = RS_STEPFLAG_CONTINUE;
+        else
+            plain = PyUnicode_Check(on_error) && PyUnicode_Compare(on_error, name_stop) == 0;
+    }
+    Py_XDECREF(ok);
+    Py_XDECREF(undo);
+    Py_XDECREF(on_error);
+    PyErr_Clear();
+    return plain;
+}
+
+/* One step. 1, or 0 if others must encode it. */
+static int put_step(struct buffer *b, PyObject *batch, long self, PyObject *step,
+                    struct outs *outs) {
+    int flags, done = 0;
+    if (Py_TYPE(step) != class_step || !step_is_plain(step, &flags) || !make_room(b, 16))
+        return 0;
+    PyObject *number = PyObject_GetAttr(step, name_number), *args = PyObject_GetAttr(step, name_args);
+    long long nr = number && PyLong_Check(number) ? PyLong_AsLongLong(number) : -1;
+    if (nr >= 0 && nr <= INT32_MAX && args && PyTuple_CheckExact(args) &&
+        PyTuple_GET_SIZE(args) <= MOST_ARGS) {
+        Py_ssize_t n = PyTuple_GET_SIZE(args);
+        *b->p++ = flags ? RS_FIXARRAY | 4 : RS_FIXARRAY | 2;
+        b->p = rs_put_uint(b->p, (uint64_t)nr);
+        *b->p++ = (uint8_t)(RS_FIXARRAY | n);
+        done = 1;
+        for (Py_ssize_t i = 0; done && i < n; i++)
+            done = put_step_argument(b, batch, self, PyTuple_GET_ITEM(args, i), outs);
+        if (done && flags && (done = make_room(b, 2))) {
+            *b->p++ = 0xc0; /* ok: nil */
+            *b->p++ = (uint8_t)flags;
+        }
+    }
+    Py_XDECREF(number);
+    Py_XDECREF(args);
+    PyErr_Clear();
+    return done;
+}
+
+/* What the outputs of a step may be: [(size, exact), ...]. */
+static PyObject *describe_outs(const struct outs *outs) {
+    PyObject *list = PyList_New(outs->count);
+    for (uint32_t i = 0; list && i < outs->count; i++) {
+        PyObject *pair = Py_BuildValue("(IO)", outs->size[i], outs->exact[i] ? Py_True : Py_False);
+        if (!pair)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, pair);
+    }
+    return list;
+}
+
+/* encode_batch(batch, steps, flags) -> (frame, reserved, outs) | NotImplemented: the whole BATCH,
+ * with id 0; what its reply may have at most; of each step what describe_outs says. */
+static PyObject *encode_batch(PyObject *module, PyObject *args) {
+    PyObject *batch, *steps, *none = NULL, *all = NULL, *result = NULL;
+    unsigned int flags;
+    struct buffer b = {NULL, NULL, NULL};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO!I", &batch, &PyList_Type, &steps, &flags))
+        return NULL;
+    Py_ssize_t n = PyList_GET_SIZE(steps);
+    uint64_t reserved = RS_SIZE_BATCH_BASE + RS_SIZE_BATCH_STEP * (uint64_t)n;
+    none = PyList_New(0);
+    all = PyList_New(n);
+    int done = none && all && make_room(&b, 64 + 8 * (size_t)n);
+    if (done) {
+        b.p += RS_SIZE_HEADER;
+        *b.p++ = RS_FIXARRAY | 5;
+        *b.p++ = RS_MSG_BATCH;
+        b.p = rs_put_be(b.p, RS_TAG_UINT64, 0, 8);
+        *b.p++ = 0; /* descriptors */
+        *b.p++ = (uint8_t)flags;
+        b.p = rs_put_be(b.p, RS_TAG_ARRAY32, (uint64_t)n, 4);
+    }
+    for (Py_ssize_t i = 0; done && i < n; i++) {
+        struct outs outs = {0, {0}, {0}};
+        done = put_step(&b, batch, (long)i, PyList_GET_ITEM(steps, i), &outs);
+        for (uint32_t k = 0; k < outs.count; k++)
+            reserved += RS_SIZE_REPLY_OUT + outs.size[k];
+        PyObject *described = outs.count ? describe_outs(&outs) : Py_NewRef(none);
+        if (!described)
+            done = 0;
+        else
+            PyList_SET_ITEM(all, i, described);
+    }
+    if (done) {
+        rs_put_be(b.start, RS_TAG_UINT32, (uint64_t)(b.p - b.start) - RS_SIZE_HEADER, 4);
+        PyObject *frame = PyByteArray_FromStringAndSize((char *)b.start, b.p - b.start);
+        if (frame)
+            result = Py_BuildValue("(NKO)", frame, (unsigned long long)reserved, all);
+    } else if (!PyErr_Occurred()) {
+        result = Py_NewRef(Py_NotImplemented);
+    }
+    PyMem_Free(b.start);
+    Py_XDECREF(none);
+    Py_XDECREF(all);
+    return result;
+}
+
 /* ---- when to let others run: of all connections together ---- */
 
 static uint64_t last_yield;
@@ -804,7 +1084,19 @@ static PyObject *setup(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *setup_batch(PyObject *module, PyObject *step) {
+    (void)module;
+    if (!PyType_Check(step)) {
+        PyErr_SetString(PyExc_TypeError, "step: not a class");
+        return NULL;
+    }
+    class_step = (PyTypeObject *)Py_NewRef(step);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"encode_batch", encode_batch, METH_VARARGS, NULL},
+    {"setup_batch", setup_batch, METH_O, NULL},
     {"due", due, METH_NOARGS, NULL},
     {"yielded", yielded, METH_NOARGS, NULL},
     {"setup", setup, METH_VARARGS, NULL},
@@ -818,9 +1110,19 @@ static struct PyModuleDef module_def = {
 PyMODINIT_FUNC PyInit__ring(void);
 
 PyMODINIT_FUNC PyInit__ring(void) {
-    name_data = PyUnicode_InternFromString("data");
-    name_size = PyUnicode_InternFromString("size");
-    if (!name_data || !name_size || PyType_Ready(&ring_type) < 0)
+    static const struct {
+        PyObject **to;
+        const char *name;
+    } names[] = {
+        {&name_data, "data"},         {&name_size, "size"},   {&name_batch, "batch"},
+        {&name_index, "index"},       {&name_number, "number"}, {&name_args, "args"},
+        {&name_ok, "ok"},             {&name_on_error, "on_error"}, {&name_undo, "undo"},
+        {&name_stop, "stop"},         {&name_continue, "continue"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!(*names[i].to = PyUnicode_InternFromString(names[i].name)))
+            return NULL;
+    if (PyType_Ready(&ring_type) < 0)
         return NULL;
     PyObject *module = PyModule_Create(&module_def);
     if (module && PyModule_AddObjectRef(module, "Ring", (PyObject *)&ring_type) < 0)

@@ -8,6 +8,7 @@ it or on the handles it returns. Modules are named after C headers.
 # The order matters to nobody but Python: rsyscall.handle composes what the header modules define,
 # and they need rsyscall.handle.fd; with this package's own import it is always handle that comes
 # first.
+from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
 from rsyscall.handle import (
     FileDescriptor,
     LinearPointer,
@@ -30,14 +31,19 @@ from rsyscall.tasks.unix import connect
 from rsyscall.thread import Process
 
 __all__ = [
+    "RESULT",
+    "Batch",
+    "BatchError",
     "FileDescriptor",
     "ForkedError",
     "LinearPointer",
     "MemoryMapping",
     "Pointer",
+    "PreparedBatch",
     "Process",
     "ProtocolHangup",
     "ReadablePointer",
+    "Step",
     "SyscallError",
     "SyscallHangup",
     "SyscallSendError",

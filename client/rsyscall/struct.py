@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import sys
 from typing import Generic, Self, TypeVar
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+# What os.fsencode uses.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def path_to_bytes(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], name: str) -> bytes:
@@ -23,7 +26,7 @@ def path_to_bytes(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], nam
 
     ValueError, naming the argument, if it contains a NUL of its own.
     """
-    data = os.fsencode(path)
+    data = path.encode(_ENCODING, _ERRORS) if type(path) is str else os.fsencode(path)
     if b"\0" in data:
         raise ValueError(f"{name}: embedded null byte in {path!r}")
     return data + b"\0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, overload
 
 from rsyscall import near
+from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.struct import Struct
@@ -31,6 +32,23 @@ class Process:
     def pid(self) -> near.Pid:
         """Its process id, as it sees itself."""
         return self.task.near_process
+
+    def batch(self, *, brief: bool = False) -> BoundBatch:
+        """Many calls in one round trip: `async with process.batch() as b:`, then methods of b.
+
+        The calls are made, in their order, when the block is left; see rsyscall.batch. brief:
+        whether only the last result comes back. Not a checkpoint; leaving the block is one.
+        """
+        return BoundBatch(self.task, brief=brief)
+
+    async def prepare(self, batch: Batch) -> PreparedBatch:
+        """Send a batch once, to run it many times.
+
+        ValueError if it closes or unmaps what a handle stands for, or cannot be sent; OSError
+        (ENOMEM) if the process has no room for it. A checkpoint; if cancelled, nothing has
+        happened.
+        """
+        return await PreparedBatch.make(batch, self.task)
 
     @overload
     async def malloc(self, cls: type[T_struct]) -> Pointer[T_struct]: ...

@@ -90,7 +90,8 @@ class Connection:
     are whatever objects the caller uses for them; those that end up nowhere are handed back by
     `take_unclaimed`, for the caller to close.
 
-    state, limits and features (those in force), ring (whether the stream is in shared memory) and
+    state, limits and features (those in force), batches (whether they are
+    among those), ring (whether the stream is in shared memory) and
     peer (the peer's Hello, once it has come) may be read. Of a stream in shared memory the
     descriptors come numbered, beside it: `receive_fds` takes them, and wants_fds says that the next
     frame cannot do without.
@@ -104,6 +105,7 @@ class Connection:
         self.peer: Hello | None = None
         self._offer: Hello | None = None  # a client's own HELLO, once it is sent
         self.features = Feature.NONE
+        self.batches = False
         self.ring = False
         self.wants_fds = False
         self.reserved = 0
@@ -172,9 +174,21 @@ class Connection:
             event.fds if isinstance(event, Call | Result | Batch | Run) else ()
         )
 
-    def adopt(self, request: Request) -> None:
-        """Take note of a request that was checked, encoded and sent by other means."""
-        self._count(request)
+    def adopt(self, request: Request, program: Program | None = None) -> None:
+        """Take note of a request that was checked, encoded and sent by other means.
+
+        program: of a Batch, what its reply may hold, if it is not to be worked out from its steps.
+        """
+        self._last_id = request.id
+        self._pending[request.id] = pending = Pending(request, program)
+        self.reserved += pending.reserved
+
+    def has_room_for(self, reserved: int) -> bool:
+        """Whether the limits admit one more request whose reply may have so many bytes."""
+        return not self._pending or (
+            len(self._pending) < self.limits.outstanding
+            and self.reserved + reserved <= self.limits.window
+        )
 
     def forget(self, id_: int) -> None:
         """Take note of a reply that was taken from the stream and checked by other means."""
@@ -414,6 +428,7 @@ class Connection:
         if self._offer is not None:
             self._check_choice(hello, self._offer)
             self.features = hello.features
+            self.batches = Feature.BATCH in hello.features
         elif hello.version_min > VERSION_MAX or hello.version_max < VERSION_MIN:
             raise RemoteProtocolError(
                 ErrorCode.VERSION,

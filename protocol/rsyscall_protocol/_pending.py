@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rsyscall_protocol._arguments import out_sizes
 from rsyscall_protocol._constants import BatchFlag, CallFlag, Status
 from rsyscall_protocol._encode import reservation
@@ -22,15 +24,28 @@ from rsyscall_protocol._events import (
 class Program:
     """What is known of a batch without running it."""
 
-    __slots__ = ("brief", "outs", "parameters", "reserved")
+    __slots__ = ("brief", "numbers", "outs", "parameters", "reserved")
 
     def __init__(self, request: Batch | Prepare) -> None:
         """Work out what its reply may hold."""
         self.reserved = reservation(request)
         self.parameters = request.parameters if isinstance(request, Prepare) else 0
         self.brief = BatchFlag.BRIEF in request.flags
+        #: The calls it makes, if anybody wants to know.
+        self.numbers: Collection[int] = ()
         #: Of each step, what out_sizes says.
         self.outs = [_step_outs(step) for step in request.steps]
+
+    @classmethod
+    def known(cls, reserved: int, outs: list[list[tuple[int, bool]]], *, brief: bool) -> Program:
+        """A program whose numbers were worked out elsewhere."""
+        program = cls.__new__(cls)
+        program.reserved = reserved
+        program.parameters = 0
+        program.brief = brief
+        program.numbers = ()
+        program.outs = outs
+        return program
 
     def mismatch(self, reply: Batched) -> str | None:
         """Why it cannot be the reply to this, if it cannot."""
@@ -69,7 +84,9 @@ class Pending:
     def __init__(self, request: Request, program: Program | None = None) -> None:
         """program: for a Run, what was prepared."""
         self.request = request
-        self.program = Program(request) if isinstance(request, Batch | Prepare) else program
+        if program is None and isinstance(request, Batch | Prepare):
+            program = Program(request)
+        self.program = program
         self.reserved = self.program.reserved if self.program else reservation(request)
         self.reads = request.length if isinstance(request, Read) else None
         self.outs = out_sizes(request.args) if isinstance(request, Call) else []

@@ -1,9 +1,10 @@
 #include "execute.h"
 
+#include "plain.h"
 #include "sys.h"
 
 /* Flags of the calls, by number: RS_CALL_*. */
-static const uint8_t call_flags[RS_CALLS] = {
+const uint8_t rs_call_flags[RS_CALLS] = {
 #define RS_FLAGS(nr, flags) [nr] = (flags),
     RS_CALL_FLAGS(RS_FLAGS)
 #undef RS_FLAGS
@@ -19,7 +20,7 @@ int rs_may_block(const struct rs_request *req) {
         return 1; /* perhaps; and a thousand calls take their time anyway */
     if (req->type != RS_MSG_CALL)
         return 0;
-    return req->nr >= RS_CALLS || call_flags[req->nr] & RS_CALL_BLOCKS;
+    return req->nr >= RS_CALLS || rs_call_flags[req->nr] & RS_CALL_BLOCKS;
 }
 
 static int guarded(const struct rs_guard *guard, uint64_t fd) {
@@ -39,7 +40,7 @@ static int64_t refuse(uint64_t nr, const struct rs_entry *e, uint32_t count,
                       const struct rs_guard *guard) {
     if (nr >= RS_CALLS)
         return 0;
-    uint8_t flags = call_flags[nr];
+    uint8_t flags = rs_call_flags[nr];
     if (flags & RS_CALL_REFUSED)
         return -RS_EPERM;
     if (guard->made_bits && flags & RS_CALL_REFUSED_IN_PROCESS)
@@ -71,7 +72,7 @@ static int returns_fd(uint64_t nr, const uint64_t *a) {
         return (uint32_t)a[1] == RS_F_DUPFD || (uint32_t)a[1] == RS_F_DUPFD_CLOEXEC;
     if (nr == RS_NR_landlock_create_ruleset) /* asked for its version it returns a number */
         return a[2] == 0;
-    return nr < RS_CALLS && call_flags[nr] & RS_CALL_RETURNS_FD;
+    return nr < RS_CALLS && rs_call_flags[nr] & RS_CALL_RETURNS_FD;
 }
 
 static void mark(const struct rs_guard *guard, int64_t fd, int made) {

@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from rsyscall.batch._encode import Encoded, encode
+import trio
+
+from rsyscall.batch._encode import encode
 from rsyscall.batch._typed import TypedSteps
 from rsyscall.batch.result import BatchResult
 from rsyscall.batch.step import BatchError, OnError, Parameter, Step, Success, Undo
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "BoundBatch"]
 
 T = TypeVar("T")
+_NONE, _BRIEF = BatchFlag.NONE, BatchFlag.BRIEF
 
 
 class Batch(TypedSteps):
@@ -35,9 +38,9 @@ class Batch(TypedSteps):
         """No process is needed before it is prepared."""
         self.brief = brief
         self.steps: list[Step[Any]] = []
-        #: Steps whose values are handles; those that close or unmap what a step has made.
+        #: Steps whose values are handles; by the index of one, the step that closes or unmaps it.
         self.makers: list[Step[Any]] = []
-        self.closers: list[tuple[Step[Any], Step[Any]]] = []
+        self.closers: dict[int, Step[Any]] = {}
         #: Handles that are used, and those that are closed or unmapped, with the step that does so.
         self.used: list[BaseFileDescriptor | MemoryMapping] = []
         self.ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]] = []
@@ -119,33 +122,31 @@ class Batch(TypedSteps):
             if isinstance(handle, BaseFileDescriptor):
                 handle.check_only()
 
-    def end_handles(self) -> list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]:
+    def end_handles(self) -> None:
         """Before it is sent: what is closed or unmapped may be somebody else's at any moment."""
         for _, handle in self.ended:
             if isinstance(handle, BaseFileDescriptor):
                 handle.forget()
             else:
                 handle.mark_unmapped()
-        return self.ended
 
     def revive_handles(self, result: BatchResult | None) -> None:
         """What was not closed or unmapped after all."""
         for step, handle in self.ended:
-            if result is not None and result.status(step) in (Status.DONE, Status.UNDONE):
+            if result is not None and result.code(step.index) in (Status.DONE, Status.UNDONE):
                 continue
             if isinstance(handle, MemoryMapping):
                 handle.mark_unmapped(False)
-            elif result is None or result.status(step) != Status.FAILED:
+            elif result is None or result.code(step.index) != Status.FAILED:
                 handle.revive()  # a close that failed has closed
 
-    def finish(self, task: Task, encoded: Encoded, result: BatchResult) -> BatchResult:
+    def finish(self, result: BatchResult) -> None:
         """Take the results."""
         self._result = result
-        if self.makers or self.closers:
+        if self.makers:
             result.settle()
         if self.ended:
             self.revive_handles(result)
-        return result
 
 
 class BoundBatch(Batch):
@@ -179,17 +180,19 @@ class BoundBatch(Batch):
         """
         if self.parameters:
             raise ValueError(f"{self.parameters[0]!r}: parameters are for batches to be prepared")
-        self.check(self.task)
-        flags = BatchFlag.BRIEF if self.brief else BatchFlag.NONE
-        encoded = encode(self, flags)
-        self.end_handles()
+        sysif = self.task.sysif
+        if self.used:
+            self.check(self.task)
+        flags = _BRIEF if self.brief else _NONE
+        encoded = encode(self, flags, numbers=sysif.wants_numbers)
+        if self.ended:
+            self.end_handles()
         try:
-            reply = await self.task.sysif.batch(encoded.request, encoded.frame, encoded.program)
-        except BaseException as exc:
-            if isinstance(exc, SyscallSendError | ValueError) or not isinstance(exc, Exception):
-                self.revive_handles(None)
+            reply = await sysif.batch(encoded.request, encoded.frame, encoded.program)
+        except (SyscallSendError, ValueError, trio.Cancelled):
+            self.revive_handles(None)
             raise
         result = BatchResult(self, self.task, reply, encoded.program.outs)
-        self.finish(self.task, encoded, result)
+        self.finish(result)
         result.raise_failure()
         return result

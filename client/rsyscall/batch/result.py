@@ -19,41 +19,45 @@ if TYPE_CHECKING:
 __all__ = ["BatchResult"]
 
 T = TypeVar("T")
+_DONE = int(Status.DONE)
 
 
 class BatchResult:
     """The results of one run of a batch.
 
     values: what the steps that were started returned, -errno for errors, as 64-bit numbers (of a
-    brief batch only the last). stopped: the step at which it ended, or how many there are.
+    brief batch only the last). started: how many those are. stopped: the step at which it ended, or
+    how many there are.
     """
 
     def __init__(self, batch: Batch, task: Task, reply: Batched, outs: list[Any]) -> None:
         """outs: of each step, what its outputs may be; as many come of those that were started."""
         self._batch = batch
         self._task = task
-        self.values: array[int] = array("q", reply.values)
-        self.stopped = reply.stopped
-        self._brief = batch.brief
-        self._steps = batch.steps
-        self._statuses = reply.statuses
-        self._outs = reply.outs
+        self._reply = reply
+        self._values: array[int] | None = None
         self._out_counts = outs
         self._offsets: list[int] | None = None
         self._converted: dict[int, object] = {}
+        self.stopped = reply.stopped
+        self.started = min(reply.stopped + 1, len(outs))
 
     @property
-    def started(self) -> int:
-        """How many steps were started."""
-        return min(self.stopped + 1, len(self._steps))
+    def values(self) -> array[int]:
+        """What the calls returned."""
+        if self._values is None:
+            self._values = array("q", self._reply.values)
+        return self._values
 
     def status(self, step: Step[object]) -> Status:
         """What became of a step."""
         self._check(step)
-        return self._status(step.index)
+        return Status(self.code(step.index))
 
-    def _status(self, index: int) -> Status:
-        return Status(self._statuses[index]) if self._statuses else Status.DONE
+    def code(self, index: int) -> int:
+        """What became of the index-th step, as the number that Status has for it."""
+        statuses = self._reply.statuses
+        return statuses[index] if statuses else _DONE
 
     def _check(self, step: Step[object]) -> None:
         if step.batch is not self._batch:
@@ -62,11 +66,11 @@ class BatchResult:
     def number(self, step: Step[object]) -> int:
         """The number that a step returned; BatchError if it was not started or not asked for."""
         self._check(step)
+        if step.index >= self.started:
+            raise BatchError(f"{step!r}: it was not started")
         index = step.index - (self.started - len(self.values))
         if index < 0:
             raise BatchError(f"{step!r}: of a brief batch only the last result is known")
-        if step.index >= self.started:
-            raise BatchError(f"{step!r}: it was not started")
         return self.values[index]
 
     def outs(self, step: Step[object]) -> tuple[bytes, ...]:
@@ -80,12 +84,12 @@ class BatchResult:
                 at += len(outs)
                 offsets.append(at)
             self._offsets = offsets
-        return self._outs[self._offsets[step.index] : self._offsets[step.index + 1]]
+        return self._reply.outs[self._offsets[step.index] : self._offsets[step.index + 1]]
 
     def error(self, step: Step[object]) -> OSError | None:
         """The error of a step that has failed, with the call as a note; None of any other."""
         self._check(step)
-        if self._status(step.index) != Status.FAILED:
+        if self.code(step.index) != Status.FAILED:
             return None
         value = self.number(step)
         call = describe_call(step.number, step.args)
@@ -99,14 +103,17 @@ class BatchResult:
 
     def __getitem__(self, step: Step[T]) -> T:
         """The value of a step, as its method would return it; see Step.value."""
-        status = self.status(step)
-        if status in (Status.NOT_STARTED, Status.BLOCKED, Status.UNDONE):
-            raise BatchError(f"{step!r}: {status.name.lower().replace('_', ' ')}")
-        if (error := self.error(step)) is not None:
+        self._check(step)
+        index = step.index
+        if index in self._converted:
+            return cast("T", self._converted[index])
+        code = self.code(index)
+        if code == Status.FAILED and (error := self.error(step)) is not None:
             raise error
-        if step.index not in self._converted:
-            self._converted[step.index] = self._convert(step)
-        return cast("T", self._converted[step.index])
+        if code not in (_DONE, Status.UNDO_FAILED):
+            raise BatchError(f"{step!r}: {Status(code).name.lower().replace('_', ' ')}")
+        value = self._converted[index] = self._convert(step)
+        return cast("T", value)
 
     def _convert(self, step: Step[object]) -> object:
         value = self.number(step)
@@ -114,29 +121,33 @@ class BatchResult:
             return None
         if step.call is None:
             return value
-        return step.call.convert(self._task, value, self.outs(step) if step.call.outs else ())
+        made = step.call.convert(self._task, value, self.outs(step) if step.call.outs else ())
+        if step.call.handle and self._is_ended(step.index):
+            if isinstance(made, BaseFileDescriptor):
+                made.forget()
+            elif isinstance(made, MemoryMapping):
+                made.mark_unmapped()
+        return made
+
+    def _is_ended(self, index: int) -> bool:
+        """Whether the batch itself has closed or unmapped what the step has made."""
+        closer = self._batch.closers.get(index)
+        return closer is not None and self.code(closer.index) in (_DONE, Status.UNDONE)
 
     def settle(self) -> None:
-        """Make the handles of what was made, and mark those that the batch itself has closed."""
+        """Make the handles of all that was made and is still there."""
         for step in self._batch.makers:
-            if self._status(step.index) in (Status.DONE, Status.UNDO_FAILED):
+            if self.code(step.index) in (_DONE, Status.UNDO_FAILED) and not self._is_ended(
+                step.index
+            ):
                 try:
                     self[step]
                 except BatchError:  # brief: nobody can know what it made
                     continue
-        for closer, made in self._batch.closers:
-            done = self._status(closer.index) in (Status.DONE, Status.UNDONE)
-            handle = self._converted.get(made.index)
-            if not done or handle is None:
-                continue
-            if isinstance(handle, BaseFileDescriptor) and handle.valid:
-                handle.forget()
-            elif isinstance(handle, MemoryMapping):
-                handle.mark_unmapped()
 
     def raise_failure(self) -> None:
         """Raise the error of the step that stopped the batch, if one did."""
-        if self.stopped < len(self._steps):
-            error = self.error(self._steps[self.stopped])
+        if self.stopped < len(self._out_counts):
+            error = self.error(self._batch.steps[self.stopped])
             if error is not None:
                 raise error

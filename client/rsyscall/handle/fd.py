@@ -87,6 +87,20 @@ class BaseFileDescriptor:
         if not siblings:
             _tables.get(self.task.fd_table, {}).pop(self.near, None)
 
+    def forget(self) -> None:
+        """Give up this handle: the descriptor is closed, or about to be, by other means."""
+        self._drop()
+
+    def revive(self) -> None:
+        """Take forget() back: the descriptor was not closed after all."""
+        self.valid = True
+        self._siblings().add(self)
+
+    def check_only(self) -> None:
+        """Raise SharedHandleError if other valid handles name the same descriptor."""
+        if not self.is_only_handle():
+            raise SharedHandleError(f"{self} has other valid handles; invalidate this one instead")
+
     def is_only_handle(self) -> bool:
         """Whether no other valid handle names the same number in the same table."""
         self._validate()
@@ -111,8 +125,7 @@ class BaseFileDescriptor:
         same descriptor. OSError as the call reports it; the descriptor is closed all the same, and
         the handle no longer valid. A checkpoint; if cancelled, nothing has happened. close(2).
         """
-        if not self.is_only_handle():
-            raise SharedHandleError(f"{self} has other valid handles; invalidate this one instead")
+        self.check_only()
         await trio.lowlevel.checkpoint_if_cancelled()
         # From here on the number may be somebody else's at any moment.
         self._drop()
@@ -121,8 +134,7 @@ class BaseFileDescriptor:
         except InterruptedError:
             pass  # Linux has closed it
         except trio.Cancelled:
-            self.valid = True
-            self._siblings().add(self)
+            self.revive()
             raise
 
     def for_task(self, task: FileDescriptorTask[T_fd]) -> T_fd:

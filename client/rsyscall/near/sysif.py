@@ -20,7 +20,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsInt, TypeAlias
 
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import FdArg, In, InOut, Out, RemoteProtocolError, Ret, Struct
+from rsyscall_protocol import (
+    Argument,
+    Batch,
+    Batched,
+    BatchFlag,
+    FdArg,
+    In,
+    InOut,
+    Out,
+    RemoteProtocolError,
+    Ret,
+    Step,
+    Struct,
+)
+from rsyscall_protocol._pending import Program
 from rsyscall_protocol._syscalls import CALLS
 
 if TYPE_CHECKING:
@@ -164,26 +178,31 @@ def check_reply(number: int, args: Sequence[SyscallArgument], value: int) -> Non
         raise exc
 
 
-def convert_arguments(
-    args: Sequence[SyscallArgument],
-) -> list[int | In | Out | Ret | InOut | Struct | FdArg]:
-    """Numbers to ints that fit a register; data as it is. ValueError names what does not fit."""
-    result: list[int | In | Out | Ret | InOut | Struct | FdArg] = []
-    for i, arg in enumerate(args):
-        if isinstance(arg, _DATA):
-            result.append(arg)
-            continue
-        if isinstance(arg, Placeholder):
-            raise ValueError(f"arg{i + 1}: {arg!r} has no value outside of a batch")
-        number = int(arg)
-        if not -(2**63) <= number < 2**64:
-            raise ValueError(f"arg{i + 1}: {number} does not fit into 64 bits")
-        result.append(number)
-    return result
+_Plain: TypeAlias = int | In | Out | Ret | InOut | Struct | FdArg
+
+
+def convert_argument(name: str, arg: SyscallArgument) -> _Plain:
+    """A number as an int that fits a register; data as it is. ValueError naming what does not."""
+    if isinstance(arg, _DATA):
+        return arg
+    if isinstance(arg, Placeholder):
+        raise ValueError(f"{name}: {arg!r} has no value outside of a batch")
+    number = int(arg)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"{name}: {number} does not fit into 64 bits")
+    return number
+
+
+def convert_arguments(args: Sequence[SyscallArgument]) -> list[_Plain]:
+    """All arguments of a call, see convert_argument."""
+    return [convert_argument(f"arg{i}", arg) for i, arg in enumerate(args, 1)]
 
 
 class SyscallInterface(abc.ABC):
     """The door of one task; see this module's documentation for the contract."""
+
+    #: Whether `batch` needs to know which calls an encoded batch makes.
+    wants_numbers = False
 
     @abc.abstractmethod
     async def call(
@@ -247,6 +266,38 @@ class SyscallInterface(abc.ABC):
         if len(data) > dest.size():
             raise ValueError(f"data: {len(data)} bytes for a pointer to {dest.size()}")
         await self.write_memory(dest.near, data)
+
+    @abc.abstractmethod
+    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+        """Make the calls of a batch, one after the other.
+
+        request: the batch, whose id does not count. frame: the same as a whole frame, but for the
+        id, if its steps have been encoded and checked already; request has none then. program: what
+        the reply may hold. ValueError for what cannot be sent, and see the contract. A checkpoint;
+        if cancelled, nothing has been sent.
+        """
+
+    @abc.abstractmethod
+    async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
+        """Have a batch kept; returns its number.
+
+        parameters: how many it has. OSError (ENOMEM) if there is no room for it, ValueError for
+        what cannot be sent, and see the contract. A checkpoint; if cancelled, nothing has happened.
+        """
+
+    @abc.abstractmethod
+    async def run(
+        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
+    ) -> Batched:
+        """Make the calls of a batch that was prepared.
+
+        args: a number or an In for each parameter. frame: the RUN as a whole frame, but for the id.
+        program: what the reply may hold. Otherwise as `batch`.
+        """
+
+    @abc.abstractmethod
+    async def unprepare(self, number: int) -> None:
+        """Have a batch forgotten. A checkpoint; if cancelled, it is still there."""
 
     @abc.abstractmethod
     async def barrier(self) -> None:

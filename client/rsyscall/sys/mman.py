@@ -120,6 +120,19 @@ class MemoryMapping:
         if self._key() in unmapped.get(self.file, ()):
             raise UseAfterUnmapError(f"{self} was unmapped")
 
+    def check_valid(self) -> None:
+        """Raise UseAfterUnmapError if it was unmapped."""
+        self._validate()
+
+    def mark_unmapped(self, unmapped: bool = True) -> None:
+        """Take note that it is unmapped, or about to be, by other means; or that it is not."""
+        table = self.task.address_space._unmapped  # pyright: ignore[reportPrivateUsage] - ours
+        dead = table.setdefault(self.file, set())
+        if unmapped:
+            dead.add(self._key())
+        else:
+            dead.discard(self._key())
+
     async def munmap(self) -> None:
         """Unmap it: no handle to it can be used afterwards.
 
@@ -127,14 +140,12 @@ class MemoryMapping:
         still mapped. A checkpoint; if cancelled, nothing has happened. munmap(2).
         """
         self._validate()
-        unmapped = self.task.address_space._unmapped  # pyright: ignore[reportPrivateUsage] - ours
-        dead = unmapped.setdefault(self.file, set())
         # Before it is sent: once it is done, the address may be another mapping's at any moment.
-        dead.add(self._key())
+        self.mark_unmapped()
         try:
             await _munmap(self.task.sysif, self.near)
         except (OSError, SyscallSendError, trio.Cancelled):
-            dead.discard(self._key())
+            self.mark_unmapped(False)
             raise
 
     async def mprotect(self, prot: PROT) -> None:

@@ -39,7 +39,9 @@ class Frame:
 
     __slots__ = ("data", "fds", "waiter")
 
-    def __init__(self, data: bytes, fds: tuple[int, ...], waiter: Waiter | None) -> None:
+    def __init__(
+        self, data: bytes | bytearray, fds: tuple[int, ...], waiter: Waiter | None
+    ) -> None:
         """fds: to be sent with the first byte."""
         self.data = memoryview(data)
         self.fds = fds

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
-from typing import SupportsInt
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import SupportsInt, TypeVar
 
 import trio
 
@@ -21,12 +23,31 @@ from rsyscall.near.sysif import (
     unreadable,
 )
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import Call, Limits, Read, Result, Size, Write, flatten
-from rsyscall_protocol._codec import decode, encode, reservation
+from rsyscall_protocol import (
+    Argument,
+    Batch,
+    Batched,
+    BatchFlag,
+    Call,
+    Event,
+    Limits,
+    Param,
+    Prepare,
+    Read,
+    RemoteProtocolError,
+    Result,
+    Size,
+    Step,
+    Write,
+    flatten,
+)
+from rsyscall_protocol._codec import check_request, decode, encode, reservation
+from rsyscall_protocol._pending import Program
 from rsyscall_protocol._syscalls import BLOCKS, CALLS, CREDENTIALS, REFUSED
 
 __all__ = ["DirectSyscallInterface"]
 
+T = TypeVar("T")
 _LIMITS = Limits()
 _CHUNK = _LIMITS.frame - Size.REPLY_BASE - Size.REPLY_OUT
 _FLAGS = {int(SYS[name]): CALLS[name][1] for name in SYS.__members__}
@@ -34,8 +55,20 @@ _FLAGS = {int(SYS[name]): CALLS[name][1] for name in SYS.__members__}
 
 def _execute(request: Call | Read | Write) -> Result:
     """Have the compiled core make the call, by the same code as a server's."""
-    body = bytearray(encode(request))
-    room = reservation(request)
+    result = _run_body(bytearray(encode(request)), reservation(request))
+    if not isinstance(result, Result):
+        raise AssertionError("the core wrote something else than a RESULT")
+    return result
+
+
+def _execute_batch(body: bytearray, reserved: int) -> Batched:
+    result = _run_body(body, reserved)
+    if not isinstance(result, Batched):
+        raise AssertionError("the core wrote something else than a BATCHED")
+    return result
+
+
+def _run_body(body: bytearray, room: int) -> Event:
     if max(len(body), room) > _LIMITS.frame:
         raise ValueError(f"arguments or results of more than {_LIMITS.frame} bytes in one call")
     reply = bytearray(room)
@@ -44,10 +77,22 @@ def _execute(request: Call | Read | Write) -> Result:
     )
     if n < 0:
         raise ValueError(f"the arguments were refused with code {-n}")
-    result = decode(bytes(reply[Size.HEADER : n]), _LIMITS)
-    if not isinstance(result, Result):
-        raise AssertionError("the core wrote something else than a RESULT")
-    return result
+    return decode(bytes(reply[Size.HEADER : n]), _LIMITS)
+
+
+def _numbers(steps: tuple[Step, ...]) -> Collection[int]:
+    undos = {step.undo[0] for step in steps if step.undo is not None}
+    return undos | {step.nr for step in steps}
+
+
+def _filled(step: Step, args: tuple[Argument, ...]) -> Step:
+    """The step with the arguments of a run in the place of its parameters."""
+
+    def fill(given: tuple[Argument, ...]) -> tuple[Argument, ...]:
+        return tuple([args[arg.index] if isinstance(arg, Param) else arg for arg in given])
+
+    undo = None if step.undo is None else (step.undo[0], fill(step.undo[1]))
+    return replace(step, args=fill(step.args), undo=undo)
 
 
 class DirectSyscallInterface(SyscallInterface):
@@ -58,7 +103,22 @@ class DirectSyscallInterface(SyscallInterface):
     concern one thread only, and the others would keep what they had.
     """
 
-    async def _run(self, number: int, execute: Callable[[], Result]) -> Result:
+    wants_numbers = True
+
+    def __init__(self) -> None:
+        """Nothing is opened."""
+        self._programs: dict[int, tuple[tuple[Step, ...], BatchFlag]] = {}
+        self._numbers = itertools.count()
+
+    async def _run(self, numbers: Collection[int], execute: Callable[[], T]) -> T:
+        for number in numbers:
+            self._check(number)
+        if any(_FLAGS.get(number, BLOCKS) & BLOCKS for number in numbers):
+            return await trio.to_thread.run_sync(execute)
+        await checkpoint()
+        return execute()
+
+    def _check(self, number: int) -> None:
         flags = _FLAGS.get(number, BLOCKS)
         if flags & REFUSED:
             raise SyscallSendError(
@@ -69,10 +129,38 @@ class DirectSyscallInterface(SyscallInterface):
                 f"{describe_call(number, ())}: concerns one thread only, and the interpreter has"
                 " several; nothing was done"
             )
-        if flags & BLOCKS:
-            return await trio.to_thread.run_sync(execute)
+
+    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+        """See SyscallInterface."""
+        if frame is not None:
+            body, numbers = frame[Size.HEADER :], program.numbers
+        else:
+            body, numbers = bytearray(encode(replace(request, id=1))), _numbers(request.steps)
+        return await self._run(numbers, lambda: _execute_batch(body, program.reserved))
+
+    async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
+        """See SyscallInterface: here only the steps are kept."""
+        try:
+            check_request(Prepare(1, steps, parameters, flags), _LIMITS)
+        except RemoteProtocolError as exc:
+            raise ValueError(f"the batch cannot be made: {exc.text}") from None
         await checkpoint()
-        return execute()
+        number = next(self._numbers)
+        self._programs[number] = steps, flags
+        return number
+
+    async def run(
+        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
+    ) -> Batched:
+        """See SyscallInterface."""
+        kept, flags = self._programs[number]
+        request = Batch(1, tuple([_filled(step, args) for step in kept]), flags)
+        return await self.batch(request, None, Program(request))
+
+    async def unprepare(self, number: int) -> None:
+        """See SyscallInterface."""
+        await checkpoint()
+        del self._programs[number]
 
     async def call(
         self,
@@ -93,11 +181,11 @@ class DirectSyscallInterface(SyscallInterface):
         if len(numbers) == len(values):
             a = [n & (2**64 - 1) for n in numbers] + [0] * (6 - len(numbers))
             result = await self._run(
-                nr, lambda: Result(1, lib.rs_direct(nr, a[0], a[1], a[2], a[3], a[4], a[5]))
+                (nr,), lambda: Result(1, lib.rs_direct(nr, a[0], a[1], a[2], a[3], a[4], a[5]))
             )
         else:
             request = Call(1, nr, flatten(values))
-            result = await self._run(nr, lambda: _execute(request))
+            result = await self._run((nr,), lambda: _execute(request))
         check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.value if return_fd else None)
 

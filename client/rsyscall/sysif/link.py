@@ -14,14 +14,16 @@ import array
 import contextlib
 import os
 import socket
+import struct
 import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import trio
 
-from rsyscall._checkpoint import checkpoint
+from rsyscall._checkpoint import checkpoint, due, pause
 from rsyscall._ring import Ring as _Ring
 from rsyscall.near.sysif import (
     ForkedError,
@@ -32,6 +34,7 @@ from rsyscall.sysif._frames import Dead, Frame, Waiter, never, unknown_end
 from rsyscall.sysif.ring import SharedHalves, spin_us
 from rsyscall_protocol import (
     NEED_DATA,
+    Batch,
     Batched,
     Bye,
     Connection,
@@ -45,15 +48,21 @@ from rsyscall_protocol import (
     Request,
     Result,
     Role,
+    Run,
     SideChannel,
+    Size,
     State,
 )
+from rsyscall_protocol._pending import Program
 
 __all__ = ["Link"]
 
 _RECV_SIZE = 65536
 _CONTROL_SIZE = socket.CMSG_SPACE(Limits().fds * 4)
 _LOOK_AGAIN_SECONDS = 1.0
+# Where the id of a request stands in a frame that was encoded with eight bytes of room for it.
+_ID = struct.Struct(">Q")
+_ID_AT = Size.HEADER + 3
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
 
@@ -355,10 +364,10 @@ class Link:
         self._next_id += 1
         return self._next_id - 1
 
-    async def _admit(self, request: Request) -> None:
-        """Wait until the limits admit a request like this one."""
+    async def _admit(self, has_room: Callable[[], bool]) -> None:
+        """Wait until the limits admit a request."""
         await checkpoint()
-        while self._dead is None and not self._connection.has_room(request):
+        while self._dead is None and not has_room():
             await self._room.park()
         if self._forked:
             raise ForkedError("the connection belongs to the process we were forked from")
@@ -373,26 +382,86 @@ class Link:
         cannot be sent; see the contract of near.sysif. A checkpoint; if cancelled, nothing was
         sent.
         """
-        await self._admit(make(1))
+        example = make(1)
+        await self._admit(lambda: self._connection.has_room(example))
         request = make(self._take_id())
         try:
             data, fds = self._connection.send(request)
         except LocalProtocolError as exc:
             raise ValueError(f"the call cannot be sent: {exc.text}") from exc
-        waiter = self._waiters[request.id] = Waiter()
+        return await self._send(request.id, data, fds, spin)
+
+    async def exchange_batch(
+        self, request: Batch | Run, frame: bytearray, program: Program, spin: int
+    ) -> Batched:
+        """Send a batch that was encoded already, but for its id; otherwise as `exchange`.
+
+        request: the same for the connection, perhaps without steps; its id does not count.
+        """
+        connection = self._connection
+        if self._dead is None and not self._waiters:
+            if due():
+                await pause()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+        if self._dead is not None or self._waiters:
+            await self._admit(lambda: connection.has_room_for(program.reserved))
+        limits = connection.limits
+        if not connection.batches:
+            raise ValueError("the batch cannot be sent: the server knows none")
+        if len(program.outs) > limits.steps:
+            raise ValueError(f"the batch cannot be sent: more than {limits.steps} steps")
+        most = min(limits.frame, limits.window)
+        if len(frame) - Size.HEADER > limits.frame or program.reserved > most:
+            raise ValueError(f"the batch cannot be sent: it or its reply has over {most} bytes")
+        ring, id_, sent, begun = self._ring, 0, 0, None
+        if ring is not None and not self._out:
+            answer = ring.batch(frame, program.outs, program.brief, spin)
+            if isinstance(answer, tuple):
+                if self._reading and ring.ready:
+                    self._receive()
+                return Batched(ring.last_id, *answer)
+            if isinstance(answer, int):
+                id_, sent, begun = ring.last_id, answer, ring.begun
+        if begun is None:
+            id_ = self._take_id()
+            _ID.pack_into(frame, _ID_AT, id_)
+        connection.adopt(replace(request, id=id_), program)
+        waiter = self._waiters[id_] = Waiter()
+        waiter.begun = begun
+        try:
+            reply = await self._push(waiter, frame[sent:], ())
+        finally:
+            del self._waiters[id_]
+        if not isinstance(reply, Batched):
+            raise AssertionError("the connection let a RESULT through as a BATCHED")
+        return reply
+
+    async def _send(
+        self, id_: int, data: bytes | bytearray, fds: tuple[int, ...], spin: int
+    ) -> Result | Batched:
+        waiter = self._waiters[id_] = Waiter()
         try:
             if self._ring is not None and not self._out and not fds:
-                data = self._at_once(self._ring, data, request.id, waiter, spin)
-            if data:
-                self._out.append(Frame(data, fds, waiter))
-                self._flush()
-                if self._out and not self._flushing and (self._ring is None or self._side_full):
-                    await self._drain()
-            return await self._reply(waiter)
+                data = self._at_once(self._ring, data, id_, waiter, spin)
+            return await self._push(waiter, data, fds)
         finally:
-            del self._waiters[request.id]
+            del self._waiters[id_]
 
-    def _at_once(self, ring: _Ring, data: bytes, id_: int, waiter: Waiter, spin: int) -> bytes:
+    async def _push(
+        self, waiter: Waiter, data: bytes | bytearray, fds: tuple[int, ...]
+    ) -> Result | Batched:
+        """Send what is still to be sent, and wait for the reply."""
+        if data:
+            self._out.append(Frame(data, fds, waiter))
+            self._flush()
+            if self._out and not self._flushing and (self._ring is None or self._side_full):
+                await self._drain()
+        return await self._reply(waiter)
+
+    def _at_once(
+        self, ring: _Ring, data: bytes | bytearray, id_: int, waiter: Waiter, spin: int
+    ) -> bytes | bytearray:
         """Send as much as goes and wait for the reply a little; what is still to be sent."""
         answer = ring.exchange(data, id_, spin)
         waiter.begun = ring.begun

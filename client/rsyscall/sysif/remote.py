@@ -7,7 +7,9 @@ answer. What does not fit there, or is not answered in time, goes the same way a
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import SupportsInt
 
 import trio
@@ -28,6 +30,10 @@ from rsyscall.sysif._frames import Dead, Frame, Waiter
 from rsyscall.sysif.link import Link
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring, spin_us
 from rsyscall_protocol import (
+    Argument,
+    Batch,
+    Batched,
+    BatchFlag,
     Call,
     CallFlag,
     Feature,
@@ -35,23 +41,34 @@ from rsyscall_protocol import (
     In,
     InOut,
     Out,
+    Prepare,
     Read,
     Result,
     Ret,
     Ring,
+    Run,
     SideChannel,
     Size,
+    Step,
+    Unprepare,
     Write,
     flatten,
 )
+from rsyscall_protocol._pending import Program
 
 __all__ = ["RemoteSyscallInterface"]
+
+#: Longer than this a batch does not keep trio's other tasks waiting.
+_MOST_SPIN_US = 1000
 
 setup(In, Out, Ret, InOut)
 
 
 class RemoteSyscallInterface(Link, SyscallInterface):
     """The door of a process behind a socket; see Link for how it is used by many tasks at once."""
+
+    #: How long a step of a batch has taken of late, in microseconds.
+    _step_us = 0.5
 
     async def start(
         self,
@@ -149,7 +166,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
                 if answer < 0:
                     check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
                 return answer
-            if answer is not NotImplemented:
+            if answer is None or isinstance(answer, tuple):
                 args = (arg1, arg2, arg3, arg4, arg5, arg6)
                 return (await self._finish(ring, number, args, answer)).value
         return (await self._call(number, (arg1, arg2, arg3, arg4, arg5, arg6), (), False)).value
@@ -167,10 +184,10 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         ring: _Ring,
         number: int,
         args: Sequence[SyscallArgument],
-        answer: object,
+        answer: tuple[int, tuple[bytes, ...]] | None,
     ) -> Reply:
         """The reply to a call that the core has sent, from what it has returned."""
-        if isinstance(answer, tuple):
+        if answer is not None:
             value, outs = answer
             if self._reading and ring.ready:
                 self._receive()
@@ -212,7 +229,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
                         self._receive()
                     check_reply(number, args, answer)
                     return Reply(answer)
-                if answer is not NotImplemented:
+                if answer is None or isinstance(answer, tuple):
                     return await self._finish(ring, number, args, answer)
         return await self._call(number, args, fds, return_fd)
 
@@ -231,6 +248,48 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         result = await self._exchange(lambda id_: Call(id_, nr, flat, flags, sent))
         check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.fds[0] if result.fds else None)
+
+    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+        """See SyscallInterface."""
+        if frame is not None:
+            return await self._timed(request, frame, program)
+        spin = self._batch_spin(len(program.outs))
+        reply = await self.exchange(lambda id_: replace(request, id=id_), spin=spin)
+        if not isinstance(reply, Batched):
+            raise AssertionError("the connection let a RESULT through as a BATCHED")
+        return reply
+
+    async def _timed(self, request: Batch | Run, frame: bytearray, program: Program) -> Batched:
+        steps = len(program.outs)
+        start = time.monotonic()
+        reply = await self.exchange_batch(request, frame, program, self._batch_spin(steps))
+        if steps:
+            took = (time.monotonic() - start) * 1e6 / steps
+            self._step_us += (took - self._step_us) / 8
+        return reply
+
+    async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
+        """See SyscallInterface."""
+        result = await self._exchange(lambda id_: Prepare(id_, steps, parameters, flags))
+        if result.value < 0:
+            exc = OSError(-result.value, os.strerror(-result.value))
+            exc.add_note("while preparing a batch")
+            raise exc
+        return result.value
+
+    async def run(
+        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
+    ) -> Batched:
+        """See SyscallInterface."""
+        return await self._timed(Run(0, number, args), frame, program)
+
+    async def unprepare(self, number: int) -> None:
+        """See SyscallInterface."""
+        await self._exchange(lambda id_: Unprepare(id_, number))
+
+    def _batch_spin(self, steps: int) -> int:
+        """For how many microseconds to wait for the reply of a batch: twice as long as usual."""
+        return min(_MOST_SPIN_US, int(2 * steps * self._step_us))
 
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:
         """See SyscallInterface. A long read is made in pieces of one frame each."""

@@ -5,8 +5,21 @@
  *
  * in:    nr rdi   a0 rsi   a1 rdx   a2 rcx   a3 r8    a4 r9   a5 8(%rsp)
  * call:  nr rax   a0 rdi   a1 rsi   a2 rdx   a3 r10   a4 r8   a5 r9
- * out:   rax, errors as -errno; the kernel clobbers rcx and r11 only. */
+ * out:   rax, errors as -errno; the kernel clobbers rcx and r11 only.
+ *
+ * The kernel's defences make the CPU forget where functions return to, so that the first return
+ * after a call costs more than the rest of a short one. The stub jumps instead. The extension may
+ * live in a process with a shadow stack, and must return. */
 	.text
+
+	.macro leave_door
+#ifdef RS_STUB
+	pop %rcx
+	jmp *%rcx
+#else
+	ret
+#endif
+	.endm
 
 	.macro door name
 	.globl \name
@@ -21,7 +34,7 @@
 	mov %r9, %r8
 	mov 8(%rsp), %r9
 	syscall
-	ret
+	leave_door
 	.size \name, . - \name
 	.endm
 

@@ -1,0 +1,117 @@
+"""The steps of a batch as the protocol wants them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rsyscall._ring import encode_batch, setup_batch
+from rsyscall.batch.step import RESULT, Parameter, Step, StepOutput
+from rsyscall.near.sysif import SyscallArgument, convert_argument
+from rsyscall_protocol import Argument, Batch, BatchFlag, Param, Ref, Run, StepFlag, flatten
+from rsyscall_protocol import Step as WireStep
+from rsyscall_protocol._encode import HEADER, HEADER_TAG
+from rsyscall_protocol._encode import encode as encode_event
+from rsyscall_protocol._pending import Program
+
+if TYPE_CHECKING:
+    from rsyscall.batch.batch import Batch as Steps
+
+__all__ = ["Encoded", "encode", "run_frame", "wire_steps"]
+
+
+setup_batch(Step)
+
+#: Batches without their steps, for those whose frame is made without them.
+_BARE = {flags: Batch(0, (), flags) for flags in (BatchFlag.NONE, BatchFlag.BRIEF)}
+
+
+class Encoded:
+    """A batch ready to be sent: its frame, but for the id, and what its reply may hold.
+
+    request: the same for the connection; without its steps if the frame was made without them.
+    """
+
+    __slots__ = ("frame", "program", "request")
+
+    def __init__(self, request: Batch, frame: bytearray | None, program: Program) -> None:
+        """frame: None if the connection is to make it."""
+        self.request = request
+        self.frame = frame
+        self.program = program
+
+
+def _argument(batch: Steps, index: int, arg: SyscallArgument, *, undo: bool) -> Argument:
+    match arg:
+        case Step(batch=owner):
+            if owner is not batch or arg.index >= index:
+                raise ValueError(f"step {index}: {arg!r} is no earlier step of this batch")
+            return Ref(arg.index)
+        case StepOutput(step=step, offset=offset):
+            if step.batch is not batch or step.index >= index + undo:
+                raise ValueError(f"step {index}: {arg!r} is no earlier step of this batch")
+            return Ref(step.index, offset, 4)
+        case Parameter(batch=owner):
+            if owner is not batch:
+                raise ValueError(f"step {index}: {arg!r} belongs to another batch")
+            return Param(arg.index)
+        case _:
+            if arg is RESULT:
+                if not undo:
+                    raise ValueError(f"step {index}: RESULT is for an undo")
+                return Ref(index)
+            return convert_argument(f"step {index}", arg)
+
+
+def _arguments(
+    batch: Steps, index: int, args: tuple[SyscallArgument, ...], *, undo: bool = False
+) -> tuple[Argument, ...]:
+    if len(args) > 6:
+        raise ValueError(f"step {index}: a system call takes at most six arguments")
+    return flatten([_argument(batch, index, arg, undo=undo) for arg in args])
+
+
+def _wire_step(batch: Steps, step: Step[Any]) -> WireStep:
+    index, ok = step.index, step.ok
+    if step.on_error not in ("stop", "continue"):
+        raise ValueError(f"on_error: {step.on_error!r} is neither 'stop' nor 'continue'")
+    undo = None
+    if step.undo is not None:
+        number, *args = step.undo
+        nr = convert_argument(f"undo of step {index}", number)
+        if not isinstance(nr, int):
+            raise ValueError(f"undo of step {index}: {number!r} is no number of a call")
+        undo = (nr, _arguments(batch, index, tuple(args), undo=True))
+    return WireStep(
+        int(step.number),
+        _arguments(batch, index, step.args),
+        ok if ok is None or isinstance(ok, int) else tuple(sorted(int(n) for n in ok)),
+        StepFlag.CONTINUE if step.on_error == "continue" else StepFlag.NONE,
+        undo,
+    )
+
+
+def wire_steps(batch: Steps) -> tuple[WireStep, ...]:
+    """The steps as the protocol's; ValueError for what cannot be one."""
+    return tuple([_wire_step(batch, step) for step in batch.steps])
+
+
+def run_frame(number: int, args: tuple[Argument, ...]) -> bytearray:
+    """A RUN as a whole frame, with room for an id of eight bytes."""
+    body = encode_event(Run(2**64 - 1, number, args))
+    return bytearray(HEADER.pack(HEADER_TAG, len(body)) + body)
+
+
+def encode(batch: Steps, flags: BatchFlag, *, numbers: bool) -> Encoded:
+    """A BATCH. Most are encoded by the compiled core; what it leaves to us is checked here.
+
+    numbers: whether the calls that it makes are to be noted in its program.
+    """
+    fast = encode_batch(batch, batch.steps, int(flags))
+    if isinstance(fast, tuple):
+        frame, reserved, outs = fast
+        program = Program.known(reserved, outs, brief=bool(flags & BatchFlag.BRIEF))
+        if numbers:
+            program.numbers = {int(step.number) for step in batch.steps}
+        return Encoded(_BARE[flags], frame, program)
+    request = Batch(0, wire_steps(batch), flags)
+    return Encoded(request, None, Program(request))

@@ -1,0 +1,244 @@
+"""The typed methods of a batch: one for every typed call, from the same declarations."""
+
+from __future__ import annotations
+
+import abc
+import os
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+import rsyscall.far
+from rsyscall import near
+from rsyscall.batch.step import (
+    OnError,
+    Parameter,
+    Step,
+    StepOptions,
+    StepOutput,
+    Success,
+    Undo,
+)
+from rsyscall.fcntl import O
+from rsyscall.handle.fd import BaseFileDescriptor, close_call
+from rsyscall.linux.memfd import MFD, memfd_create_call
+from rsyscall.near.sysif import SyscallArgument
+from rsyscall.near.typed import TypedCall
+from rsyscall.sys.mman import (
+    MAP,
+    MS,
+    PROT,
+    MemoryMapping,
+    mmap_call,
+    mprotect_call,
+    msync_call,
+    munmap_call,
+)
+from rsyscall.sys.stat import Stat, fstat_call
+from rsyscall.unistd.credentials import getgid_call, getpid_call, getppid_call, getuid_call
+from rsyscall.unistd.fs import ftruncate_call, open_call, openat_call
+from rsyscall.unistd.io import (
+    SEEK,
+    lseek_call,
+    pread_call,
+    pwrite_call,
+    read_call,
+    write_call,
+)
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from rsyscall.handle import FileDescriptor
+
+__all__ = ["FdArgument", "MappingArgument", "TypedSteps"]
+
+T = TypeVar("T")
+
+#: A handle, the step that makes one, an int that a step has left, or a parameter.
+FdArgument: TypeAlias = "BaseFileDescriptor | Step[FileDescriptor] | StepOutput | Parameter"
+MappingArgument: TypeAlias = "MemoryMapping | Step[MemoryMapping]"
+PathArgument: TypeAlias = "str | os.PathLike[str] | Parameter"
+DataArgument: TypeAlias = "bytes | Parameter"
+NumberArgument: TypeAlias = "int | Step[int] | Parameter"
+
+
+class TypedSteps(abc.ABC):
+    """The calls by name. What they return is said by their namesakes of tasks and handles."""
+
+    steps: list[Step[Any]]
+    used: list[BaseFileDescriptor | MemoryMapping]
+    ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
+    closers: dict[int, Step[Any]]
+
+    @abc.abstractmethod
+    def add(
+        self,
+        call: TypedCall[T],
+        *,
+        ok: Success = None,
+        on_error: OnError = "stop",
+        undo: Undo | None = None,
+    ) -> Step[T]:
+        """A typed call as a step."""
+
+    def _fd(self, fd: FdArgument) -> SyscallArgument:
+        if isinstance(fd, BaseFileDescriptor):
+            fd._validate()  # pyright: ignore[reportPrivateUsage] - ours
+            self.used.append(fd)
+            return fd.near
+        return fd
+
+    def _range(self, mapping: MappingArgument) -> tuple[SyscallArgument, int]:
+        if isinstance(mapping, MemoryMapping):
+            mapping.check_valid()
+            self.used.append(mapping)
+            return mapping.near.address, mapping.near.length
+        length = mapping.args[1]
+        if mapping.batch is not self or not isinstance(length, int):
+            raise ValueError(f"mapping: {mapping!r} is no mmap of this batch")
+        return mapping, length
+
+    def _ends(self, step: Step[Any], what: FdArgument | MappingArgument) -> None:
+        """The step closes or unmaps it."""
+        if isinstance(what, BaseFileDescriptor | MemoryMapping):
+            self.ended.append((step, what))
+        elif isinstance(what, Step):
+            self.closers[what.index] = step
+
+    def _sized(self, call: TypedCall[T], data: DataArgument) -> TypedCall[T]:
+        """The call, made for no data, with a parameter instead, and its length behind it."""
+        if isinstance(data, Parameter):
+            call.args = (call.args[0], data, data.length, *call.args[3:])
+        return call
+
+    # ---- files ----
+
+    def open(
+        self, path: PathArgument, flags: O, mode: int = 0o644, **options: Unpack[StepOptions]
+    ) -> Step[FileDescriptor]:
+        """Open a file. ValueError if the path contains a NUL. open(2)."""
+        return cast("Step[FileDescriptor]", self.add(open_call(path, flags, mode), **options))
+
+    def openat(
+        self,
+        fd: FdArgument,
+        path: PathArgument,
+        flags: O,
+        mode: int = 0o644,
+        **options: Unpack[StepOptions],
+    ) -> Step[FileDescriptor]:
+        """Open a file in a directory. ValueError if the path contains a NUL. openat(2)."""
+        call = openat_call(self._fd(fd), path, flags, mode)
+        return cast("Step[FileDescriptor]", self.add(call, **options))
+
+    def memfd_create(
+        self, name: PathArgument, flags: MFD = MFD.NONE, **options: Unpack[StepOptions]
+    ) -> Step[FileDescriptor]:
+        """Make an anonymous file. ValueError if the name contains a NUL. memfd_create(2)."""
+        return cast("Step[FileDescriptor]", self.add(memfd_create_call(name, flags), **options))
+
+    def close(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[None]:
+        """Close a descriptor: a handle is not valid afterwards, nor is that of a step. close(2)."""
+        step = self.add(close_call(self._fd(fd)), **options)
+        self._ends(step, fd)
+        return step
+
+    def read(self, fd: FdArgument, buf: int, **options: Unpack[StepOptions]) -> Step[bytes]:
+        """Read up to `buf` bytes, and MAX_IO at most. read(2)."""
+        return self.add(read_call(self._fd(fd), buf), **options)
+
+    def pread(
+        self, fd: FdArgument, buf: int, offset: NumberArgument, **options: Unpack[StepOptions]
+    ) -> Step[bytes]:
+        """Read up to `buf` bytes from an offset, and MAX_IO at most. pread(2)."""
+        return self.add(pread_call(self._fd(fd), buf, offset), **options)
+
+    def write(self, fd: FdArgument, buf: DataArgument, **options: Unpack[StepOptions]) -> Step[int]:
+        """Write data. write(2)."""
+        call = write_call(self._fd(fd), buf if isinstance(buf, bytes) else b"")
+        return self.add(self._sized(call, buf), **options)
+
+    def pwrite(
+        self,
+        fd: FdArgument,
+        buf: DataArgument,
+        offset: NumberArgument,
+        **options: Unpack[StepOptions],
+    ) -> Step[int]:
+        """Write data at an offset. pwrite(2)."""
+        call = pwrite_call(self._fd(fd), buf if isinstance(buf, bytes) else b"", offset)
+        return self.add(self._sized(call, buf), **options)
+
+    def lseek(
+        self, fd: FdArgument, offset: NumberArgument, whence: SEEK, **options: Unpack[StepOptions]
+    ) -> Step[int]:
+        """Move the file's offset. lseek(2)."""
+        return self.add(lseek_call(self._fd(fd), offset, whence), **options)
+
+    def ftruncate(
+        self, fd: FdArgument, length: NumberArgument, **options: Unpack[StepOptions]
+    ) -> Step[None]:
+        """Make the file `length` bytes long. ValueError if that is negative. ftruncate(2)."""
+        return self.add(ftruncate_call(self._fd(fd), length), **options)
+
+    def fstat(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[Stat]:
+        """What is known of the file. fstat(2)."""
+        return self.add(fstat_call(self._fd(fd)), **options)
+
+    # ---- memory ----
+
+    def mmap(
+        self,
+        length: int,
+        prot: PROT,
+        flags: MAP,
+        page_size: int = 4096,
+        *,
+        fd: FdArgument | None = None,
+        offset: int | Parameter = 0,
+        file: rsyscall.far.File | None = None,
+        addr: near.Address | None = None,
+        **options: Unpack[StepOptions],
+    ) -> Step[MemoryMapping]:
+        """Map a file, or without one anonymous memory. ValueError off a page boundary. mmap(2)."""
+        if fd is None:
+            flags |= MAP.ANONYMOUS
+        number = None if fd is None else self._fd(fd)
+        file = rsyscall.far.File() if file is None else file
+        call = mmap_call(length, prot, flags, addr, number, offset, page_size, file)
+        return self.add(call, **options)
+
+    def munmap(self, mapping: MappingArgument, **options: Unpack[StepOptions]) -> Step[None]:
+        """Unmap a mapping: it cannot be used afterwards. munmap(2)."""
+        step = self.add(munmap_call(*self._range(mapping)), **options)
+        self._ends(step, mapping)
+        return step
+
+    def mprotect(
+        self, mapping: MappingArgument, prot: PROT, **options: Unpack[StepOptions]
+    ) -> Step[None]:
+        """Change what may be done with all pages of a mapping. mprotect(2)."""
+        return self.add(mprotect_call(*self._range(mapping), prot), **options)
+
+    def msync(
+        self, mapping: MappingArgument, flags: MS = MS.SYNC, **options: Unpack[StepOptions]
+    ) -> Step[None]:
+        """Write changed pages back. msync(2)."""
+        return self.add(msync_call(*self._range(mapping), flags), **options)
+
+    # ---- who it is ----
+
+    def getpid(self, **options: Unpack[StepOptions]) -> Step[near.Pid]:
+        """The process id. getpid(2)."""
+        return self.add(getpid_call(), **options)
+
+    def getppid(self, **options: Unpack[StepOptions]) -> Step[near.Pid]:
+        """The parent's process id. getppid(2)."""
+        return self.add(getppid_call(), **options)
+
+    def getuid(self, **options: Unpack[StepOptions]) -> Step[int]:
+        """The real user id. getuid(2)."""
+        return self.add(getuid_call(), **options)
+
+    def getgid(self, **options: Unpack[StepOptions]) -> Step[int]:
+        """The real group id. getgid(2)."""
+        return self.add(getgid_call(), **options)
