@@ -56,6 +56,7 @@ uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
         uint32_t i = scope.step;
         batch->steps[i] = r.p;
         rs_decode_step(&r, limits, entries, &scope, &step, &why);
+        batch->first_out[i] = scope.first_out; /* of a prepared batch it is not known any more */
         batch->outs[i] = p + RS_SIZE_REPLY_OUT;
         int64_t result = rs_call(step.nr, entries, step.count, batch, fds, guard, a, &p, &outs);
         batch->results[i] = result;
