@@ -261,14 +261,15 @@ class Connection:
                 self._last_id = event.id
                 self._pending[event.id] = pending = Pending(event, self._program(event))
                 self.reserved += pending.reserved
+                if isinstance(event, Unprepare):
+                    # Now and not at its result: by then the number may mean another program.
+                    self._programs.pop(event.program, None)
 
     def _settle(self, pending: Pending, value: int) -> None:
         """What follows from the result of a request that concerns the connection itself."""
         match pending.request:
             case Prepare() if value >= 0 and pending.program is not None:
                 self._programs[value] = pending.program
-            case Unprepare(_, program) if value >= 0:
-                self._programs.pop(program, None)
             case Ring() if value >= 0:
                 self.ring = True
             case _:
