@@ -373,6 +373,8 @@ class Connection:
             if isinstance(event, Call | Result | Batch | Run):
                 self._unclaimed += event.fds
             raise RemoteProtocolError(ErrorCode.FDS, "file descriptors that no frame announced")
+        if isinstance(event, Ring) and (self._buffer or self._packets):
+            raise RemoteProtocolError(ErrorCode.STATE, "RING: something follows before its answer")
         return event
 
     def _allowed(self) -> frozenset[MessageType]:
