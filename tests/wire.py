@@ -20,6 +20,10 @@ from rsyscall.tasks.spawn import stub_path
 from rsyscall_protocol import (
     TRANSITIONS,
     Argument,
+    Batch,
+    Batched,
+    BatchFlag,
+    Bell,
     Bye,
     Call,
     CallFlag,
@@ -27,17 +31,27 @@ from rsyscall_protocol import (
     ErrorCode,
     Event,
     FdArg,
+    Fds,
+    Feature,
     Hello,
     In,
     InOut,
     Limits,
     MessageType,
     Out,
+    Param,
+    Prepare,
     Read,
+    Ref,
     Result,
     Ret,
+    Ring,
     Role,
+    Run,
+    Step,
+    StepFlag,
     Struct,
+    Unprepare,
     Write,
 )
 
@@ -84,6 +98,10 @@ def _argument(form: int | Vector) -> Argument:
             return Ret(size)
         case {"FD": index}:
             return FdArg(index)
+        case {"REF": [step, offset, width]}:
+            return Ref(step, offset, width)
+        case {"PARAM": index}:
+            return Param(index)
         case {"STRUCT": data, "relocations": relocations, "outs": outs}:
             return Struct(
                 unhex(data),
@@ -92,6 +110,21 @@ def _argument(form: int | Vector) -> Argument:
             )
         case _:
             raise ValueError(f"no argument: {form}")
+
+
+def _arguments(form: list[int | Vector]) -> tuple[Argument, ...]:
+    return tuple(_argument(arg) for arg in form)
+
+
+def _step(form: Vector) -> Step:
+    ok, undo = form["ok"], form["undo"]
+    return Step(
+        form["nr"],
+        _arguments(form["args"]),
+        tuple(ok) if isinstance(ok, list) else ok,
+        StepFlag(form["flags"]),
+        None if undo is None else (undo["nr"], _arguments(undo["args"])),
+    )
 
 
 def message(form: Vector, fds: Sequence[object] | None = None) -> Event:
@@ -104,14 +137,19 @@ def message(form: Vector, fds: Sequence[object] | None = None) -> Event:
     for name, read in _FIELDS.items():
         if name in fields:
             fields[name] = read(fields[name])
+    if "flags" in fields:
+        fields["flags"] = (CallFlag if kind is MessageType.CALL else BatchFlag)(fields["flags"])
     return _EVENTS[kind](**fields)
 
 
 _FIELDS: dict[str, Callable[[Any], object]] = {
-    "args": lambda form: tuple(_argument(arg) for arg in form),
+    "args": _arguments,
+    "steps": lambda form: tuple(_step(step) for step in form),
     "outs": lambda form: tuple(unhex(out) for out in form),
     "limits": lambda form: Limits(**form),
-    "flags": CallFlag,
+    "features": Feature,
+    "values": unhex,
+    "statuses": unhex,
     "code": ErrorCode,
     "data": unhex,
 }
@@ -123,6 +161,14 @@ _EVENTS: dict[MessageType, type[Event]] = {
     MessageType.WRITE: Write,
     MessageType.ERROR: Error,
     MessageType.BYE: Bye,
+    MessageType.RING: Ring,
+    MessageType.BELL: Bell,
+    MessageType.FDS: Fds,
+    MessageType.BATCH: Batch,
+    MessageType.BATCHED: Batched,
+    MessageType.PREPARE: Prepare,
+    MessageType.RUN: Run,
+    MessageType.UNPREPARE: Unprepare,
 }
 
 

@@ -275,14 +275,15 @@ class Connection:
                 self._last_id = event.id
                 self._pending[event.id] = pending = Pending(event, self._program(event))
                 self.reserved += pending.reserved
+                if isinstance(event, Unprepare):
+                    # Now and not at its result: by then the number may mean another program.
+                    self._programs.pop(event.program, None)
 
     def _settle(self, pending: Pending, value: int) -> None:
         """What follows from the result of a request that concerns the connection itself."""
         match pending.request:
             case Prepare() if value >= 0 and pending.program is not None:
                 self._programs[value] = pending.program
-            case Unprepare(_, program) if value >= 0:
-                self._programs.pop(program, None)
             case Ring() if value >= 0:
                 self.ring = True
             case _:
@@ -386,6 +387,8 @@ class Connection:
             if isinstance(event, Call | Result | Batch | Run):
                 self._unclaimed += event.fds
             raise RemoteProtocolError(ErrorCode.FDS, "file descriptors that no frame announced")
+        if isinstance(event, Ring) and (self._buffer or self._packets):
+            raise RemoteProtocolError(ErrorCode.STATE, "RING: something follows before its answer")
         return event
 
     def _allowed(self) -> frozenset[MessageType]:

@@ -102,14 +102,25 @@ class Pending:
             return "BATCHED: where a RESULT was due"
         return self._result_mismatch(reply)
 
+    def _ring_mismatch(self, request: Ring, result: Result) -> str | None:
+        if result.outs:
+            return "RESULT: not as many outputs as were asked for"
+        if result.value < 0:
+            return "RESULT: a file descriptor that was not asked for" if result.fds else None
+        if result.value != request.size:
+            return "RESULT: a ring of another size than was asked for"
+        # None if the memory is shared already.
+        return None if len(result.fds) in (0, 2) else "RESULT: not the two halves of a ring"
+
     def _result_mismatch(self, result: Result) -> str | None:
         if not -(2**63) <= result.value < 2**63:
             return "RESULT: the value is out of range"
         if isinstance(self.request, Ring):
-            # Two halves; none if the memory is shared already, or there is no ring.
-            return None if len(result.fds) in (0, 2) else "RESULT: not the two halves of a ring"
+            return self._ring_mismatch(self.request, result)
         if len(result.fds) > (1 if self.returns_fd and result.value >= 0 else 0):
             return "RESULT: a file descriptor that was not asked for"
+        if isinstance(self.request, Prepare) and result.value >= 2**32:
+            return "RESULT: not the number of a program"
         if self.reads is not None:
             sizes = [len(out) for out in result.outs]
             if sizes != ([result.value] if result.value >= 0 else []) or result.value > self.reads:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs] - it has none
 
-HELLO, CALL, RESULT, READ, WRITE, ERROR, BYE = range(1, 8)
-IN, OUT, INOUT, STRUCT, RET, FD = range(1, 7)
+HELLO, CALL, RESULT, READ, WRITE, ERROR, BYE, RING, BELL, FDS = range(1, 11)
+BATCH, BATCHED, PREPARE, RUN, UNPREPARE = range(11, 16)
+IN, OUT, INOUT, STRUCT, RET, FD, REF, PARAM = range(1, 9)
 UINT32, UINT64, INT64 = 2**32, 2**64, 2**63
 DEFAULTS = {
     "frame": 2**20,
@@ -18,14 +19,20 @@ DEFAULTS = {
     "fds": 253,
     "outstanding": 1024,
     "window": 2**21,
+    "steps": 1024,
+    "programs": 64,
+    "program_bytes": 2**18,
 }
 SMALLEST = {
     "frame": 4096,
-    "depth": 4,
+    "depth": 6,
     "data": 6,
     "fds": 0,
     "outstanding": 1,
     "window": 8192,
+    "steps": 1,
+    "programs": 0,
+    "program_bytes": 0,
 }
 REPLY_BASE, REPLY_OUT = 40, 5
 
@@ -123,8 +130,8 @@ def hellos() -> Iterator[tuple[str, object, object]]:
         hello(options={"limits": {"data": 7}}),
         meant_hello({"data": 7}),
     )
-    unknown = {"new": [None, True, 1.5, {"x": b""}], "limits": {"new": None, "depth": 5}}
-    yield "HELLO: unknown options", hello(options=unknown), meant_hello({"depth": 5})
+    unknown = {"new": [None, True, 1.5, {"x": b""}], "limits": {"new": None, "depth": 7}}
+    yield "HELLO: unknown options", hello(options=unknown), meant_hello({"depth": 7})
     yield (
         "HELLO: options that say who is there",
         hello(options={"arch": "x86_64", "page_size": 4096, "pid": 7}),
@@ -258,7 +265,7 @@ def wrong_calls() -> Iterator[tuple[str, object, object]]:
         "an argument that is an array": call([]),
         "an argument that is a map": call({}),
         "an argument of type 0": call(ext(0, b"")),
-        "an argument of an unknown type": call(ext(7, b"")),
+        "an argument of an unknown type": call(ext(9, b"")),
         "an argument of the largest type": call(ext(127, b"")),
         "OUT with a short size": call(ext(OUT, b"\0\0\0")),
         "OUT with a long size": call(ext(OUT, b"\0\0\0\0\0")),
@@ -338,12 +345,12 @@ def others() -> Iterator[tuple[str, object, object]]:
     yield "a map", {0: 7}, "FIELD"
     yield "an integer", 7, "FIELD"
     yield "a message of type 0", [0], "UNKNOWN_TYPE"
-    yield "a message of type 8", [8], "UNKNOWN_TYPE"
+    yield "a message of type 16", [16], "UNKNOWN_TYPE"
     yield "a message of the largest type", [UINT64 - 1], "UNKNOWN_TYPE"
     yield "a message of a negative type", [-1], "FIELD"
     yield "a message whose type is a string", ["BYE"], "FIELD"
     yield "a message whose type is true", [True], "FIELD"
-    yield "a message of unknown type with an array for a key", [8, {(): 0}], "UNKNOWN_TYPE"
+    yield "a message of unknown type with an array for a key", [16, {(): 0}], "UNKNOWN_TYPE"
 
 
 def results() -> Iterator[tuple[str, object, object]]:
@@ -415,8 +422,8 @@ def vectors() -> list[Vector]:
         "MALFORMED",
     )
     add("client", "a body of nothing", b"", "MALFORMED")
-    add("client", "the form before the type", bytes.fromhex("9208c1"), "MALFORMED")
-    add("client", "the depth before the type", b"\x92\x08" + b"\x91" * 8 + b"\x00", "DEPTH")
+    add("client", "the form before the type", bytes.fromhex("9210c1"), "MALFORMED")
+    add("client", "the depth before the type", b"\x92\x10" + b"\x91" * 8 + b"\x00", "DEPTH")
     limited: dict[str, tuple[int, object, object]] = {
         "data": (6, call(*[0] * 6), meant_call(*[0] * 6)),
         "fds": (2, call(nfds=2), meant_call(nfds=2)),
@@ -448,6 +455,7 @@ def vectors() -> list[Vector]:
         "TOO_MANY_FDS",
         limits={"fds": 0},
     )
-    add("client", "at a lower depth", pack(call([[]])), "FIELD", limits={"depth": 4})
-    add("client", "one past a lower depth", pack(call([[[]]])), "DEPTH", limits={"depth": 4})
+    deep = [[[[]]]]
+    add("client", "at a lower depth", pack(call(deep)), "FIELD", limits={"depth": 6})
+    add("client", "one past a lower depth", pack(call([deep])), "DEPTH", limits={"depth": 6})
     return found

@@ -30,8 +30,9 @@ static void undo(const struct rs_limits *limits, struct rs_entry *entries, struc
         rs_decode_step(&r, limits, entries, scope, &step, &why);
         if (!step.undo.p)
             continue;
+        r = step.undo; /* not in place: the step is written anew */
         scope->step++;
-        rs_decode_step(&step.undo, limits, entries, scope, &step, &why);
+        rs_decode_step(&r, limits, entries, scope, &step, &why);
         scope->step--;
         int64_t result =
             rs_call(step.nr, entries, step.count, batch, fds, guard, a, &nowhere, &outs);
@@ -70,6 +71,7 @@ uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
             break;
         }
         rs_decode_step(&r, limits, entries, &scope, &step, &why);
+        batch->first_out[i] = scope.first_out; /* of a prepared batch it is not known any more */
         batch->outs[i] = p + RS_SIZE_REPLY_OUT;
         int64_t result = rs_call(step.nr, entries, step.count, batch, fds, guard, a, &p, &outs);
         batch->results[i] = result;

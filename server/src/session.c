@@ -223,13 +223,15 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
         return 0;
     }
     if (req->type == RS_MSG_RUN) {
-        memcpy(s->parameters, s->entries, sizeof s->parameters);
-        s->batch.parameters = s->parameters;
         err = rs_recall(&s->store, req, s->scratch, &why);
         if (err) {
             rs_fail(s, (uint32_t)err, start, why);
             return 0;
         }
+        memcpy(s->parameters, s->entries, req->count * sizeof *s->entries);
+        s->batch.parameters = s->parameters;
+        if (req->program.end - req->program.p > RS_STRETCH_BYTES)
+            s->stretched = 1;
     }
     if (!admits(s)) { /* perhaps the replies have only not been sent yet */
         if (rs_flush(s))
@@ -433,6 +435,7 @@ void rs_session_run(struct rs_session *s) {
     serve(s);
     drop_fds(s);
     drop_replies(s);
+    rs_ring_end(s);
     rs_close(s->guard.fds[0]);
     if (s->guard.fds[1] >= 0)
         rs_close(s->guard.fds[1]);

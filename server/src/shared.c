@@ -105,6 +105,14 @@ int rs_ring_start(struct rs_session *s) {
     return 0;
 }
 
+void rs_ring_end(struct rs_session *s) {
+    const struct rs_ring *r = &s->ring;
+    if (s->ring_shared || !r->size)
+        return;
+    rs_sys(RS_NR_munmap, rs_addr(r->mine), RS_SIZE_RING_HEADER + r->size, 0, 0, 0, 0);
+    rs_sys(RS_NR_munmap, rs_addr(r->theirs), RS_SIZE_RING_HEADER + r->size, 0, 0, 0, 0);
+}
+
 static void bell(struct rs_session *s) {
     static const uint8_t frame[] = {RS_TAG_UINT32, 0, 0, 0, 2, RS_FIXARRAY | 1, RS_MSG_BELL};
     /* EAGAIN: there are bells that nobody has heard yet. Anything else is seen when we sleep. */

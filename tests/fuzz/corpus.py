@@ -37,7 +37,7 @@ MESSAGE = Struct(bytes(56), ((16, 6),), ((48, 4),))
 
 EVENTS: list[Event] = [
     Hello(),
-    Hello(1, 3, 7, Limits(frame=4096, depth=4, data=6, fds=0, outstanding=1, window=8192)),
+    Hello(1, 3, 7, Limits(frame=4096, depth=6, data=6, fds=0, outstanding=1, window=8192)),
     Hello(info={"arch": "x86_64", "page_size": 4096, "pid": 7, "more": "text" * 50}),
     Call(1, SYS.getpid),
     Call(2, SYS.openat, (-100, In(b"/etc/hostname\0"), 0x80000, 0), CallFlag.RETURN_FD),

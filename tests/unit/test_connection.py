@@ -10,6 +10,9 @@ import pytest
 from rsyscall_protocol import (
     NEED_DATA,
     TRANSITIONS,
+    Batch,
+    Batched,
+    Bell,
     Bye,
     Call,
     CallFlag,
@@ -18,6 +21,8 @@ from rsyscall_protocol import (
     ErrorCode,
     Event,
     FdArg,
+    Fds,
+    Feature,
     Hello,
     In,
     InOut,
@@ -25,14 +30,18 @@ from rsyscall_protocol import (
     LocalProtocolError,
     MessageType,
     Out,
+    Prepare,
     Read,
     RemoteProtocolError,
     Result,
     Ret,
+    Ring,
     Role,
+    Run,
     Size,
     State,
     Struct,
+    Unprepare,
     Write,
     encode,
 )
@@ -43,21 +52,34 @@ from rsyscall_protocol._msgpack import pack
 CLIENT, SERVER = Role.CLIENT, Role.SERVER
 EVENTS: dict[MessageType, Event] = {
     MessageType.HELLO: Hello(),
-    MessageType.CALL: Call(2, 39),
-    MessageType.RESULT: Result(1, 0),
-    MessageType.READ: Read(2, 0, 1),
-    MessageType.WRITE: Write(2, 0, b"x"),
+    MessageType.CALL: Call(4, 39),
+    MessageType.RESULT: Result(2, 0),
+    MessageType.READ: Read(4, 0, 1),
+    MessageType.WRITE: Write(4, 0, b"x"),
     MessageType.ERROR: Error(ErrorCode.INTERNAL, 0, "why"),
     MessageType.BYE: Bye(),
+    MessageType.RING: Ring(4, 4096, 0),
+    MessageType.BELL: Bell(),
+    MessageType.FDS: Fds(0, 1),
+    MessageType.BATCH: Batch(4, ()),
+    MessageType.BATCHED: Batched(3, (), b"", b"", 0),
+    MessageType.PREPARE: Prepare(4, ()),
+    MessageType.RUN: Run(4, 0),
+    MessageType.UNPREPARE: Unprepare(4, 0),
 }
+HELLOS: list[tuple[Role, Event]] = [(CLIENT, Hello()), (SERVER, Hello())]
+PREPARED: list[tuple[Role, Event]] = [(CLIENT, Prepare(1, ())), (SERVER, Result(1, 0))]
+ASKED: list[tuple[Role, Event]] = [(CLIENT, Call(2, 39)), (CLIENT, Batch(3, ()))]
 TO_STATE: dict[State, list[tuple[Role, Event]]] = {
     State.IDLE: [],
     State.GREETED: [(CLIENT, Hello())],
-    State.OPEN: [(CLIENT, Hello()), (SERVER, Hello()), (CLIENT, Call(1, 39))],
-    State.CLOSING: [(CLIENT, Hello()), (SERVER, Hello()), (CLIENT, Call(1, 39)), (CLIENT, Bye())],
-    State.CLOSED: [(CLIENT, Hello()), (SERVER, Hello()), (CLIENT, Bye()), (SERVER, Bye())],
+    State.OPEN: [*HELLOS, *PREPARED, *ASKED],
+    State.MOVING: [*HELLOS, (CLIENT, Ring(2, 4096, 0))],
+    State.CLOSING: [*HELLOS, *ASKED, (CLIENT, Bye())],
+    State.CLOSED: [*HELLOS, (CLIENT, Bye()), (SERVER, Bye())],
     State.FAILED: [(CLIENT, Hello()), (SERVER, Error(ErrorCode.PEER, 0, "not served"))],
 }
+QUIET = State.OPEN, MessageType.RING
 ROWS = [(s, r, m) for s in State for r in Role for m in MessageType]
 
 
@@ -93,17 +115,19 @@ def framed(body: bytes) -> bytes:
 
 
 def snapshot(connection: Connection) -> dict[str, Any]:
-    return copy.deepcopy({k: v for k, v in vars(connection).items() if k != "_pending"}) | {
-        "_pending": dict(vars(connection)["_pending"])
+    by_identity = "_pending", "_programs"
+    return copy.deepcopy({k: v for k, v in vars(connection).items() if k not in by_identity}) | {
+        name: dict(vars(connection)[name]) for name in by_identity
     }
 
 
 # ---- states ----
 
 
-def in_state(state: State) -> dict[Role, Connection]:
+def in_state(state: State, kind: MessageType | None = None) -> dict[Role, Connection]:
+    """Both ends, with requests under way if that is not in the way of such a message."""
     ends = pair()
-    for role, event in TO_STATE[state]:
+    for role, event in HELLOS if (state, kind) == QUIET else TO_STATE[state]:
         step(ends, role, event)
     assert ends[CLIENT].state is ends[SERVER].state is state
     return ends
@@ -111,7 +135,7 @@ def in_state(state: State) -> dict[Role, Connection]:
 
 @pytest.mark.parametrize(("state", "role", "kind"), ROWS)
 def test_only_what_the_table_has_is_sent(state: State, role: Role, kind: MessageType) -> None:
-    end = in_state(state)[role]
+    end = in_state(state, kind)[role]
     before = snapshot(end)
     after = TRANSITIONS[state].get((role, kind))
     if after is None:
@@ -126,7 +150,7 @@ def test_only_what_the_table_has_is_sent(state: State, role: Role, kind: Message
 
 @pytest.mark.parametrize(("state", "role", "kind"), ROWS)
 def test_only_what_the_table_has_is_heard(state: State, role: Role, kind: MessageType) -> None:
-    end = in_state(state)[role.peer]
+    end = in_state(state, kind)[role.peer]
     end.receive(frame(EVENTS[kind]))
     after = TRANSITIONS[state].get((role, kind))
     if after is not None:
@@ -170,25 +194,25 @@ def test_last_word_is_an_error_that_the_peer_understands() -> None:
 # ---- misuse that is noticed here ----
 
 MISUSE: dict[str, tuple[Event, ErrorCode]] = {
-    "an id again": (Call(1, 39), ErrorCode.ID),
+    "an id again": (Call(3, 39), ErrorCode.ID),
     "an id that is too large": (Call(2**64, 39), ErrorCode.FIELD),
-    "a negative number": (Call(2, -1), ErrorCode.FIELD),
-    "an unknown flag": (Call(2, 39, (), CallFlag(2)), ErrorCode.FIELD),
-    "an integer that is too large": (Call(2, 39, (2**64,)), ErrorCode.FIELD),
-    "an integer that is too small": (Call(2, 39, (-(2**63) - 1,)), ErrorCode.FIELD),
-    "room for a negative number": (Call(2, 39, (Out(-1),)), ErrorCode.FIELD),
-    "a descriptor that is not sent": (Call(2, 39, (FdArg(0),)), ErrorCode.FIELD),
-    "a descriptor before the first": (Call(2, 39, (FdArg(-1),), fds=(3,)), ErrorCode.FIELD),
+    "a negative number": (Call(4, -1), ErrorCode.FIELD),
+    "an unknown flag": (Call(4, 39, (), CallFlag(2)), ErrorCode.FIELD),
+    "an integer that is too large": (Call(4, 39, (2**64,)), ErrorCode.FIELD),
+    "an integer that is too small": (Call(4, 39, (-(2**63) - 1,)), ErrorCode.FIELD),
+    "room for a negative number": (Call(4, 39, (Out(-1),)), ErrorCode.FIELD),
+    "a descriptor that is not sent": (Call(4, 39, (FdArg(0),)), ErrorCode.FIELD),
+    "a descriptor before the first": (Call(4, 39, (FdArg(-1),), fds=(3,)), ErrorCode.FIELD),
     "a STRUCT that was not flattened": (
-        Call(2, 39, (Struct(bytes(8), ((0, In(b"")),)),)),
+        Call(4, 39, (Struct(bytes(8), ((0, In(b"")),)),)),
         ErrorCode.FIELD,
     ),
-    "too many entries": (Call(2, 39, (0,) * 1025), ErrorCode.FIELD),
-    "too many descriptors": (Call(2, 39, fds=tuple(range(254))), ErrorCode.TOO_MANY_FDS),
-    "too large a reply": (Call(2, 39, (Ret(2**20),)), ErrorCode.OVERSIZE),
-    "too large a frame": (Write(2, 0, bytes(2**20)), ErrorCode.OVERSIZE),
-    "a negative address": (Read(2, -1, 1), ErrorCode.FIELD),
-    "a length that is too large": (Read(2, 0, 2**32), ErrorCode.FIELD),
+    "too many entries": (Call(4, 39, (0,) * 1025), ErrorCode.FIELD),
+    "too many descriptors": (Call(4, 39, fds=tuple(range(254))), ErrorCode.TOO_MANY_FDS),
+    "too large a reply": (Call(4, 39, (Ret(2**20),)), ErrorCode.OVERSIZE),
+    "too large a frame": (Write(4, 0, bytes(2**20)), ErrorCode.OVERSIZE),
+    "a negative address": (Read(4, -1, 1), ErrorCode.FIELD),
+    "a length that is too large": (Read(4, 0, 2**32), ErrorCode.FIELD),
     "a negative offset": (Error(ErrorCode.FIELD, -1, "why"), ErrorCode.FIELD),
     "a text that is none": (Error(ErrorCode.FIELD, 0, "\ud800"), ErrorCode.FIELD),
 }
@@ -203,15 +227,15 @@ def test_misuse_by_a_client_changes_nothing(name: str) -> None:
         ends[CLIENT].send(event)
     assert caught.value.code is code
     assert snapshot(ends[CLIENT]) == before
-    assert step(ends, CLIENT, Call(2, 39)) == Call(2, 39)
+    assert step(ends, CLIENT, Call(4, 39)) == Call(4, 39)
 
 
 WRONG_RESULTS: dict[str, tuple[Result, ErrorCode]] = {
-    "of no request": (Result(2, 0), ErrorCode.ID),
-    "with an output": (Result(1, 0, (b"",)), ErrorCode.FIELD),
-    "with a descriptor": (Result(1, 3, (), (3,)), ErrorCode.FIELD),
-    "too large": (Result(1, 2**63), ErrorCode.FIELD),
-    "too small": (Result(1, -(2**63) - 1), ErrorCode.FIELD),
+    "of no request": (Result(4, 0), ErrorCode.ID),
+    "with an output": (Result(2, 0, (b"",)), ErrorCode.FIELD),
+    "with a descriptor": (Result(2, 3, (), (3,)), ErrorCode.FIELD),
+    "too large": (Result(2, 2**63), ErrorCode.FIELD),
+    "too small": (Result(2, -(2**63) - 1), ErrorCode.FIELD),
 }
 
 
@@ -224,7 +248,7 @@ def test_misuse_by_a_server_changes_nothing(name: str) -> None:
         ends[SERVER].send(result)
     assert caught.value.code is code
     assert snapshot(ends[SERVER]) == before
-    assert step(ends, SERVER, Result(1, 0)) == Result(1, 0)
+    assert step(ends, SERVER, Result(2, 0)) == Result(2, 0)
 
 
 @pytest.mark.parametrize(
@@ -232,20 +256,21 @@ def test_misuse_by_a_server_changes_nothing(name: str) -> None:
     [
         (Hello(version_min=0), ErrorCode.FIELD),
         (Hello(version_min=2, version_max=2), ErrorCode.VERSION),
-        (Hello(features=1), ErrorCode.FIELD),
+        (Hello(features=Feature.RING | Feature.BATCH), ErrorCode.FIELD),
         (Hello(limits=Limits(data=8)), ErrorCode.FIELD),
     ],
 )
 def test_a_server_cannot_promise_what_was_not_asked_for(hello: Hello, code: ErrorCode) -> None:
     ends = pair()
     asked = Limits(**{**Limits().as_dict(), "data": 7})
-    step(ends, CLIENT, Hello(limits=asked))
+    step(ends, CLIENT, Hello(features=Feature.RING, limits=asked))
     before = snapshot(ends[SERVER])
     with pytest.raises(LocalProtocolError) as caught:
         ends[SERVER].send(hello)
     assert caught.value.code is code
     assert snapshot(ends[SERVER]) == before
-    assert step(ends, SERVER, Hello(limits=asked)) == Hello(limits=asked)
+    promise = Hello(features=Feature.RING, limits=asked)
+    assert step(ends, SERVER, promise) == promise
 
 
 def test_a_client_cannot_offer_a_range_that_is_none() -> None:
@@ -378,10 +403,10 @@ def test_limit_of_depth() -> None:
     """Only a HELLO has room for what may be deep; and for it the default holds, not our own."""
     start = pack([MessageType.HELLO, "rsyscall", 1, 1, 0])
     start = b"\x96" + start[1:] + b"\x81" + pack("new")  # two levels: the body, and options
-    server = Connection(SERVER, Limits(depth=4))
+    server = Connection(SERVER, Limits(depth=6))
     server.receive(framed(start + b"\x91" * 5 + b"\x90"))
-    assert server.next_event() == Hello()
-    server = Connection(SERVER, Limits(depth=4))
+    assert server.next_event() == Hello(features=Feature.NONE)
+    server = Connection(SERVER, Limits(depth=6))
     server.receive(framed(start + b"\x91" * 6 + b"\x90"))
     with pytest.raises(RemoteProtocolError) as caught:
         server.next_event()

@@ -14,7 +14,7 @@ import trio.testing
 
 from rsyscall.near.sysif import SyscallHangup
 from rsyscall.sysif.remote import RemoteSyscallInterface
-from rsyscall_protocol import Call, Connection, Event, Hello, Limits, Out, Result, Role
+from rsyscall_protocol import Call, Connection, Event, Feature, Hello, Limits, Out, Result, Role
 from wire import SECONDS
 
 
@@ -51,7 +51,8 @@ async def played(limits: Limits) -> AsyncGenerator[tuple[RemoteSyscallInterface,
             nursery.start_soon(sysif.start)
             await server.hear()
             info: dict[str, int | str] = {"arch": os.uname().machine}
-            server.say(Hello(limits=server.connection.limits, info=info))
+            limits = server.connection.limits
+            server.say(Hello(features=Feature.NONE, limits=limits, info=info))
         yield sysif, server
         await sysif.close_interface()
 
