@@ -20,10 +20,11 @@ from e2e.servers import DEADLINE, RawClient, event, frame, message, open_fds
 from rsyscall.near.sysif import Out, ProtocolHangup, Ret, SyscallHangup, SyscallSendHangup
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.remote import RemoteSyscallInterface
-from rsyscall_protocol import Bye, Call, Error, ErrorCode, Hello, Limits, Read, Result
+from rsyscall_protocol import Bye, Call, Error, ErrorCode, Feature, Hello, Limits, Read, Result
 
 ARCH = os.uname().machine
-GREETING = event(Hello(info={"arch": ARCH, "page_size": 4096, "pid": 7}))
+INFO: dict[str, int | str] = {"arch": ARCH, "page_size": 4096, "pid": 7}
+GREETING = event(Hello(features=Feature.NONE, info=INFO))
 SMALL = Limits(frame=4096, window=8192)
 
 

@@ -312,6 +312,16 @@ class SyscallInterface(abc.ABC):
         return None
 
 
+def check_range(address: int, length: int) -> None:
+    """Raise ValueError unless there are `length` bytes at `address` in 64 bits."""
+    if address < 0:
+        raise ValueError(f"address: {address} is negative")
+    if length < 0:
+        raise ValueError(f"length: {length} is negative")
+    if address + length > 2**64:
+        raise ValueError(f"length: {length} bytes at {address:#x} do not lie below 2**64")
+
+
 def unreadable(address: int, length: int) -> OSError:
     """The error of an access that came to a page it may not touch."""
     exc = OSError(errno.EFAULT, os.strerror(errno.EFAULT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -17,6 +18,7 @@ from rsyscall.near.sysif import (
     SyscallArgument,
     SyscallInterface,
     SyscallSendError,
+    check_range,
     check_reply,
     convert_arguments,
     describe_call,
@@ -35,6 +37,7 @@ from rsyscall_protocol import (
     Prepare,
     Read,
     RemoteProtocolError,
+    Request,
     Result,
     Size,
     Step,
@@ -43,7 +46,7 @@ from rsyscall_protocol import (
 )
 from rsyscall_protocol._codec import check_request, decode, encode, reservation
 from rsyscall_protocol._pending import Program
-from rsyscall_protocol._syscalls import BLOCKS, CALLS, CREDENTIALS, REFUSED
+from rsyscall_protocol._syscalls import BLOCKS, CALLS, CREDENTIALS, REFUSED, RETURNS_FD
 
 __all__ = ["DirectSyscallInterface"]
 
@@ -51,6 +54,20 @@ T = TypeVar("T")
 _LIMITS = Limits()
 _CHUNK = _LIMITS.frame - Size.REPLY_BASE - Size.REPLY_OUT
 _FLAGS = {int(SYS[name]): CALLS[name][1] for name in SYS.__members__}
+
+
+def _check(request: Request) -> None:
+    """Refuse what no server would accept, in the same way as before it is sent to one."""
+    try:
+        check_request(request, _LIMITS)
+    except RemoteProtocolError as exc:
+        raise ValueError(f"the call cannot be made: {exc.text}") from None
+
+
+def _returns_fd(number: int, args: Sequence[int]) -> bool:
+    if number == SYS.fcntl:
+        return len(args) > 1 and args[1] in (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
+    return bool(_FLAGS.get(number, 0) & RETURNS_FD)
 
 
 def _execute(request: Call | Read | Write) -> Result:
@@ -140,10 +157,7 @@ class DirectSyscallInterface(SyscallInterface):
 
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """See SyscallInterface: here only the steps are kept."""
-        try:
-            check_request(Prepare(1, steps, parameters, flags), _LIMITS)
-        except RemoteProtocolError as exc:
-            raise ValueError(f"the batch cannot be made: {exc.text}") from None
+        _check(Prepare(1, steps, parameters, flags))
         await checkpoint()
         number = next(self._numbers)
         self._programs[number] = steps, flags
@@ -178,6 +192,7 @@ class DirectSyscallInterface(SyscallInterface):
         values = convert_arguments(args)
         numbers = [value for value in values if isinstance(value, int)]
         nr = int(number)
+        _check(Call(1, nr, flatten(values)))
         if len(numbers) == len(values):
             a = [n & (2**64 - 1) for n in numbers] + [0] * (6 - len(numbers))
             result = await self._run(
@@ -187,13 +202,13 @@ class DirectSyscallInterface(SyscallInterface):
             request = Call(1, nr, flatten(values))
             result = await self._run((nr,), lambda: _execute(request))
         check_reply(nr, args, result.value)
-        return Reply(result.value, result.outs, result.value if return_fd else None)
+        made = return_fd and _returns_fd(nr, numbers)
+        return Reply(result.value, result.outs, result.value if made else None)
 
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:
         """See SyscallInterface. By way of the kernel: a bad address is an error, not a crash."""
-        if length < 0:
-            raise ValueError(f"length: {length} is negative")
         start, parts = int(address), list[bytes]()
+        check_range(start, length)
         for at in range(start, start + length, _CHUNK):
             await checkpoint()
             n = min(_CHUNK, start + length - at)
@@ -208,6 +223,7 @@ class DirectSyscallInterface(SyscallInterface):
     async def write_memory(self, address: SupportsInt, data: bytes) -> None:
         """See SyscallInterface."""
         start, chunk = int(address), _CHUNK - 64
+        check_range(start, len(data))
         if not data:
             await checkpoint()
         for at in range(0, len(data), chunk):

@@ -86,6 +86,7 @@ class Link:
         self._sock = sock
         self._connection = Connection(Role.CLIENT, limits)
         self._post_mortem = post_mortem
+        self._inquiry = trio.Lock()
         self._next_id = 1
         self._waiters: dict[int, Waiter] = {}
         self._out: deque[Frame] = deque()
@@ -191,7 +192,9 @@ class Link:
         dead = self._dead
         if dead is not None and dead.reason == "":
             with trio.CancelScope(shield=True):
-                dead.reason = await self._post_mortem()
+                async with self._inquiry:
+                    if dead.reason == "":  # nobody was faster
+                        dead.reason = await self._post_mortem()
         return self._hangup()
 
     # ---- bytes ----

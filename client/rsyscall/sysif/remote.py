@@ -21,6 +21,7 @@ from rsyscall.near.sysif import (
     Reply,
     SyscallArgument,
     SyscallInterface,
+    check_range,
     check_reply,
     convert_arguments,
     unreadable,
@@ -293,9 +294,8 @@ class RemoteSyscallInterface(Link, SyscallInterface):
 
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:
         """See SyscallInterface. A long read is made in pieces of one frame each."""
-        if length < 0:
-            raise ValueError(f"length: {length} is negative")
         start, parts = int(address), list[bytes]()
+        check_range(start, length)
         limits = self._connection.limits
         chunk = min(limits.frame, limits.window) - Size.REPLY_BASE - Size.REPLY_OUT
         if length == 0:
@@ -315,6 +315,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
     async def write_memory(self, address: SupportsInt, data: bytes) -> None:
         """See SyscallInterface. A long write is made in pieces of one frame each."""
         start, chunk = int(address), self._connection.limits.frame - 64
+        check_range(start, len(data))
         if not data:
             await checkpoint()
         for at in range(0, len(data), chunk):

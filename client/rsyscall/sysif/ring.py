@@ -28,12 +28,14 @@ class SharedHalves:
         """Two halves of `size` bytes and a header."""
         self.size = size
         self._memory = mmap.mmap(-1, 2 * (Size.RING_HEADER + size))
-        self._view = ffi.from_buffer("char[]", self._memory)
+        view = ffi.from_buffer("char[]", self._memory)
+        #: Where the client's half begins.
+        self.address: int = int(ffi.cast("uintptr_t", view))
+        ffi.release(view)
 
-    @property
-    def address(self) -> int:
-        """Where the client's half begins."""
-        return int(ffi.cast("uintptr_t", self._view))
+    def close(self) -> None:
+        """Unmap it: nobody may use it any more."""
+        self._memory.close()
 
     @property
     def other_address(self) -> int:

@@ -37,6 +37,7 @@ class _Stub:
         self.owner = os.getpid()
         self.status: str | None = None
         self.pidfd = os.pidfd_open(pid)
+        self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
         _stubs.add(self)
 
     def reap(self) -> None:
@@ -56,9 +57,10 @@ class _Stub:
             self.status = f"it was killed by {signal.Signals(info.si_status).name}"
 
     async def wait(self) -> None:
-        while self.status is None:
-            await trio.lowlevel.wait_readable(self.pidfd)
-            self.reap()
+        async with self._waiting:
+            while self.status is None:
+                await trio.lowlevel.wait_readable(self.pidfd)
+                self.reap()
 
     async def post_mortem(self) -> str:
         """What became of it, after it has closed its socket."""
