@@ -108,7 +108,7 @@ RESULTS = [
     bad("large", E.OVERSIZE, "larger than the limit", b"\xce" + struct.pack(">I", 2**20 + 1)),
     bad("huge", E.OVERSIZE, "larger than the limit", b"\xce" + HUGE),
     bad("half", E.TRUNCATED, "ended inside a frame", event(Result(1, 0))[:-1], eof=True),
-    bad("unknown-type", E.UNKNOWN_TYPE, "unknown type", message(8)),
+    bad("unknown-type", E.UNKNOWN_TYPE, "unknown type", message(99)),
     bad("arity", E.ARITY, "number of fields", message(3, 1, 0, 0)),
     bad("second-hello", E.STATE, "HELLO: may not be sent now", GREETING),
     bad("call", E.STATE, "CALL: may not be sent now", event(Call(1, 39))),
