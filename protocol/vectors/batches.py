@@ -199,9 +199,7 @@ def wrong_steps() -> Iterator[tuple[str, object, object]]:
         "a REF with a long payload": batch(out, [3, [ext(REF, bytes(13))]]),
         "a REF past the end of an OUT": batch(out, [3, [ref(0, 5)]]),
         "a REF far past the end of an OUT": batch(out, [3, [ref(0, WHOLE - 1)]]),
-        "a REF into an OUT that is too small": batch(
-            [39, [ext(OUT, size(3))]], [3, [ref(0, 0)]]
-        ),
+        "a REF into an OUT that is too small": batch([39, [ext(OUT, size(3))]], [3, [ref(0, 0)]]),
         "a REF into no output": batch([39, [ext(IN, bytes(8))]], [3, [ref(0, 0)]]),
         "a REF into a RET": batch([39, [ext(RET, size(8))]], [3, [ref(0, 0)]]),
         "a REF into a STRUCT": batch([39, [struct(bytes(8), [], [0, 8])]], [3, [ref(0, 0)]]),
@@ -216,7 +214,11 @@ def wrong_steps() -> Iterator[tuple[str, object, object]]:
         yield f"BATCH: {name}", fields, "FIELD"
     deeper = [struct(bytes(8), [0, i + 1]) for i in range(3)]
     yield "BATCH: relocations one too deep", batch([39, [*deeper, ext(IN, b"")]]), "DEPTH"
-    yield "BATCH: relocations to a REF, one too deep", batch([39, []], [39, [*deeper, ref(0)]]), "DEPTH"
+    yield (
+        "BATCH: relocations to a REF, one too deep",
+        batch([39, []], [39, [*deeper, ref(0)]]),
+        "DEPTH",
+    )
     yield "BATCH: the first of two wrong steps", batch([39], 7), "ARITY"
     yield "CALL: a REF", call(ref(0)), "FIELD"
     yield "CALL: a PARAM", call(param(0)), "FIELD"
@@ -356,7 +358,13 @@ def vectors() -> list[Vector]:
     step, meant = [39, []], meant_step()
     at = meant_batch(meant, meant)
     add("client", "at a lower limit steps", batch(step, step), at, limits={"steps": 2})
-    add("client", "one past a lower limit steps", batch(step, step, step), "FIELD", limits={"steps": 2})
+    add(
+        "client",
+        "one past a lower limit steps",
+        batch(step, step, step),
+        "FIELD",
+        limits={"steps": 2},
+    )
     for parameters, meaning in [(6, meant_prepare(parameters=6)), (7, "FIELD")]:
         name = f"{parameters} parameters, with a limit of 6 entries"
         add("client", name, prepare(parameters=parameters), meaning, limits={"data": 6})
