@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import batches
 import bodies
 import forms
 import streams
@@ -25,7 +26,7 @@ HERE = Path(__file__).parent
 def outputs() -> dict[Path, str]:
     """Every file of vectors and what it must contain."""
     found: dict[Path, str] = {}
-    for module in forms, bodies, streams:
+    for module in forms, bodies, batches, streams:
         vectors: list[dict[str, Any]] = module.vectors()
         names = [vector["name"] for vector in vectors]
         assert len(names) == len(set(names)), "two vectors have the same name"

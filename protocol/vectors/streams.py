@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import batch_streams
 from bodies import Vector
 from client_streams import clients
 from server_streams import servers
@@ -11,6 +12,9 @@ def vectors() -> list[Vector]:
     """All of them."""
     return [
         {"name": name, "role": role, "steps": list(steps)}
-        for role, rows in (("server", servers()), ("client", clients()))
+        for role, rows in (
+            ("server", [*servers(), *batch_streams.servers()]),
+            ("client", [*clients(), *batch_streams.clients()]),
+        )
         for name, steps in rows
     ]

@@ -1,7 +1,8 @@
 /* libFuzzer: a whole session against a kernel that is made up. No system call is made.
  *
  * Byte 0 of the input: flags, see below. The rest is what the client sends, in pieces: two bytes of
- * length, a byte that says what happens on that read, and for FDS how many there are. */
+ * length, a byte that says what happens on that read, and for FDS how many there are. Once there is a
+ * ring, other bytes there say what the client does to its half of it: see `stroke`. */
 #include <sanitizer/asan_interface.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,9 +12,12 @@
 #include "session.h"
 #include "sys.h"
 
-enum flags { GREETED = 1, IN_PROCESS = 2, SLOW = 4, BROKEN = 8, REFUSED = 16, IDLE = 32 };
+enum flags { GREETED = 1, IN_PROCESS = 2, SLOW = 4, BROKEN = 8, REFUSED = 16, IDLE = 32, SHARED = 64,
+             NO_RING = 128 };
 enum event { DATA, FDS, TRUNCATED, OTHER_CONTROL, AGAIN, INTERRUPTED, RESET, EVENTS };
+enum stroke { PUBLISH = EVENTS, READ_ALL, SET_TAIL, SET_HEAD, SET_PARKED, SPOIL, STROKES };
 enum { SOCKET = 3, PIDFD = 4, FIRST = 100, MOST_FDS = 60000, MOST_OUTPUT = 64 << 20 };
+enum { HALF = RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN };
 enum owner { NOBODY, SERVER, CLIENT };
 
 #define REQUIRE(condition)                                                                         \
@@ -26,7 +30,7 @@ enum owner { NOBODY, SERVER, CLIENT };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const uint8_t hello[] = "\xce\0\0\0\x0f\x96\x01\xa8rsyscall\x01\x01\0\x80";
+static const uint8_t hello[] = "\xce\0\0\0\x0f\x96\x01\xa8rsyscall\x01\x01\x03\x80";
 static const uint8_t call_flags[RS_CALLS] = {
 #define RS_FLAGS(nr, flags) [nr] = (flags),
     RS_CALL_FLAGS(RS_FLAGS)
@@ -40,6 +44,13 @@ static uint8_t flags;
 static uint32_t greeting, turn;
 static uint8_t *output;
 static size_t output_len, output_room;
+static _Alignas(4096) uint8_t halves[2][HALF]; /* the client's, the server's */
+static uint32_t mapped, fails_at; /* halves; the call that makes a ring and fails, from 1 */
+static uint32_t client_head;      /* what it has read of the server's half */
+static uint8_t *ring_output;
+static size_t ring_output_len, ring_output_room;
+static int honest; /* it has read everything in its order so far */
+static uint64_t now;
 
 static int32_t open_fd(enum owner owner) {
     REQUIRE(next_fd < MOST_FDS);
@@ -74,12 +85,64 @@ static void give_fds(struct rs_msghdr *msg, uint32_t n, int32_t type) {
     msg->controllen = head.len;
 }
 
+static struct rs_half *half(int server) { return (struct rs_half *)halves[server]; }
+
+static uint32_t number(void) {
+    uint32_t n = byte();
+    n |= (uint32_t)byte() << 8;
+    n |= (uint32_t)byte() << 16;
+    return n | (uint32_t)byte() << 24;
+}
+
+/* What the client does to its half while the server sleeps. */
+static void stroke(uint8_t what, uint64_t len) {
+    uint8_t *data = halves[0] + RS_SIZE_RING_HEADER;
+    struct rs_half *mine = half(0);
+    uint32_t at;
+    switch (what) {
+    case PUBLISH:
+        for (at = mine->tail; len && input < input_end; len--)
+            data[at++ % RS_SIZE_RING_MIN] = byte();
+        mine->tail = at;
+        break;
+    case READ_ALL:
+        for (; client_head != half(1)->tail; client_head++) {
+            if (ring_output_len == ring_output_room)
+                ring_output = realloc(ring_output, ring_output_room = 2 * ring_output_room + 4096);
+            ring_output[ring_output_len++] =
+                halves[1][RS_SIZE_RING_HEADER + client_head % RS_SIZE_RING_MIN];
+            REQUIRE(!honest || half(1)->tail - client_head <= RS_SIZE_RING_MIN);
+            if (!honest)
+                client_head = half(1)->tail - 1;
+        }
+        mine->head = client_head;
+        break;
+    case SET_TAIL:
+        mine->tail = number();
+        break;
+    case SET_HEAD:
+        mine->head = number();
+        honest = 0;
+        break;
+    case SET_PARKED:
+        mine->parked = number();
+        break;
+    default:
+        memset(halves[0], byte(), HALF);
+        honest = 0;
+    }
+}
+
 static int64_t fake_recvmsg(struct rs_msghdr *msg) {
     const struct rs_iovec *iov = (struct rs_iovec *)(uintptr_t)msg->iov;
     uint8_t *to = (uint8_t *)(uintptr_t)iov->base;
     uint64_t len = 0;
     uint8_t event = DATA, count = 0;
-    REQUIRE(to >= session.rx && to + iov->len <= session.rx + RS_RX_SIZE);
+    int beside = to >= session.side.bytes && to < (uint8_t *)(&session.side + 1);
+    if (beside)
+        REQUIRE(to + iov->len <= session.side.bytes + sizeof session.side.bytes);
+    else
+        REQUIRE(to >= session.rx && to + iov->len <= session.rx + RS_RX_SIZE);
     REQUIRE(iov->len > 0); /* or nothing could come, which would look like the end */
     if (greeting < sizeof hello - 1) {
         memcpy(to, hello, len = sizeof hello - 1);
@@ -87,7 +150,12 @@ static int64_t fake_recvmsg(struct rs_msghdr *msg) {
     } else {
         len = byte();
         len |= (uint64_t)byte() << 8;
-        event = byte() % EVENTS;
+        event = byte() % (session.ring_on ? STROKES : EVENTS);
+        if (event >= EVENTS) {
+            ASAN_UNPOISON_MEMORY_REGION(session.rx, RS_RX_SIZE); /* for what the ring brings */
+            stroke(event, len);
+            return -RS_EAGAIN;
+        }
         count = event == FDS || event == TRUNCATED ? byte() : 0;
         if (event == AGAIN)
             return -RS_EAGAIN;
@@ -100,11 +168,13 @@ static int64_t fake_recvmsg(struct rs_msghdr *msg) {
         if (len > iov->len)
             len = iov->len;
         /* Whatever lies behind was never received, and must not be looked at. */
-        ASAN_UNPOISON_MEMORY_REGION(session.rx, RS_RX_SIZE);
+        if (!beside)
+            ASAN_UNPOISON_MEMORY_REGION(session.rx, RS_RX_SIZE);
         memcpy(to, input, len);
         input += len;
     }
-    ASAN_POISON_MEMORY_REGION(to + len, (size_t)(session.rx + RS_RX_SIZE - (to + len)));
+    if (!beside)
+        ASAN_POISON_MEMORY_REGION(to + len, (size_t)(session.rx + RS_RX_SIZE - (to + len)));
     msg->flags = event == TRUNCATED ? RS_MSG_CTRUNC : 0;
     if (len && (event == FDS || event == TRUNCATED) && count)
         give_fds(msg, count, RS_SCM_RIGHTS);
@@ -125,13 +195,21 @@ static int64_t fake_sendmsg(const struct rs_msghdr *msg) {
     if (flags & SLOW) {
         if (turn % 3 == 1)
             return -RS_EAGAIN;
-        if (turn % 3 == 2 && len > 7)
+        /* What goes beside a ring is too small for a socket to take in parts; so is its answer. */
+        if (turn % 3 == 2 && len > 7 && iov->base >= rs_addr(session.tx) &&
+            iov->base < rs_addr(session.tx + RS_TX_SIZE))
             len = 7;
     }
     if (msg->control) {
+        const uint8_t *control = (uint8_t *)(uintptr_t)msg->control;
+        struct rs_cmsghdr head;
         int32_t fd;
-        memcpy(&fd, (uint8_t *)(uintptr_t)msg->control + sizeof(struct rs_cmsghdr), 4);
-        REQUIRE(fd < MOST_FDS && owners[fd] == CLIENT);
+        memcpy(&head, control, sizeof head);
+        REQUIRE(head.len <= msg->controllen);
+        for (uint64_t at = sizeof head; at < head.len; at += 4) {
+            memcpy(&fd, control + at, 4);
+            REQUIRE(fd >= FIRST && fd < MOST_FDS && owners[fd] != NOBODY);
+        }
         REQUIRE(*(uint8_t *)(uintptr_t)iov->base == RS_TAG_UINT32); /* a frame's first byte */
     }
     if (output_len + len > output_room)
@@ -146,13 +224,17 @@ static int64_t fake_poll(struct rs_pollfd *fds, uint64_t n, const int64_t *timeo
     if (flags & IDLE && timeout && turn++ % 2)
         return 0;
     REQUIRE(n >= 1 && fds[0].fd == SOCKET && fds[0].events);
+    if (session.ring_on && session.state != RS_STATE_FAILED) /* whoever sleeps has said so */
+        REQUIRE(half(1)->parked & RS_PARKED_DATA);
     fds[0].revents = fds[0].events;
     return 1;
 }
 
+static int fails(void) { return flags & NO_RING && fails_at && --fails_at == 0; }
+
 int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                uint64_t a5) {
-    (void)a5;
+    (void)a3, (void)a5;
     switch (nr) {
     case RS_NR_recvmsg:
         return fake_recvmsg((struct rs_msghdr *)(uintptr_t)a1);
@@ -174,6 +256,31 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         return madvise((void *)(uintptr_t)a0, a1, (int)a2);
     case RS_NR_getpid:
         return 42;
+    case RS_NR_memfd_create:
+        return fails() ? -RS_EMFILE : open_fd(SERVER);
+    case RS_NR_ftruncate:
+        REQUIRE(owners[a0] == SERVER && a1 >= RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN);
+        return fails() ? -RS_ENOMEM : 0;
+    case RS_NR_mmap:
+        REQUIRE(owners[a4] == SERVER);
+        if (a1 > HALF || fails())
+            return -RS_ENOMEM;
+        REQUIRE(mapped < 2);
+        return (int64_t)rs_addr(halves[mapped++]);
+    case RS_NR_munmap:
+        REQUIRE(mapped > 0 && a1 == HALF);
+        mapped--;
+        return 0;
+    case RS_NR_fcntl:
+        REQUIRE(owners[a0] == SERVER && a1 == RS_F_ADD_SEALS && a2 & RS_F_SEAL_SEAL);
+        return fails() ? -RS_EPERM : 0;
+    case RS_NR_clock_gettime:
+        ((uint64_t *)(uintptr_t)a1)[0] = 0;
+        ((uint64_t *)(uintptr_t)a1)[1] = now += 100000;
+        return 0;
+    case RS_NR_sched_getaffinity:
+        *(uint64_t *)(uintptr_t)a2 = flags & IDLE ? 1 : 3;
+        return 8;
     case RS_NR_shutdown:
         return 0;
     default:
@@ -187,8 +294,8 @@ int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64
     (void)a3, (void)a4, (void)a5;
     if (nr == RS_NR_process_vm_readv || nr == RS_NR_process_vm_writev) {
         const struct rs_iovec *local = (struct rs_iovec *)(uintptr_t)a1;
-        if (a0 != 42) /* the client's own call of that name */
-            return -RS_EFAULT;
+        if (a0 != 42 || (session.request.type != RS_MSG_READ && session.request.type != RS_MSG_WRITE))
+            return -RS_EFAULT; /* the client's own call of that name */
         if (nr == RS_NR_process_vm_readv)
             memset((void *)(uintptr_t)local->base, 'm', local->len);
         return (int64_t)local->len / 2;
@@ -204,18 +311,17 @@ int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64
 }
 
 /* What was sent must be whole frames that a client could read: HELLO, then results by ascending
- * ids, then perhaps BYE or ERROR. */
-static void check_output(void) {
-    const uint8_t *p = output, *end = output + output_len;
-    uint64_t last_id = 0, last_type = 0;
+ * ids, then perhaps BYE or ERROR. Or, as what a client has read of a ring, the middle of that. */
+static void check_output(const uint8_t *p, const uint8_t *end, int ring) {
+    uint64_t last_id = 0, last_type = ring ? RS_MSG_RESULT : 0;
     while (p < end) {
         struct rs_value v;
-        if ((end - p < RS_SIZE_HEADER) && flags & BROKEN)
+        if ((end - p < RS_SIZE_HEADER) && (flags & BROKEN || ring))
             return;
         REQUIRE(end - p >= RS_SIZE_HEADER && *p == RS_TAG_UINT32);
         uint32_t len = (uint32_t)p[1] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 8 | p[4];
         p += RS_SIZE_HEADER;
-        if (len > (uint64_t)(end - p) && flags & BROKEN)
+        if (len > (uint64_t)(end - p) && (flags & BROKEN || ring))
             return;
         REQUIRE(len <= (uint64_t)(end - p) && len <= RS_LIMIT_FRAME_MAX);
         REQUIRE(rs_validate(p, len, RS_LIMIT_DEPTH_MAX) == 0);
@@ -227,15 +333,22 @@ static void check_output(void) {
         case RS_MSG_HELLO:
             REQUIRE(last_type == 0);
             break;
-        case RS_MSG_RESULT: {
+        case RS_MSG_RESULT:
+        case RS_MSG_BATCHED: {
             uint64_t id = rs_number(&r);
             REQUIRE(last_type == RS_MSG_HELLO || last_type == RS_MSG_RESULT);
+            type = RS_MSG_RESULT;
             REQUIRE(id > last_id);
             last_id = id;
             break;
         }
+        case RS_MSG_BELL:
+        case RS_MSG_FDS:
+            REQUIRE(!ring && last_type == RS_MSG_RESULT);
+            type = RS_MSG_RESULT;
+            break;
         default:
-            REQUIRE(type == RS_MSG_ERROR || type == RS_MSG_BYE);
+            REQUIRE((type == RS_MSG_ERROR && !ring) || type == RS_MSG_BYE);
         }
         last_type = type;
         p += len;
@@ -252,17 +365,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     greeting = flags & GREETED ? 0 : sizeof hello - 1;
     next_fd = FIRST;
     turn = 0;
-    output_len = 0;
+    output_len = ring_output_len = 0;
+    memset(halves, 0, sizeof halves);
+    mapped = client_head = 0;
+    honest = 1;
+    fails_at = flags & NO_RING ? byte() : 0;
     if (!output)
         output = malloc(output_room = 65536);
     owners[SOCKET] = owners[PIDFD] = SERVER;
 
     rs_session_init(&session, SOCKET, flags & IN_PROCESS ? RS_IN_PROCESS : 0, 4096);
+    if (flags & SHARED)
+        rs_session_share(&session, halves, RS_SIZE_RING_MIN);
     if (flags & REFUSED)
         rs_session_refuse(&session, RS_ERR_PEER, "not served");
     rs_session_run(&session);
 
-    check_output();
+    check_output(output, output + output_len, 0);
+    if (honest && ring_output_len)
+        check_output(ring_output, ring_output + ring_output_len, 1);
+    REQUIRE(mapped == 0);
     for (int32_t fd = 0; fd < next_fd; fd++)
         REQUIRE(owners[fd] != SERVER);
     return 0;

@@ -51,6 +51,9 @@ def test_state_table_is_the_one_that_is_executed() -> None:
         ("message", "message"),
         ("argument", "argument"),
         ("flag", "call_flag"),
+        ("batch flag", "batch_flag"),
+        ("step flag", "step_flag"),
+        ("status", "status"),
         ("feature", "feature"),
         ("size", "size"),
         ("error", "error"),
@@ -69,8 +72,9 @@ def test_limits_are_in_their_table() -> None:
 
 
 def test_every_section_of_the_data_is_covered() -> None:
-    sections = {"message", "argument", "call_flag", "feature", "size", "error", "limit"}
-    assert DATA.keys() == sections | {"magic", "version"}
+    flags = {"call_flag", "batch_flag", "step_flag"}
+    sections = {"message", "argument", "status", "feature", "size", "error", "limit"}
+    assert DATA.keys() == flags | sections | {"magic", "version"}
 
 
 def test_magic_and_version() -> None:
