@@ -1,8 +1,9 @@
 """The client's half of a ring; see client/core/ring_module.c."""
 
-from collections.abc import Buffer
 from types import NotImplementedType
 from typing import SupportsInt
+
+from typing_extensions import Buffer
 
 from rsyscall_protocol import In, InOut, Out, Ret
 
