@@ -91,6 +91,8 @@ class Link:
         self._waiters: dict[int, Waiter] = {}
         self._out: deque[Frame] = deque()
         self._reading = False
+        self._reader: Waiter | None = None  # whose task sleeps on the socket
+        self._sleep = trio.CancelScope()  # and what ends that
         self._flushing = False
         self._room = trio.lowlevel.ParkingLot()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
@@ -360,6 +362,9 @@ class Link:
         if waiter.task is not None:
             trio.lowlevel.reschedule(waiter.task)
             waiter.task = None
+        elif waiter is self._reader:
+            # Another task has taken its reply out of the ring: no bell will ring for it.
+            self._sleep.cancel()
 
     def _take_id(self) -> int:
         if self._ring is not None:
@@ -469,11 +474,19 @@ class Link:
         answer = ring.exchange(data, id_, spin)
         waiter.begun = ring.begun
         if isinstance(answer, int):
-            if self._reading and ring.ready:
-                self._receive()
+            self._look_again(ring)
             return data[answer:]
         self._take_reply(answer)
+        self._look_again(ring)
         return b""
+
+    def _look_again(self, ring: _Ring) -> None:
+        """Take what came just before the core parked in place of the one who sleeps.
+
+        While the core looks itself nobody rings, and it does not look again after it has parked.
+        """
+        if self._reading and ring.ready:
+            self._receive()
 
     def _take_reply(self, frame: bytes) -> None:
         """Hand out a whole frame that was taken from the ring."""
@@ -545,9 +558,13 @@ class Link:
                     ring.spin_us = spin_us()
                 if not ring.park(bool(self._out)):
                     continue
-            with trio.CancelScope(shield=True):
-                await trio.lowlevel.wait_readable(self._sock.fileno())
-            woken = True
+            self._reader = waiter
+            try:
+                with trio.CancelScope(shield=True) as self._sleep:
+                    await trio.lowlevel.wait_readable(self._sock.fileno())
+                woken = not self._sleep.cancelled_caught
+            finally:
+                self._reader = None
             if ring is not None:
                 ring.unpark()
 

@@ -190,14 +190,14 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         """The reply to a call that the core has sent, from what it has returned."""
         if answer is not None:
             value, outs = answer
-            if self._reading and ring.ready:
-                self._receive()
+            self._look_again(ring)
         else:
             request = Call(ring.last_id, int(number), flatten(convert_arguments(args)))
             self._connection.adopt(request)
             waiter = self._waiters[request.id] = Waiter()
             waiter.begun = ring.begun
             try:
+                self._look_again(ring)
                 reply = await self._reply(waiter)
             finally:
                 del self._waiters[request.id]
@@ -226,8 +226,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
             if ring is not None and not self._out and (not self._waiters or self._quiet()):
                 answer = ring.call(number, *args)
                 if type(answer) is int:
-                    if self._reading and ring.ready:
-                        self._receive()
+                    self._look_again(ring)
                     check_reply(number, args, answer)
                     return Reply(answer)
                 if answer is None or isinstance(answer, tuple):

@@ -1,0 +1,251 @@
+"""One end of a ring, for a peer that may write anything into it."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from e2e.servers import event, wait_for
+from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall_protocol import (
+    NEED_DATA,
+    Connection,
+    Event,
+    Feature,
+    Hello,
+    Limits,
+    Result,
+    Ring,
+    Role,
+    SideChannel,
+    Size,
+    decode,
+)
+
+DATA, ROOM = 1, 2
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+BELL = SideChannel.BELL
+_TAIL, _HEAD, _PARKED = Size.RING_TAIL // 4, Size.RING_HEAD // 4, Size.RING_PARKED // 4
+_lock = threading.Lock()
+
+
+def fence() -> None:
+    """No later load before an earlier store: to take a lock is that on any machine."""
+    with _lock:
+        pass
+
+
+class Half:
+    """The memory that one side writes."""
+
+    def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self.size = size
+        self._memory = mmap.mmap(fd, Size.RING_HEADER + size, mmap.MAP_SHARED, access)
+        self.words = memoryview(self._memory).cast("I")
+        self.data = memoryview(self._memory)[Size.RING_HEADER :]
+
+    @property
+    def tail(self) -> int:
+        return self.words[_TAIL]
+
+    @tail.setter
+    def tail(self, value: int) -> None:
+        self.words[_TAIL] = value % 2**32
+
+    @property
+    def head(self) -> int:
+        return self.words[_HEAD]
+
+    @head.setter
+    def head(self, value: int) -> None:
+        self.words[_HEAD] = value % 2**32
+
+    @property
+    def parked(self) -> int:
+        return self.words[_PARKED]
+
+    @parked.setter
+    def parked(self, value: int) -> None:
+        self.words[_PARKED] = value % 2**32
+
+    def close(self) -> None:
+        self.words.release()
+        self.data.release()
+        self._memory.close()
+
+
+class RawRing:
+    """Our half and theirs, with the socket beside it. What the rules say is up to the caller."""
+
+    def __init__(self, mine: int, theirs: int, size: int, sock: socket.socket) -> None:
+        self.mine = Half(mine, size, writable=True)
+        self.theirs = Half(theirs, size, writable=False)
+        self.size = size
+        self.sock = sock
+        self.rung = 0
+
+    def close(self) -> None:
+        self.mine.close()
+        self.theirs.close()
+
+    @property
+    def room(self) -> int:
+        return self.size - (self.mine.tail - self.theirs.head) % 2**32
+
+    @property
+    def available(self) -> int:
+        return (self.theirs.tail - self.mine.head) % 2**32
+
+    def publish(self, data: bytes) -> None:
+        """Write it, and wake nobody."""
+        assert len(data) <= self.room, "the test writes more than there is room for"
+        at = self.mine.tail % self.size
+        first = min(len(data), self.size - at)
+        self.mine.data[at : at + first] = data[:first]
+        self.mine.data[: len(data) - first] = data[first:]
+        self.mine.tail += len(data)
+
+    def wake(self, what: int = DATA) -> bool:
+        """Ring if the other side sleeps, as the rules say; whether it did."""
+        fence()
+        parked = self.theirs.parked
+        if not parked & what or parked == self.rung:
+            return False
+        self.rung = parked
+        self.bell()
+        return True
+
+    def bell(self) -> None:
+        self.sock.send(BELL)
+
+    def send(self, data: bytes) -> None:
+        """All of it, in pieces as there is room."""
+        while data:
+            wait_for(lambda: self.room > 0, "room in the ring")
+            n = min(self.room, len(data))
+            self.publish(data[:n])
+            self.wake()
+            data = data[n:]
+
+    def take(self, n: int) -> bytes:
+        """Bytes that are there."""
+        assert n <= self.available
+        at = self.mine.head % self.size
+        data = bytes(self.theirs.data[at : at + n])
+        data += bytes(self.theirs.data[: n - len(data)])
+        self.mine.head += n
+        self.wake(ROOM)
+        return data
+
+    def exactly(self, n: int) -> bytes:
+        data = b""
+        while len(data) < n:
+            wait_for(lambda: self.available > 0, "bytes in the ring")
+            data += self.take(min(n - len(data), self.available))
+        return data
+
+    def receive(self) -> Event:
+        """The next frame."""
+        tag, length = struct.unpack(">BI", self.exactly(Size.HEADER))
+        assert tag == 0xCE
+        return decode(self.exactly(length), Limits())
+
+
+def make_half(size: int, seals: int = SEALS, flags: int = 0) -> int:
+    """A memfd for one half."""
+    fd = os.memfd_create("test ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags)
+    os.ftruncate(fd, Size.RING_HEADER + size)
+    if seals:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+# ---- a server that the test plays, for the real client ----
+
+
+class Played:
+    """The server's end of a connection before it moves, and the ring after."""
+
+    ring: RawRing
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.connection = Connection(Role.SERVER)
+
+    async def hear(self) -> Event:
+        """The next message over the socket."""
+        while True:
+            heard = self.connection.next_event()
+            if heard is None:
+                raise EOFError("the client has gone")
+            if heard is not NEED_DATA:
+                return heard
+            await trio.lowlevel.wait_readable(self.sock)
+            self.connection.receive(self.sock.recv(2**16))
+
+    def say(self, what: Event, fds: Sequence[int] = ()) -> None:
+        """Anything, over the socket."""
+        socket.send_fds(self.sock, [event(what)], fds)
+
+    async def greet(self) -> Ring:
+        """Say HELLO, and hear what memory the client would like."""
+        hello = await self.hear()
+        assert isinstance(hello, Hello)
+        features = Feature.RING | Feature.BATCH
+        data, _ = self.connection.send(
+            Hello(
+                features=features,
+                limits=self.connection.limits,
+                info={"arch": os.uname().machine, "pid": 1},
+            )
+        )
+        self.sock.send(data)
+        request = await self.hear()
+        assert isinstance(request, Ring)
+        return request
+
+    async def move(self) -> None:
+        """Greet, and give the client such memory as it should have."""
+        request = await self.greet()
+        theirs, ours = make_half(request.size), make_half(request.size)
+        self.ring = RawRing(ours, theirs, request.size, self.sock)
+        self.say(Result(request.id, request.size, (), (theirs, ours)), (theirs, ours))
+        os.close(theirs)
+        os.close(ours)
+
+    async def hear_ring(self, *, among: int = 1) -> list[Event]:
+        """So many frames out of the ring, while trio goes on."""
+        while not self.ring.available:
+            await trio.sleep(0)
+        return [self.ring.receive() for _ in range(among)]
+
+
+Start = Callable[[RemoteSyscallInterface], object]
+
+
+@asynccontextmanager
+async def played(
+    limits: Limits | None = None, *, size: int = 4096
+) -> AsyncGenerator[tuple[RemoteSyscallInterface, Played]]:
+    """A client that has moved into a ring, and the server's end of it."""
+    ours, theirs = socket.socketpair()
+    server = Played(theirs)
+    sysif = RemoteSyscallInterface(ours, limits=limits)
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.move)
+            await sysif.start(ring=True, ring_size=size)
+        try:
+            yield sysif, server
+        finally:
+            await sysif.close_interface()
+            server.ring.close()
