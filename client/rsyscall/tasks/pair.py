@@ -22,16 +22,18 @@ __all__ = ["open_pair"]
 
 _JOIN_SECONDS = 5
 
+#: Memory that a server's thread still uses, which must not be unmapped under its hands.
+_in_use: list[SharedHalves] = []
+
 
 @contextlib.asynccontextmanager
 async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
     """A process whose calls are served by a thread of this one.
 
     Everything that a separate stub does is done: frames, socket or ring (None: ring), the same
-    server loop. Its far
-    objects are those of local_process. The server refuses (EPERM) what the interpreter would not
-    survive: exec, exit, unshare, ids and capabilities, closing descriptors it did not make.
-    SyscallHangup if the exchange of HELLOs fails. A checkpoint.
+    server loop. Its far objects are those of local_process. The server refuses (EPERM) what the
+    interpreter would not survive: exec, exit, unshare, ids and capabilities, closing descriptors it
+    did not make. SyscallHangup if the exchange of HELLOs fails. A checkpoint.
     """
     ours, theirs = socket.socketpair()
     fd = theirs.detach()
@@ -60,7 +62,12 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
         await sysif.close_interface()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(thread.join, _JOIN_SECONDS)
-        if thread.is_alive():
+        if not thread.is_alive():
+            if halves is not None:
+                halves.close()
+        else:
+            if halves is not None:
+                _in_use.append(halves)
             warnings.warn(
                 "the server's thread is still blocked in a call", ResourceWarning, stacklevel=2
             )
