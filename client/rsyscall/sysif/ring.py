@@ -42,11 +42,6 @@ class SharedHalves:
         """Where the server's half begins."""
         return self.address + Size.RING_HEADER + self.size
 
-    def close(self) -> None:
-        """Unmap the memory. Nobody may use it any more, neither the client nor the server."""
-        ffi.release(self._view)
-        self._memory.close()
-
 
 def make_ring(
     size: int,

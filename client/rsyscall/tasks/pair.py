@@ -71,5 +71,3 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
             warnings.warn(
                 "the server's thread is still blocked in a call", ResourceWarning, stacklevel=2
             )
-        elif halves is not None:
-            halves.close()
