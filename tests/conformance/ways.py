@@ -86,9 +86,7 @@ async def socket_activate(directory: Path, *options: str) -> AsyncGenerator[Path
 
 
 @contextlib.asynccontextmanager
-async def activated(
-    directory: Path, *options: str, ring: bool
-) -> AsyncGenerator[rsyscall.Process]:
+async def activated(directory: Path, *options: str, ring: bool) -> AsyncGenerator[rsyscall.Process]:
     """A stub that a connection to a UNIX socket has started."""
     async with socket_activate(directory, *options) as path:
         async with rsyscall.connect(f"unix:{path}", ring=ring) as process:

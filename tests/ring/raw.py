@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
+import trio.lowlevel
 
 from e2e.servers import event, wait_for
 from rsyscall.sysif.remote import RemoteSyscallInterface
@@ -225,7 +226,7 @@ class Played:
     async def hear_ring(self, *, among: int = 1) -> list[Event]:
         """So many frames out of the ring, while trio goes on."""
         while not self.ring.available:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         return [self.ring.receive() for _ in range(among)]
 
 

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from e2e.servers import event
-from ring.raw import DATA, ROOM, Played, played
+from ring.raw import DATA, Played, played
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall_protocol import Call, In, Result, Write
 from wire import SECONDS
