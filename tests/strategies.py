@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from rsyscall_protocol import (
+    RESULT,
     Argument,
+    Batch,
+    Batched,
+    BatchFlag,
+    Bell,
     Bye,
     Call,
     CallFlag,
@@ -17,18 +23,29 @@ from rsyscall_protocol import (
     ErrorCode,
     Event,
     FdArg,
+    Fds,
+    Feature,
     Hello,
     In,
     InOut,
     Limits,
     Out,
+    Param,
+    Prepare,
     Read,
+    Ref,
     Request,
     Result,
     Ret,
+    Ring,
+    Run,
+    Step,
+    StepFlag,
     Struct,
+    Unprepare,
     Write,
 )
+from rsyscall_protocol._arguments import out_sizes
 from rsyscall_protocol._constants import LIMITS
 
 uint32s = st.integers(0, 2**32 - 1)
@@ -53,23 +70,50 @@ def structs(draw: st.DrawFn, targets: Sequence[int]) -> Struct:
 
 
 @st.composite
-def arguments(draw: st.DrawFn, nfds: int) -> tuple[Argument, ...]:
-    """A flat list as it may be sent: from the last entry to the first, as relocations point."""
+def references(draw: st.DrawFn, earlier: Sequence[Step]) -> Ref:
+    """A REF to one of these steps."""
+    index = draw(st.integers(0, len(earlier) - 1))
+    outs = [arg for arg in earlier[index].args if out_sizes([arg])]
+    first = outs[0] if outs and isinstance(outs[0], Out | InOut) else Out(0)
+    length = out_sizes([first])[0][0]
+    offset = draw(st.just(RESULT) if length < 4 else st.integers(0, length - 4) | st.just(RESULT))
+    return Ref(index, offset, draw(st.sampled_from([4, 8])))
+
+
+@st.composite
+def arguments(
+    draw: st.DrawFn,
+    nfds: int,
+    *,
+    earlier: Sequence[Step] = (),
+    parameters: int = 0,
+    outputs: bool = True,
+) -> tuple[Argument, ...]:
+    """A flat list as it may be sent: from the last entry to the first, as relocations point.
+
+    earlier: the steps of a batch that it may refer to. parameters: how many a prepared batch has.
+    """
     plain: list[st.SearchStrategy[Any]] = [
         st.integers(-(2**63), 2**64 - 1),
         st.builds(In, data),
-        st.builds(Out, st.integers(0, 300)),
-        st.builds(Ret, st.integers(0, 300)),
-        st.builds(InOut, data),
     ]
+    if outputs:
+        sizes = st.integers(0, 300)
+        plain += [st.builds(Out, sizes), st.builds(Ret, sizes), st.builds(InOut, data)]
     if nfds:
         plain.append(st.builds(FdArg, st.integers(0, nfds - 1)))
+    if earlier:
+        plain.append(references(earlier))
+    if parameters:
+        plain.append(st.builds(Param, st.integers(0, parameters - 1)))
     count = draw(st.integers(0, 9))
     args: dict[int, Argument] = {}
     depth: dict[int, int] = {}
     for i in reversed(range(count)):
         targets = [k for k, d in depth.items() if 1 <= d < 3]
         arg: Argument = draw(st.one_of(*plain, structs(targets)))
+        if isinstance(arg, Struct) and not outputs:
+            arg = replace(arg, outs=())
         args[i] = arg
         depth[i] = 0 if isinstance(arg, int | FdArg) else 1
         if isinstance(arg, Struct):
@@ -88,12 +132,69 @@ def calls(draw: st.DrawFn, ids: st.SearchStrategy[int] = uint64s, *, most_fds: i
     return Call(draw(ids), nr, draw(arguments(nfds)), flags, (None,) * nfds)
 
 
+@st.composite
+def steps(draw: st.DrawFn, nfds: int = 0, parameters: int = 0) -> tuple[Step, ...]:
+    """What a batch may consist of."""
+    numbers = st.integers(0, 2**31 - 1)
+    errors = st.lists(st.integers(0, 4095), max_size=3)
+    oks = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), errors.map(lambda e: tuple(e)))
+    found: list[Step] = []
+    for _ in range(draw(st.integers(0, 4))):
+        args = draw(arguments(nfds, earlier=found, parameters=parameters))
+        flags = draw(st.sampled_from(StepFlag))
+        step = Step(draw(numbers), args, draw(oks), flags)
+        if draw(st.booleans()):
+            undo = arguments(nfds, earlier=[*found, step], parameters=parameters, outputs=False)
+            step = replace(step, undo=(draw(numbers), draw(undo)))
+        found.append(step)
+    return tuple(found)
+
+
+@st.composite
+def batches(draw: st.DrawFn, ids: st.SearchStrategy[int] = uint64s) -> Batch:
+    """A BATCH, with None for each file descriptor."""
+    nfds = draw(st.integers(0, 2))
+    flags = draw(st.sampled_from([BatchFlag.NONE, BatchFlag.BRIEF]))
+    return Batch(draw(ids), draw(steps(nfds)), flags, (None,) * nfds)
+
+
+@st.composite
+def prepares(draw: st.DrawFn, ids: st.SearchStrategy[int] = uint64s) -> Prepare:
+    """A PREPARE."""
+    parameters = draw(st.integers(0, 3))
+    flags = draw(st.sampled_from([BatchFlag.NONE, BatchFlag.BRIEF]))
+    return Prepare(draw(ids), draw(steps(parameters=parameters)), parameters, flags)
+
+
+@st.composite
+def runs(draw: st.DrawFn, ids: st.SearchStrategy[int] = uint64s) -> Run:
+    """A RUN, with None for each file descriptor, of whatever program."""
+    nfds = draw(st.integers(0, 2))
+    kinds: list[st.SearchStrategy[Any]] = [st.integers(-(2**63), 2**64 - 1), st.builds(In, data)]
+    if nfds:
+        kinds.append(st.builds(FdArg, st.integers(0, nfds - 1)))
+    args = draw(st.lists(st.one_of(kinds), max_size=4))
+    return Run(draw(ids), draw(uint32s), tuple(args), (None,) * nfds)
+
+
 def requests(ids: st.SearchStrategy[int] = uint64s) -> st.SearchStrategy[Request]:
-    """A CALL, READ or WRITE."""
+    """A request that needs nothing to have been before."""
     return st.one_of(
         calls(ids),
         st.builds(Read, ids, uint64s, st.integers(0, 300)),
         st.builds(Write, ids, uint64s, data),
+        batches(ids),
+        prepares(ids),
+    )
+
+
+def all_requests(ids: st.SearchStrategy[int] = uint64s) -> st.SearchStrategy[Request]:
+    """Any."""
+    return st.one_of(
+        requests(ids),
+        runs(ids),
+        st.builds(Unprepare, ids, uint32s),
+        st.builds(Ring, ids, st.sampled_from([4096, 2**16, 2**20]), uint32s),
     )
 
 
@@ -106,7 +207,7 @@ def hellos(draw: st.DrawFn) -> Hello:
     low, high = sorted([draw(uint32s), draw(uint32s)])
     keys = texts.filter(lambda key: key != "limits")
     info = draw(st.dictionaries(keys, uint64s | texts, max_size=3))
-    return Hello(low, high, draw(uint64s), draw(limits), info)
+    return Hello(low, high, Feature(draw(uint64s)), draw(limits), info)
 
 
 errors = st.builds(Error, st.sampled_from(ErrorCode), uint64s, texts)
@@ -117,7 +218,13 @@ results = st.builds(
     st.lists(data, max_size=3).map(tuple),
     st.sampled_from([(), (None,)]),
 )
-events: st.SearchStrategy[Event] = st.one_of(hellos(), requests(), results, errors, st.builds(Bye))
+batcheds = st.builds(
+    Batched, uint64s, st.lists(data, max_size=3).map(tuple), data, data, st.integers(0, 1024)
+)
+beside = st.builds(Bell) | st.builds(Fds, uint32s, st.integers(0, 253))
+events: st.SearchStrategy[Event] = st.one_of(
+    hellos(), all_requests(), results, batcheds, beside, errors, st.builds(Bye)
+)
 
 
 # ---- bytes that are nearly right ----
@@ -172,6 +279,41 @@ def careless_calls(draw: st.DrawFn) -> Call:
     args = draw(st.lists(st.one_of(kinds), min_size=count, max_size=count))
     flags = CallFlag(draw(st.sampled_from([0, 1, 0, 1, 2])))
     return Call(1, 39, tuple(args), flags, (None,) * nfds)
+
+
+@st.composite
+def careless_batches(draw: st.DrawFn) -> Batch | Prepare | Run:
+    """A BATCH, PREPARE or RUN whose parts are in shape but may not fit together."""
+    nfds, parameters = draw(st.integers(0, 1)), draw(st.integers(0, 1))
+    near = st.integers(0, 2)
+    offsets = st.sampled_from([RESULT, RESULT, 0, 4, 5])
+    kinds: list[st.SearchStrategy[Argument]] = [
+        st.just(0),
+        st.builds(Ref, near, offsets, st.sampled_from([8, 4, 8, 4, 2])),
+        st.builds(Param, st.integers(0, 1)),
+        st.builds(FdArg, st.integers(0, 1)),
+        st.builds(Out, st.sampled_from([8, 3])),
+        st.builds(Ret, st.just(8)),
+        st.builds(Struct, st.just(bytes(8)), st.tuples(st.tuples(st.just(0), near)), st.just(())),
+        st.builds(In, st.just(b"x")),
+    ]
+    args = st.lists(st.one_of(kinds), max_size=3).map(tuple)
+    oks = st.sampled_from([None, 0, 2**63 - 1, 2**63, -(2**63), (), (4095,), (4096,), (-1,)])
+    numbers = st.sampled_from([39, 39, 39, 2**31])
+    flags = st.sampled_from([0, 1, 0, 1, 2])
+    undos = st.none() | st.tuples(numbers, args)
+    found = draw(
+        st.lists(
+            st.builds(Step, numbers, args, oks, flags.map(StepFlag), undos),
+            max_size=3,
+        ).map(tuple)
+    )
+    kind = draw(st.sampled_from([Batch, Prepare, Run]))
+    if kind is Run:
+        return Run(1, 0, draw(args), (None,) * nfds)
+    if kind is Prepare:
+        return Prepare(1, found, parameters, BatchFlag(draw(flags)))
+    return Batch(1, found, BatchFlag(draw(flags)), (None,) * nfds)
 
 
 @st.composite

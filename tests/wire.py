@@ -121,7 +121,7 @@ def _step(form: Vector) -> Step:
     return Step(
         form["nr"],
         _arguments(form["args"]),
-        tuple(ok) if isinstance(ok, list) else ok,
+        tuple(cast("list[int]", ok)) if isinstance(ok, list) else ok,
         StepFlag(form["flags"]),
         None if undo is None else (undo["nr"], _arguments(undo["args"])),
     )

@@ -156,13 +156,14 @@ def batches() -> Iterator[tuple[str, object, object]]:
     yield "BATCH: one file descriptor too many", batch(nfds=254), "TOO_MANY_FDS"
     yield "BATCH with a field too few", batch()[:-1], "ARITY"
     yield "BATCH with a field too many", [*batch(), 0], "ARITY"
-    for name, parts in [
-        ("of one part", [39]),
-        ("of six parts", [39, [], None, 0, [3, []], 0]),
-        ("whose undo is nil", [39, [], None, 0, None]),
-        ("whose undo has one part", [39, [], None, 0, [3]]),
-        ("whose undo has an ok", [39, [], None, 0, [3, [], None]]),
-    ]:
+    amiss: dict[str, Any] = {
+        "of one part": [39],
+        "of six parts": [39, [], None, 0, [3, []], 0],
+        "whose undo is nil": [39, [], None, 0, None],
+        "whose undo has one part": [39, [], None, 0, [3]],
+        "whose undo has an ok": [39, [], None, 0, [3, [], None]],
+    }
+    for name, parts in amiss.items():
         yield f"BATCH: a step {name}", batch(parts), "ARITY"
     yield from wrong_steps()
 
@@ -212,7 +213,7 @@ def wrong_steps() -> Iterator[tuple[str, object, object]]:
     }
     for name, fields in refused.items():
         yield f"BATCH: {name}", fields, "FIELD"
-    deeper = [struct(bytes(8), [0, i + 1]) for i in range(3)]
+    deeper: list[Any] = [struct(bytes(8), [0, i + 1]) for i in range(3)]
     yield "BATCH: relocations one too deep", batch([39, [*deeper, ext(IN, b"")]]), "DEPTH"
     yield (
         "BATCH: relocations to a REF, one too deep",
@@ -304,7 +305,7 @@ def replies() -> Iterator[tuple[str, object, object]]:
     full = {**meaning, "outs": ["61", ""], "values": "00" * 8, "statuses": "0205", "stopped": 1024}
     yield "BATCHED of nothing", [BATCHED, 1, [], b"", b"", 0], {**meaning, "stopped": 0}
     yield "BATCHED", [BATCHED, 1, [b"a", b""], bytes(8), b"\2\5", 1024], full
-    for name, fields in {
+    wrong: dict[str, list[Any]] = {
         "an id that is nil": [None, [], b"", b"", 0],
         "outputs that are bytes": [1, b"", b"", b"", 0],
         "an output that is a string": [1, ["a"], b"", b"", 0],
@@ -312,7 +313,8 @@ def replies() -> Iterator[tuple[str, object, object]]:
         "statuses that are a string": [1, [], b"", "", 0],
         "stopped past the most steps": [1, [], b"", b"", 1025],
         "stopped that is negative": [1, [], b"", b"", -1],
-    }.items():
+    }
+    for name, fields in wrong.items():
         yield f"BATCHED: {name}", [BATCHED, *fields], "FIELD"
     yield "BATCHED with a field too few", [BATCHED, 1, [], b"", b""], "ARITY"
 

@@ -455,7 +455,7 @@ def vectors() -> list[Vector]:
         "TOO_MANY_FDS",
         limits={"fds": 0},
     )
-    deep: object = [[[[]]]]
-    add("client", "at a lower depth", pack(call(deep)), "FIELD", limits={"depth": 6})
-    add("client", "one past a lower depth", pack(call([deep])), "DEPTH", limits={"depth": 6})
+    nested: Any = [[[[]]]]
+    add("client", "at a lower depth", pack(call(nested)), "FIELD", limits={"depth": 6})
+    add("client", "one past a lower depth", pack(call([nested])), "DEPTH", limits={"depth": 6})
     return found

@@ -20,6 +20,7 @@ from rsyscall_protocol import (
     Event,
     FdArg,
     Fds,
+    Feature,
     Hello,
     In,
     InOut,
@@ -61,7 +62,7 @@ STEPS = (
 
 EVENTS: list[Event] = [
     Hello(),
-    Hello(1, 3, 7, Limits(frame=4096, depth=6, data=6, fds=0, outstanding=1, window=8192)),
+    Hello(1, 3, Feature(7), Limits(frame=4096, depth=6, data=6, fds=0, outstanding=1, window=8192)),
     Hello(info={"arch": "x86_64", "page_size": 4096, "pid": 7, "more": "text" * 50}),
     Call(1, SYS.getpid),
     Call(2, SYS.openat, (-100, In(b"/etc/hostname\0"), 0x80000, 0), CallFlag.RETURN_FD),

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rsyscall_protocol import (
+    Batch,
     Call,
     Error,
     ErrorCode,
@@ -18,14 +19,28 @@ from rsyscall_protocol import (
     Hello,
     Limits,
     MessageType,
+    Prepare,
     RemoteProtocolError,
     Role,
+    Run,
     decode,
     encode,
 )
 from rsyscall_protocol._codec import check_request as check_request_locally
 from rsyscall_protocol._msgpack import scan
-from strategies import careless_calls, events, limits, loose, mutated, requests, values
+from strategies import (
+    all_requests,
+    batches,
+    careless_batches,
+    careless_calls,
+    events,
+    limits,
+    loose,
+    mutated,
+    prepares,
+    runs,
+    values,
+)
 from wire import SENT_BY, check_request, recode
 
 MSGPACK = cast("Any", msgpack)
@@ -93,13 +108,13 @@ def test_limits_survive_a_hello(wanted: Limits) -> None:
 
 # A message in shape, with anything in its fields.
 LIKELY: list[object] = ["rsyscall", 0, 1, b"", [], {}]
-shapes = st.tuples(st.integers(0, 9), st.lists(values | st.sampled_from(LIKELY), max_size=6)).map(
+shapes = st.tuples(st.integers(0, 17), st.lists(values | st.sampled_from(LIKELY), max_size=6)).map(
     lambda shape: pack([shape[0], *shape[1]])
 )
 
 
 @many
-@given(st.one_of(requests().map(encode), events.map(encode)))
+@given(st.one_of(all_requests().map(encode), events.map(encode)))
 def test_the_server_takes_what_is_encoded(body: bytes) -> None:
     assert check_request(body) == refusal(body)
 
@@ -107,20 +122,28 @@ def test_the_server_takes_what_is_encoded(body: bytes) -> None:
 @many
 @given(st.one_of(shapes, loose(), st.binary(max_size=40)))
 @example(b"\x91\xdd\xff\xff\xff\xff" + b"\x91" * 9)
-@example(b"\x92\x08\x81\x90\x00")
+@example(b"\x92\x10\x81\x90\x00")
 def test_both_sides_refuse_anything_for_the_same_reason(body: bytes) -> None:
     assert check_request(body) == refusal(body)
 
 
 @settings(deadline=None, max_examples=800)
-@given(mutated(st.one_of(requests(), requests(), events).map(encode)))
+@given(mutated(st.one_of(all_requests(), all_requests(), events).map(encode)))
 def test_both_sides_refuse_a_changed_request_for_the_same_reason(body: bytes) -> None:
     assert check_request(body) == refusal(body)
 
 
-@settings(deadline=None, max_examples=600)
-@given(careless_calls())
-def test_both_sides_refuse_what_does_not_fit_for_the_same_reason(call: Call) -> None:
+@settings(deadline=None, max_examples=500)
+@given(mutated(st.one_of(batches(), prepares(), runs()).map(encode)))
+def test_both_sides_refuse_a_changed_batch_for_the_same_reason(body: bytes) -> None:
+    assert check_request(body) == refusal(body)
+
+
+@settings(deadline=None, max_examples=1200)
+@given(st.one_of(careless_calls(), careless_batches()))
+def test_both_sides_refuse_what_does_not_fit_for_the_same_reason(
+    call: Call | Batch | Prepare | Run,
+) -> None:
     body = encode(call)
     code = check_request(body)
     assert code == refusal(body)

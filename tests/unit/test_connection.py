@@ -40,6 +40,7 @@ from rsyscall_protocol import (
     Run,
     Size,
     State,
+    Step,
     Struct,
     Unprepare,
     Write,
@@ -53,7 +54,7 @@ CLIENT, SERVER = Role.CLIENT, Role.SERVER
 EVENTS: dict[MessageType, Event] = {
     MessageType.HELLO: Hello(),
     MessageType.CALL: Call(4, 39),
-    MessageType.RESULT: Result(2, 0),
+    MessageType.RESULT: Result(2, -22),
     MessageType.READ: Read(4, 0, 1),
     MessageType.WRITE: Write(4, 0, b"x"),
     MessageType.ERROR: Error(ErrorCode.INTERNAL, 0, "why"),
@@ -281,7 +282,39 @@ def test_a_client_cannot_offer_a_range_that_is_none() -> None:
     assert client.state is State.IDLE
 
 
+# ---- programs ----
+
+
+def test_a_program_is_forgotten_as_soon_as_its_end_is_said() -> None:
+    """Its number may come back before the answer does."""
+    ends = opened()
+    step(ends, CLIENT, Prepare(1, ()))
+    step(ends, SERVER, Result(1, 0))
+    step(ends, CLIENT, Run(2, 0))
+    step(ends, CLIENT, Unprepare(3, 0))
+    exceed(copy_of(ends), Run(4, 0), ErrorCode.FIELD)
+    step(ends, CLIENT, Prepare(4, ()))
+    step(ends, SERVER, Result(4, 0))
+    step(ends, SERVER, Result(3, 0))
+    step(ends, SERVER, Batched(2, (), b"", b"", 0))
+    assert step(ends, CLIENT, Run(5, 0)) == Run(5, 0)
+
+
+def test_a_run_reserves_what_its_program_needs() -> None:
+    ends = limited(window=8192, frame=4096)
+    step(ends, CLIENT, Prepare(1, (Step(39, (Out(3000),)),)))
+    step(ends, SERVER, Result(1, 0))
+    fit(ends, Run(2, 0), Run(3, 0))
+    assert ends[CLIENT].reserved == 2 * (Size.BATCH_BASE + Size.BATCH_STEP + Size.REPLY_OUT + 3000)
+    assert not ends[CLIENT].has_room(Run(4, 0))
+    exceed(ends, Run(4, 0), ErrorCode.WINDOW)
+
+
 # ---- limits, each at the limit and one past it ----
+
+
+def copy_of(ends: dict[Role, Connection]) -> dict[Role, Connection]:
+    return copy.deepcopy(ends)
 
 
 def limited(**limits: int) -> dict[Role, Connection]:

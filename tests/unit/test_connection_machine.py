@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -11,6 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rsyscall_protocol import (
     NEED_DATA,
+    Batch,
+    Batched,
+    BatchFlag,
     Bye,
     Call,
     CallFlag,
@@ -18,11 +22,14 @@ from rsyscall_protocol import (
     Event,
     Hello,
     Limits,
+    Prepare,
     Read,
     Request,
     Result,
     Role,
+    Run,
     State,
+    Unprepare,
 )
 from rsyscall_protocol._arguments import out_sizes
 from rsyscall_protocol._codec import reservation
@@ -52,6 +59,9 @@ class TwoEnds(RuleBasedStateMachine):
         self.open: dict[int, Request] = {}  # heard and not answered, as the server sees it
         self.last_id = 0
         self.descriptors = 0
+        self.run_of: dict[int, Prepare] = {}  # by the id of a RUN
+        self.programs: dict[int, Prepare] = {}  # that the client may run
+        self.next_program = 0
 
     def say(self, role: Role, event: Event) -> None:
         data, fds = self.ends[role].send(event)
@@ -81,24 +91,53 @@ class TwoEnds(RuleBasedStateMachine):
     @rule(request=requests(st.just(0)), gap=st.integers(1, 5))
     def ask(self, request: Request, gap: int) -> None:
         self.last_id += gap
-        if isinstance(request, Call):
-            fds = self.new_descriptors(len(request.fds))
-            request = Call(self.last_id, request.nr, request.args, request.flags, fds)
+        request = replace(request, id=self.last_id)
+        if isinstance(request, Call | Batch):
+            request = replace(request, fds=self.new_descriptors(len(request.fds)))
         elif isinstance(request, Read):
-            request = Read(self.last_id, request.address, request.length * 10)
-        else:
-            request = type(request)(self.last_id, request.address, request.data)
-        reserved = sum(map(reservation, self.unanswered.values())) + reservation(request)
+            request = replace(request, length=request.length * 10)
+        self.ask_if_it_fits(request)
+
+    @precondition(lambda self: self.is_(CLIENT, State.OPEN) and self.programs)
+    @rule(data=st.data())
+    def run(self, data: st.DataObject) -> None:
+        self.last_id += 1
+        number = data.draw(st.sampled_from(sorted(self.programs)))
+        args = (0,) * self.programs[number].parameters
+        run = Run(self.last_id, number, args, self.new_descriptors(data.draw(st.integers(0, 1))))
+        self.run_of[run.id] = self.programs[number]
+        self.ask_if_it_fits(run)
+
+    @precondition(lambda self: self.is_(CLIENT, State.OPEN) and self.programs)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        self.last_id += 1
+        number = data.draw(st.sampled_from(sorted(self.programs)))
+        if self.ask_if_it_fits(Unprepare(self.last_id, number)):
+            del self.programs[number]
+
+    def reserved(self, request: Request) -> int:
+        return reservation(self.run_of[request.id] if isinstance(request, Run) else request)
+
+    def ask_if_it_fits(self, request: Request) -> bool:
+        reserved = sum(map(self.reserved, self.unanswered.values())) + self.reserved(request)
         fits = len(self.unanswered) < LIMITS.outstanding and reserved <= LIMITS.window
         assert self.ends[CLIENT].has_room(request) is fits
         if fits:
             self.unanswered[request.id] = request
             self.say(CLIENT, request)
+        return fits
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), value=st.integers(-3, 50))
     def answer(self, data: st.DataObject, value: int) -> None:
         request = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
+        if isinstance(request, Batch | Run):
+            stopped = data.draw(st.integers(0, 4))
+            self.say(SERVER, self.batched(request, stopped))
+            return
+        if isinstance(request, Prepare) and value >= 0:
+            value = self.next_program = self.next_program + 1
         outs: list[bytes] = []
         fds: tuple[object, ...] = ()
         if isinstance(request, Call):
@@ -109,6 +148,19 @@ class TwoEnds(RuleBasedStateMachine):
             value = min(value, request.length)
             outs = [bytes(value)] if value >= 0 else []
         self.say(SERVER, Result(request.id, value, tuple(outs), fds))
+
+    def batched(self, request: Batch | Run, stopped: int) -> Batched:
+        batch = self.run_of[request.id] if isinstance(request, Run) else request
+        steps = batch.steps
+        stopped = min(stopped, len(steps))
+        started = min(stopped + 1, len(steps))
+        outs = [bytes(n) for step in steps[:started] for n, _ in out_sizes(step.args)]
+        values = bytes(8 * started)
+        statuses = bytes([1] * stopped + [2] * (started - stopped)).ljust(len(steps), b"\0")
+        if BatchFlag.BRIEF in batch.flags:
+            values = values[:8]
+            statuses = b"" if stopped == len(steps) else statuses
+        return Batched(request.id, tuple(outs), values, statuses, stopped)
 
     @precondition(lambda self: self.is_(CLIENT, State.OPEN))
     @rule(sure=st.sampled_from([False, False, False, True]))
@@ -139,8 +191,10 @@ class TwoEnds(RuleBasedStateMachine):
         end.receive(data, fds)
         while (event := end.next_event()) is not NEED_DATA:
             assert event == pipe.unheard.popleft()
-            if isinstance(event, Result):
-                del self.unanswered[event.id]
+            if isinstance(event, Result | Batched):
+                asked = self.unanswered.pop(event.id)
+                if isinstance(asked, Prepare) and isinstance(event, Result) and event.value >= 0:
+                    self.programs[event.value] = asked
             elif isinstance(event, Request):
                 self.open[event.id] = event
         assert end.take_unclaimed() == []
@@ -150,8 +204,9 @@ class TwoEnds(RuleBasedStateMachine):
     @invariant()
     def accounts_agree_with_the_model(self) -> None:
         client, server = self.ends[CLIENT], self.ends[SERVER]
-        assert client.reserved == sum(map(reservation, self.unanswered.values())) <= LIMITS.window
-        assert server.reserved == sum(map(reservation, self.open.values()))
+        assert client.reserved == sum(map(self.reserved, self.unanswered.values()))
+        assert client.reserved <= LIMITS.window
+        assert server.reserved == sum(map(self.reserved, self.open.values()))
 
     @invariant()
     def nothing_fails(self) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rsyscall_protocol import (
     NEED_DATA,
+    Batch,
     Bye,
     Call,
     CallFlag,
@@ -130,7 +131,7 @@ def conversations(draw: st.DrawFn) -> list[Event]:
     number = 0
     for i, request in enumerate(draw(st.lists(requests(), max_size=6))):
         numbered = replace(request, id=i + 1)
-        if isinstance(numbered, Call):
+        if isinstance(numbered, Call | Batch):
             fds = tuple(Descriptor(number + k) for k in range(len(numbered.fds)))
             number += len(fds)
             numbered = replace(numbered, fds=fds)
@@ -187,7 +188,15 @@ def test_a_client_hears_the_same_however_it_is_cut(
 def test_a_broken_stream_breaks_at_the_same_place_however_it_is_cut(
     said: list[Event], data: st.DataObject, sizes: Iterator[int]
 ) -> None:
-    plain = [replace(e, fds=(), args=()) if isinstance(e, Call) else e for e in said]
+    plain: list[Event] = []
+    for event in said:
+        match event:
+            case Call():
+                plain.append(replace(event, fds=(), args=()))
+            case Batch():
+                plain.append(replace(event, fds=(), steps=()))
+            case _:
+                plain.append(event)
     whole = b"".join(segment.data for segment in say(plain))
     broken = [Segment(data.draw(mutated(st.just(whole))), [])]
     at_once = feed(greeted()[Role.SERVER], Kernel(broken).read, all_at_once())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from rsyscall_protocol import (
     ErrorCode,
     Event,
     FdArg,
+    Fds,
     Hello,
     In,
     InOut,
@@ -26,11 +28,13 @@ from rsyscall_protocol import (
     Read,
     Result,
     Ret,
+    Ring,
     Role,
     Size,
     Struct,
     Write,
     decode,
+    encode,
 )
 from rsyscall_protocol._codec import reservation
 from wire import SECONDS, SENT_BY, Peer, Stub, Thread
@@ -66,7 +70,7 @@ def hear(peer: Peer, client: Connection) -> Event:
         client.receive(data, fds)
 
 
-def ask(peer: Peer, client: Connection, request: Call | Read | Write) -> Result:
+def ask(peer: Peer, client: Connection, request: Call | Read | Write | Ring) -> Result:
     peer.send(*client.send(request))
     result = hear(peer, client)
     assert isinstance(result, Result)
@@ -213,6 +217,49 @@ def test_a_client_that_exceeds_what_was_agreed_upon_is_refused(peer: Peer, limit
     assert [r.id for r in answered if isinstance(r, Result)] == [*range(1, len(said))]
     assert isinstance(last, Error)
     assert last.code is ErrorCode.WINDOW
+
+
+# ---- a ring, as far as the socket shows it ----
+
+
+def halves_mapped() -> int:
+    return Path("/proc/self/maps").read_text().count("memfd:rsyscall ring")
+
+
+def test_a_ring_is_two_sealed_halves_of_its_size_and_gone_with_the_server() -> None:
+    before = halves_mapped()
+    with Thread() as peer:
+        result = ask(peer, greet(peer), Ring(1, 8192, 0))
+        assert result.value == 8192
+        shrink_grow_seal, future_write = 7, 16
+        wanted = [shrink_grow_seal, shrink_grow_seal | future_write]
+        for fd, seals in zip(result.fds, wanted, strict=True):
+            assert os.fstat(fd).st_size == Size.RING_HEADER + 8192
+            assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == seals
+            os.close(fd)
+        assert halves_mapped() == before + 2
+    assert halves_mapped() == before
+
+
+BESIDE: dict[str, Event] = {
+    "a second RING": Ring(2, 4096, 0),
+    "a CALL": Call(2, NOWHERE),
+    "an FDS without descriptors": Fds(0, 1),
+    "an FDS that is not due": Fds(1, 0),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_does_not_belong_beside_a_ring_is_refused(peer: Peer, name: str) -> None:
+    for fd in ask(peer, greet(peer), Ring(1, 4096, 0)).fds:
+        os.close(fd)
+    body = encode(BESIDE[name])
+    peer.send(b"\xce" + len(body).to_bytes(4, "big") + body)
+    said = decode(peer.receive(), Limits(), SENT_BY[Role.SERVER])
+    assert isinstance(said, Error)
+    assert (said.code, said.offset) == (ErrorCode.FDS, 0)
+    peer.end()
+    assert peer.receive() == b""
 
 
 # ---- the end ----
