@@ -15,6 +15,7 @@ import pytest
 import trio
 
 import rsyscall
+from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks.pair import open_pair
 
 #: What opens a process, given a directory of the test's own.
@@ -28,16 +29,16 @@ async def direct(directory: Path) -> AsyncGenerator[rsyscall.Process]:
 
 
 @contextlib.asynccontextmanager
-async def pair(directory: Path) -> AsyncGenerator[rsyscall.Process]:
-    """A thread of the interpreter, over a socketpair."""
-    async with open_pair() as process:
+async def pair(directory: Path, *, ring: bool) -> AsyncGenerator[rsyscall.Process]:
+    """A thread of the interpreter, over a socketpair or shared memory."""
+    async with open_pair(ring=ring) as process:
         yield process
 
 
 @contextlib.asynccontextmanager
-async def stub(directory: Path) -> AsyncGenerator[rsyscall.Process]:
+async def stub(directory: Path, *, ring: bool) -> AsyncGenerator[rsyscall.Process]:
     """A child of our own."""
-    async with rsyscall.open_process() as process:
+    async with rsyscall.open_process(ring=ring) as process:
         yield process
 
 
@@ -85,10 +86,10 @@ async def socket_activate(directory: Path, *options: str) -> AsyncGenerator[Path
 
 
 @contextlib.asynccontextmanager
-async def activated(directory: Path, *options: str) -> AsyncGenerator[rsyscall.Process]:
+async def activated(directory: Path, *options: str, ring: bool) -> AsyncGenerator[rsyscall.Process]:
     """A stub that a connection to a UNIX socket has started."""
     async with socket_activate(directory, *options) as path:
-        async with rsyscall.connect(f"unix:{path}") as process:
+        async with rsyscall.connect(f"unix:{path}", ring=ring) as process:
             pidfd = os.pidfd_open(int(process.pid))
             try:
                 yield process
@@ -98,10 +99,29 @@ async def activated(directory: Path, *options: str) -> AsyncGenerator[rsyscall.P
         await ended(pidfd)
 
 
+@contextlib.asynccontextmanager
+async def checked(
+    way: contextlib.AbstractAsyncContextManager[rsyscall.Process], *, ring: bool
+) -> AsyncGenerator[rsyscall.Process]:
+    """The process, once it is sure that its calls go the way they are meant to."""
+    async with way as process:
+        sysif = process.task.sysif
+        assert isinstance(sysif, RemoteSyscallInterface)
+        assert sysif.uses_ring == ring
+        yield process
+
+
 WAYS: dict[str, Way] = {
     "direct": direct,
-    "pair": pair,
-    "stub": stub,
-    "socket-activate": activated,
-    "socket-activate-accept": lambda directory: activated(directory, "--accept"),
+    "pair": lambda directory: checked(pair(directory, ring=True), ring=True),
+    "pair-no-ring": lambda directory: checked(pair(directory, ring=False), ring=False),
+    "stub": lambda directory: checked(stub(directory, ring=True), ring=True),
+    "stub-no-ring": lambda directory: checked(stub(directory, ring=False), ring=False),
+    "socket-activate": lambda directory: checked(activated(directory, ring=True), ring=True),
+    "socket-activate-no-ring": lambda directory: checked(
+        activated(directory, ring=False), ring=False
+    ),
+    "socket-activate-accept": lambda directory: checked(
+        activated(directory, "--accept", ring=True), ring=True
+    ),
 }
