@@ -16,7 +16,7 @@ from rsyscall.near.sysif import SyscallArgument, SyscallSendError
 from rsyscall.near.typed import TypedCall
 from rsyscall.sys.mman import MemoryMapping
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import BatchFlag, Status
+from rsyscall_protocol import BatchFlag
 
 if TYPE_CHECKING:
     from rsyscall.handle import Task
@@ -133,12 +133,12 @@ class Batch(TypedSteps):
     def revive_handles(self, result: BatchResult | None) -> None:
         """What was not closed or unmapped after all."""
         for step, handle in self.ended:
-            if result is not None and result.code(step.index) in (Status.DONE, Status.UNDONE):
+            if result is not None and result.ended(step):
                 continue
             if isinstance(handle, MemoryMapping):
                 handle.mark_unmapped(False)
-            elif result is None or result.code(step.index) != Status.FAILED:
-                handle.revive()  # a close that failed has closed
+            else:
+                handle.revive()
 
     def finish(self, result: BatchResult) -> None:
         """Take the results."""
