@@ -44,6 +44,9 @@ class Batch(TypedSteps):
         #: Handles that are used, and those that are closed or unmapped, with the step that does so.
         self.used: list[BaseFileDescriptor | MemoryMapping] = []
         self.ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]] = []
+        #: Parameters that are closed, likewise, and what no further step may use.
+        self.ended_parameters: list[tuple[Step[Any], Parameter]] = []
+        self.gone: set[object] = set()
         self.parameters: list[Parameter] = []
         self._lengths: dict[int, Parameter] = {}
         self._result: BatchResult | None = None
@@ -58,8 +61,10 @@ class Batch(TypedSteps):
     def parameter(self, name: str) -> Parameter:
         """A number, name or data to be given at each run of the prepared batch, by this name.
 
-        ValueError if there is one of that name.
+        ValueError if there is one of that name, or run() has its own use for the name.
         """
+        if name == "array":
+            raise ValueError("name: array says what run() returns")
         if any(parameter.name == name for parameter in self.parameters):
             raise ValueError(f"name: there is a parameter {name} already")
         parameter = Parameter(self, len(self.parameters), name)
