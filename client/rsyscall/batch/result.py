@@ -66,7 +66,7 @@ class BatchResult:
     def ended(self, step: Step[object]) -> bool:
         """Whether a step that closes or unmaps has done so, whatever is a success for it."""
         code = self.code(step.index)
-        if code == Status.NOT_STARTED:
+        if code in (Status.NOT_STARTED, Status.BLOCKED):
             return False
         if step.number == SYS.close:  # a close that failed has closed
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -145,6 +146,10 @@ class DirectSyscallInterface(SyscallInterface):
         except RemoteProtocolError as exc:
             raise ValueError(f"the batch cannot be made: {exc.text}") from None
         await checkpoint()
+        if len(self._programs) >= _LIMITS.programs:  # as any server
+            no_room = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            no_room.add_note("while preparing a batch")
+            raise no_room
         number = next(self._numbers)
         self._programs[number] = steps, flags
         return number

@@ -42,7 +42,7 @@ class SharedHalves:
 
     def close(self) -> None:
         """Unmap the memory. Nobody may use it any more, neither the client nor the server."""
-        ffi.release(self._view)
+        del self._view
         self._memory.close()
 
 
