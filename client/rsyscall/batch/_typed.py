@@ -18,7 +18,7 @@ from rsyscall.batch.step import (
     Undo,
 )
 from rsyscall.fcntl import O
-from rsyscall.handle.fd import BaseFileDescriptor, close_call
+from rsyscall.handle.fd import BaseFileDescriptor, InvalidHandleError, close_call
 from rsyscall.linux.memfd import MFD, memfd_create_call
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall
@@ -27,12 +27,14 @@ from rsyscall.sys.mman import (
     MS,
     PROT,
     MemoryMapping,
+    UseAfterUnmapError,
     mmap_call,
     mprotect_call,
     msync_call,
     munmap_call,
 )
 from rsyscall.sys.stat import Stat, fstat_call
+from rsyscall.sys.syscall import SYS
 from rsyscall.unistd.credentials import getgid_call, getpid_call, getppid_call, getuid_call
 from rsyscall.unistd.fs import ftruncate_call, open_call, openat_call
 from rsyscall.unistd.io import (
@@ -61,6 +63,11 @@ DataArgument: TypeAlias = "bytes | Parameter"
 NumberArgument: TypeAlias = "int | Step[int] | Parameter"
 
 
+def _key(mapping: MemoryMapping) -> object:
+    """The same for all handles to a mapping."""
+    return mapping.near, mapping.file
+
+
 class TypedSteps(abc.ABC):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
@@ -68,6 +75,8 @@ class TypedSteps(abc.ABC):
     used: list[BaseFileDescriptor | MemoryMapping]
     ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
     closers: dict[int, Step[Any]]
+    ended_parameters: list[tuple[Step[Any], Parameter]]
+    gone: set[object]
 
     @abc.abstractmethod
     def add(
@@ -83,26 +92,37 @@ class TypedSteps(abc.ABC):
     def _fd(self, fd: FdArgument) -> SyscallArgument:
         if isinstance(fd, BaseFileDescriptor):
             fd._validate()  # pyright: ignore[reportPrivateUsage] - ours
+            if fd in self.gone:
+                raise InvalidHandleError(f"{fd}: an earlier step closes it")
             self.used.append(fd)
             return fd.near
+        if fd in self.gone:
+            raise InvalidHandleError(f"{fd!r}: an earlier step closes it")
         return fd
 
     def _range(self, mapping: MappingArgument) -> tuple[SyscallArgument, int]:
         if isinstance(mapping, MemoryMapping):
             mapping.check_valid()
+            if _key(mapping) in self.gone:
+                raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
             self.used.append(mapping)
             return mapping.near.address, mapping.near.length
-        length = mapping.args[1]
+        if mapping in self.gone:
+            raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")
+        length = mapping.args[1] if mapping.number == SYS.mmap else None
         if mapping.batch is not self or not isinstance(length, int):
             raise ValueError(f"mapping: {mapping!r} is no mmap of this batch")
         return mapping, length
 
     def _ends(self, step: Step[Any], what: FdArgument | MappingArgument) -> None:
-        """The step closes or unmaps it."""
+        """The step closes or unmaps it, and later ones must not use it."""
+        self.gone.add(_key(what) if isinstance(what, MemoryMapping) else what)
         if isinstance(what, BaseFileDescriptor | MemoryMapping):
             self.ended.append((step, what))
         elif isinstance(what, Step):
             self.closers[what.index] = step
+        elif isinstance(what, Parameter):
+            self.ended_parameters.append((step, what))
 
     def _sized(self, call: TypedCall[T], data: DataArgument) -> TypedCall[T]:
         """The call, made for no data, with a parameter instead, and its length behind it."""

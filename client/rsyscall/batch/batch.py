@@ -16,7 +16,7 @@ from rsyscall.near.sysif import SyscallArgument, SyscallSendError
 from rsyscall.near.typed import TypedCall
 from rsyscall.sys.mman import MemoryMapping
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import BatchFlag, Status
+from rsyscall_protocol import BatchFlag
 
 if TYPE_CHECKING:
     from rsyscall.handle import Task
@@ -44,6 +44,9 @@ class Batch(TypedSteps):
         #: Handles that are used, and those that are closed or unmapped, with the step that does so.
         self.used: list[BaseFileDescriptor | MemoryMapping] = []
         self.ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]] = []
+        #: Parameters that are closed, likewise, and what no further step may use.
+        self.ended_parameters: list[tuple[Step[Any], Parameter]] = []
+        self.gone: set[object] = set()
         self.parameters: list[Parameter] = []
         self._lengths: dict[int, Parameter] = {}
         self._result: BatchResult | None = None
@@ -58,8 +61,10 @@ class Batch(TypedSteps):
     def parameter(self, name: str) -> Parameter:
         """A number, name or data to be given at each run of the prepared batch, by this name.
 
-        ValueError if there is one of that name.
+        ValueError if there is one of that name, or run() has its own use for the name.
         """
+        if name == "array":
+            raise ValueError("name: array says what run() returns")
         if any(parameter.name == name for parameter in self.parameters):
             raise ValueError(f"name: there is a parameter {name} already")
         parameter = Parameter(self, len(self.parameters), name)
@@ -133,12 +138,12 @@ class Batch(TypedSteps):
     def revive_handles(self, result: BatchResult | None) -> None:
         """What was not closed or unmapped after all."""
         for step, handle in self.ended:
-            if result is not None and result.code(step.index) in (Status.DONE, Status.UNDONE):
+            if result is not None and result.ended(step):
                 continue
             if isinstance(handle, MemoryMapping):
                 handle.mark_unmapped(False)
-            elif result is None or result.code(step.index) != Status.FAILED:
-                handle.revive()  # a close that failed has closed
+            else:
+                handle.revive()
 
     def finish(self, result: BatchResult) -> None:
         """Take the results."""

@@ -10,6 +10,7 @@ from rsyscall.batch.step import BatchError, Step
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.near.sysif import describe_call
 from rsyscall.sys.mman import MemoryMapping
+from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import Batched, Status
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class BatchResult:
         self._out_counts = outs
         self._offsets: list[int] | None = None
         self._converted: dict[int, object] = {}
+        self._unwanted: list[object] = []
         self.stopped = reply.stopped
         self.started = min(reply.stopped + 1, len(outs))
 
@@ -56,12 +58,28 @@ class BatchResult:
 
     def code(self, index: int) -> int:
         """What became of the index-th step, as the number that Status has for it."""
+        if index >= len(self._out_counts):  # added since
+            return Status.NOT_STARTED
         statuses = self._reply.statuses
         return statuses[index] if statuses else _DONE
+
+    def ended(self, step: Step[object]) -> bool:
+        """Whether a step that closes or unmaps has done so, whatever is a success for it."""
+        code = self.code(step.index)
+        if code in (Status.NOT_STARTED, Status.BLOCKED):
+            return False
+        if step.number == SYS.close:  # a close that failed has closed
+            return True
+        try:
+            return self.number(step) == 0
+        except BatchError:  # brief
+            return code != Status.FAILED
 
     def _check(self, step: Step[object]) -> None:
         if step.batch is not self._batch:
             raise BatchError(f"{step!r} belongs to another batch")
+        if step.index >= len(self._out_counts):
+            raise BatchError(f"{step!r}: it was added after the batch had run")
 
     def number(self, step: Step[object]) -> int:
         """The number that a step returned; BatchError if it was not started or not asked for."""
@@ -132,18 +150,22 @@ class BatchResult:
     def _is_ended(self, index: int) -> bool:
         """Whether the batch itself has closed or unmapped what the step has made."""
         closer = self._batch.closers.get(index)
-        return closer is not None and self.code(closer.index) in (_DONE, Status.UNDONE)
+        return closer is not None and self.ended(closer)
 
     def settle(self) -> None:
         """Make the handles of all that was made and is still there."""
         for step in self._batch.makers:
-            if self.code(step.index) in (_DONE, Status.UNDO_FAILED) and not self._is_ended(
-                step.index
-            ):
-                try:
+            code = self.code(step.index)
+            if code in (Status.NOT_STARTED, Status.UNDONE) or self._is_ended(step.index):
+                continue
+            try:
+                if code != Status.FAILED:
                     self[step]
-                except BatchError:  # brief: nobody can know what it made
-                    continue
+                elif not -4095 <= self.number(step) < 0:
+                    # What it returned was not what was wanted; all the same it has made something.
+                    self._unwanted.append(self._convert(step))
+            except BatchError:  # brief: nobody can know what it made
+                continue
 
     def raise_failure(self) -> None:
         """Raise the error of the step that stopped the batch, if one did."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -159,6 +160,10 @@ class DirectSyscallInterface(SyscallInterface):
         """See SyscallInterface: here only the steps are kept."""
         _check(Prepare(1, steps, parameters, flags))
         await checkpoint()
+        if len(self._programs) >= _LIMITS.programs:  # as any server
+            no_room = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            no_room.add_note("while preparing a batch")
+            raise no_room
         number = next(self._numbers)
         self._programs[number] = steps, flags
         return number
