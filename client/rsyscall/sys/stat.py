@@ -18,8 +18,9 @@ __all__ = ["S_IF", "Mode", "Stat", "StatFileDescriptor", "TypeMode"]
 
 
 class S_IF(enum.IntEnum):
-    """Types of files."""
+    """Types of files; NONE is what an epoll, an eventfd and the like have."""
 
+    NONE = 0
     SOCK = lib.S_IFSOCK
     LNK = lib.S_IFLNK
     REG = lib.S_IFREG
