@@ -9,12 +9,15 @@ from typing import Any, cast
 from rsyscall import near
 from rsyscall._raw import lib
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
+from rsyscall.handle.pointer import WrittenPointer
 from rsyscall.near.sysif import In, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, perform
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["MFD", "MemfdTask", "memfd_create_call"]
+__all__ = ["MFD", "MemfdTask", "memfd_create", "memfd_create_call"]
+
+NameArgument = str | os.PathLike[str] | WrittenPointer[str] | WrittenPointer[os.PathLike[str]]
 
 
 class MFD(enum.IntFlag):
@@ -45,10 +48,23 @@ def memfd_create_call(
 class MemfdTask(FileDescriptorTask[T_fd]):
     """A task that can make anonymous files."""
 
-    async def memfd_create(self, name: str | os.PathLike[str], flags: MFD = MFD.NONE) -> T_fd:
-        """Make an anonymous file; it is closed on exec, as with MFD.CLOEXEC.
+    async def memfd_create(self, name: NameArgument, flags: MFD = MFD.NONE) -> T_fd:
+        """Make an anonymous file; see memfd_create of this module."""
+        return await memfd_create(self, name, flags)
 
-        name: for /proc only. ValueError if it contains a NUL; OSError as the call reports it. A
-        checkpoint; if cancelled, nothing is made. memfd_create(2).
-        """
-        return cast("T_fd", await perform(self, memfd_create_call(name, flags)))
+
+async def memfd_create(
+    task: FileDescriptorTask[T_fd], name: NameArgument, flags: MFD = MFD.NONE
+) -> T_fd:
+    """Make an anonymous file in `task`; it is closed on exec, as with MFD.CLOEXEC.
+
+    name: for /proc only. ValueError if it contains a NUL; UseAfterFreeError or
+    AddressSpaceMismatchError for a pointer that the task cannot use; OSError as the call reports
+    it. A checkpoint; if cancelled, nothing is made. memfd_create(2).
+    """
+    if isinstance(name, WrittenPointer):
+        with name.borrow(task) as address:
+            fd = await perform(task, memfd_create_call(address, flags))
+    else:
+        fd = await perform(task, memfd_create_call(name, flags))
+    return cast("T_fd", fd)
