@@ -17,7 +17,7 @@ from wire import SECONDS
 
 def spin_for(sysif: RemoteSyscallInterface, us: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the client spin so long, however many CPUs there are."""
-    ring = sysif._ring
+    ring = sysif._ring  # pyright: ignore[reportPrivateUsage] - no public way to see it
     assert ring is not None
     ring.spin_us = us
     monkeypatch.setattr("rsyscall.sysif.link.spin_us", lambda: us)

@@ -267,7 +267,11 @@ class SyscallInterface(abc.ABC):
             raise ValueError(f"data: {len(data)} bytes for a pointer to {dest.size()}")
         await self.write_memory(dest.near, data)
 
-    @abc.abstractmethod
+    # An interface need not know batches.
+
+    def _no_batches(self) -> SyscallSendError:
+        return SyscallSendError(f"{type(self).__name__} makes no batches; nothing was sent")
+
     async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
         """Make the calls of a batch, one after the other.
 
@@ -276,16 +280,16 @@ class SyscallInterface(abc.ABC):
         the reply may hold. ValueError for what cannot be sent, and see the contract. A checkpoint;
         if cancelled, nothing has been sent.
         """
+        raise self._no_batches()
 
-    @abc.abstractmethod
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """Have a batch kept; returns its number.
 
         parameters: how many it has. OSError (ENOMEM) if there is no room for it, ValueError for
         what cannot be sent, and see the contract. A checkpoint; if cancelled, nothing has happened.
         """
+        raise self._no_batches()
 
-    @abc.abstractmethod
     async def run(
         self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
     ) -> Batched:
@@ -294,10 +298,11 @@ class SyscallInterface(abc.ABC):
         args: a number or an In for each parameter. frame: the RUN as a whole frame, but for the id.
         program: what the reply may hold. Otherwise as `batch`.
         """
+        raise self._no_batches()
 
-    @abc.abstractmethod
     async def unprepare(self, number: int) -> None:
         """Have a batch forgotten. A checkpoint; if cancelled, it is still there."""
+        raise self._no_batches()
 
     @abc.abstractmethod
     async def barrier(self) -> None:
