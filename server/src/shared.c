@@ -256,13 +256,14 @@ static uint32_t spin(struct rs_session *s) {
 /* Sleep until the client has something for us, or room. 0, or -1 when it has died. */
 static int sleep(struct rs_session *s) {
     struct rs_spin *spin = &s->spin;
+    struct rs_reply *with = 0;
     int writing = s->tx_pos < s->tx_len, result = 0;
+    if (writing)
+        rs_tx_until_fd(s, &with); /* if so the socket was full, and not the ring */
+    int room = writing && !with;
     uint64_t start = spin->most ? rs_clock() : 0;
-    rs_ring_park(&s->ring, RS_PARKED_DATA | (writing ? RS_PARKED_ROOM : 0));
-    if (!rs_ring_available(&s->ring) && !(writing && rs_ring_room(&s->ring))) {
-        struct rs_reply *with = 0;
-        if (writing)
-            rs_tx_until_fd(s, &with); /* then the socket was full, not the ring */
+    rs_ring_park(&s->ring, RS_PARKED_DATA | (room ? RS_PARKED_ROOM : 0));
+    if (!rs_ring_available(&s->ring) && !(room && rs_ring_room(&s->ring))) {
         int64_t timeout = s->stretched && rs_idle(s) ? RS_TRIM_MS : -1;
         enum rs_wait wait;
         while ((wait = rs_socket_wait(s, 1, with != 0, timeout)) == RS_TIMEOUT) {

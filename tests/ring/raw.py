@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -93,6 +93,7 @@ class RawRing:
         self.size = size
         self.sock = sock
         self.rung = 0
+        self._taken = bytearray()
 
     def close(self) -> None:
         self.mine.close()
@@ -147,18 +148,31 @@ class RawRing:
         self.wake(ROOM)
         return data
 
-    def exactly(self, n: int) -> bytes:
-        data = b""
-        while len(data) < n:
-            wait_for(lambda: self.available > 0, "bytes in the ring")
-            data += self.take(min(n - len(data), self.available))
-        return data
+    def poll(self) -> Event | None:
+        """The next frame, if all of it is there."""
+        self._taken += self.take(self.available)
+        if len(self._taken) < Size.HEADER:
+            return None
+        tag, length = struct.unpack_from(">BI", self._taken)
+        assert tag == 0xCE
+        if len(self._taken) < Size.HEADER + length:
+            return None
+        body = bytes(self._taken[Size.HEADER : Size.HEADER + length])
+        del self._taken[: Size.HEADER + length]
+        return decode(body, Limits())
 
     def receive(self) -> Event:
-        """The next frame."""
-        tag, length = struct.unpack(">BI", self.exactly(Size.HEADER))
-        assert tag == 0xCE
-        return decode(self.exactly(length), Limits())
+        """The next frame, for which trio waits too."""
+        frames: list[Event] = []
+
+        def come() -> bool:
+            frame = self.poll()
+            if frame is not None:
+                frames.append(frame)
+            return frame is not None
+
+        wait_for(come, "a frame in the ring")
+        return frames[0]
 
 
 def make_half(size: int, seals: int = SEALS, flags: int = 0) -> int:
@@ -177,6 +191,7 @@ class Played:
     """The server's end of a connection before it moves, and the ring after."""
 
     ring: RawRing
+    nursery: trio.Nursery  # of the client's tasks
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -223,21 +238,21 @@ class Played:
         os.close(theirs)
         os.close(ours)
 
-    async def hear_ring(self, *, among: int = 1) -> list[Event]:
-        """So many frames out of the ring, while trio goes on."""
-        while not self.ring.available:
+    async def request(self) -> Event:
+        """The next frame in the ring, while trio goes on."""
+        while (frame := self.ring.poll()) is None:
             await trio.lowlevel.checkpoint()
-        return [self.ring.receive() for _ in range(among)]
-
-
-Start = Callable[[RemoteSyscallInterface], object]
+        return frame
 
 
 @asynccontextmanager
 async def played(
     limits: Limits | None = None, *, size: int = 4096
 ) -> AsyncGenerator[tuple[RemoteSyscallInterface, Played]]:
-    """A client that has moved into a ring, and the server's end of it."""
+    """A client that has moved into a ring, and the server's end of it.
+
+    Its calls are to be made by tasks of server.nursery, which has ended with the block.
+    """
     ours, theirs = socket.socketpair()
     server = Played(theirs)
     sysif = RemoteSyscallInterface(ours, limits=limits)
@@ -246,7 +261,13 @@ async def played(
             nursery.start_soon(server.move)
             await sysif.start(ring=True, ring_size=size)
         try:
-            yield sysif, server
+            async with trio.open_nursery() as nursery:
+                server.nursery = nursery
+                try:
+                    yield sysif, server
+                except BaseException:
+                    sysif.close()  # or the calls under way would never end
+                    raise
         finally:
             await sysif.close_interface()
             server.ring.close()

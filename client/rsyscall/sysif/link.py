@@ -96,6 +96,7 @@ class Link:
         self._flushing = False
         self._room = trio.lowlevel.ParkingLot()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
+        self._gone = False  # nothing more can be sent
         self._forked = False
         self._ring: _Ring | None = None
         self._halves: SharedHalves | None = None
@@ -222,7 +223,10 @@ class Link:
                 else:
                     self._out.popleft()
         except OSError:
+            if self._gone:
+                return  # the loop below has read on, and tried to send
             # The peer is gone; what it said last, perhaps why, is still to be read.
+            self._gone = True
             while self._dead is None and self._receive(woken=True):
                 pass
             self._die(Dead(""))
@@ -426,8 +430,7 @@ class Link:
         if ring is not None and not self._out:
             answer = ring.batch(frame, program.outs, program.brief, spin)
             if isinstance(answer, tuple):
-                if self._reading and ring.ready:
-                    self._receive()
+                self._look_again(ring)
                 return Batched(ring.last_id, *answer)
             if isinstance(answer, int):
                 id_, sent, begun = ring.last_id, answer, ring.begun
@@ -438,6 +441,8 @@ class Link:
         waiter = self._waiters[id_] = Waiter()
         waiter.begun = begun
         try:
+            if ring is not None:
+                self._look_again(ring)
             reply = await self._push(waiter, frame[sent:], ())
         finally:
             del self._waiters[id_]
@@ -463,6 +468,8 @@ class Link:
         if data:
             self._out.append(Frame(data, fds, waiter))
             self._flush()
+            if self._ring is not None and self._reader is not None:
+                self._park_again(self._ring)
             if self._out and not self._flushing and (self._ring is None or self._side_full):
                 await self._drain()
         return await self._reply(waiter)
@@ -487,6 +494,16 @@ class Link:
         """
         if self._reading and ring.ready:
             self._receive()
+
+    def _wants_room(self) -> bool:
+        """Whether something waits for room in the ring, and not in the socket."""
+        return bool(self._out) and not self._side_full
+
+    def _park_again(self, ring: _Ring) -> None:
+        """Have the one who sleeps woken by room too, if something waits for that by now."""
+        if self._wants_room():
+            while self._dead is None and not ring.park(self._wants_room()):
+                self._receive()
 
     def _take_reply(self, frame: bytes) -> None:
         """Hand out a whole frame that was taken from the ring."""
@@ -556,7 +573,7 @@ class Link:
                 if now - self._looked > _LOOK_AGAIN_SECONDS:
                     self._looked = now
                     ring.spin_us = spin_us()
-                if not ring.park(bool(self._out)):
+                if not ring.park(self._wants_room()):
                     continue
             self._reader = waiter
             try:
