@@ -1,0 +1,28 @@
+"""What rsyscall costs, beside what the same work costs in C and in Python without it."""
+
+from __future__ import annotations
+
+from benchmarks.batches import batches, far_away, files
+from benchmarks.calls import busy_cpus, busy_thread, single_calls, socket_calls
+from benchmarks.instructions import instructions
+from benchmarks.many import deadlines, many_tasks
+from benchmarks.measure import Benchmark
+from benchmarks.resources import far_memory, footprint, idle
+
+__all__ = ["BENCHMARKS"]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "single": single_calls,
+    "socket": socket_calls,
+    "tasks": many_tasks,
+    "deadlines": deadlines,
+    "batches": batches,
+    "files": files,
+    "idle": idle,
+    "busy-cpus": busy_cpus,
+    "busy-thread": busy_thread,
+    "far-away": far_away,
+    "far-memory": far_memory,
+    "footprint": footprint,
+    "instructions": instructions,
+}
