@@ -30,8 +30,9 @@ static void undo(const struct rs_limits *limits, struct rs_entry *entries, struc
         rs_decode_step(&r, limits, entries, scope, &step, &why);
         if (!step.undo.p)
             continue;
+        r = step.undo; /* a copy: decoding begins with clearing the step */
         scope->step++;
-        rs_decode_step(&step.undo, limits, entries, scope, &step, &why);
+        rs_decode_step(&r, limits, entries, scope, &step, &why);
         scope->step--;
         int64_t result =
             rs_call(step.nr, entries, step.count, batch, fds, guard, a, &nowhere, &outs);
