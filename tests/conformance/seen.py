@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 from typing import SupportsInt
+
+import pytest
 
 from rsyscall import near
 from rsyscall.handle import BaseFileDescriptor, Task
@@ -67,6 +69,13 @@ def nothing_sent(task: Task) -> Generator[None]:
     with recording(task) as recorder:
         yield
     assert recorder.sent == []
+
+
+def error_here(call: Callable[[], object]) -> OSError:
+    """The error of a call of the standard library, which must fail."""
+    with pytest.raises(OSError, match=r".") as caught:
+        call()
+    return caught.value
 
 
 def twin(task: Task) -> Task:
