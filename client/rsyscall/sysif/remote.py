@@ -100,6 +100,7 @@ class _Dead:
     def __init__(self, reason: str, cause: RemoteProtocolError | None = None) -> None:
         self.reason = reason
         self.cause = cause
+        self.asking = trio.Lock()
 
     def hangup(self) -> SyscallHangup:
         if self.cause is not None:
@@ -238,7 +239,9 @@ class RemoteSyscallInterface(SyscallInterface):
         dead = self._dead
         if dead is not None and dead.reason == "":
             with trio.CancelScope(shield=True):
-                dead.reason = await self._post_mortem()
+                async with dead.asking:  # every waiter comes here; the first one asks
+                    if dead.reason == "":
+                        dead.reason = await self._post_mortem()
         return self._hangup()
 
     # ---- bytes ----
