@@ -58,6 +58,10 @@ class DirectSyscallInterface(SyscallInterface):
     concern one thread only, and the others would keep what they had.
     """
 
+    def __init__(self) -> None:
+        """There is nothing to connect to."""
+        self._unanswered = set[trio.Event]()
+
     async def _run(self, number: int, execute: Callable[[], Result]) -> Result:
         flags = _FLAGS.get(number, BLOCKS)
         if flags & REFUSED:
@@ -70,7 +74,13 @@ class DirectSyscallInterface(SyscallInterface):
                 " several; nothing was done"
             )
         if flags & BLOCKS:
-            return await trio.to_thread.run_sync(execute)
+            answered = trio.Event()
+            self._unanswered.add(answered)
+            try:
+                return await trio.to_thread.run_sync(execute)
+            finally:
+                self._unanswered.remove(answered)
+                answered.set()
         await checkpoint()
         return execute()
 
@@ -129,8 +139,10 @@ class DirectSyscallInterface(SyscallInterface):
                 raise unreadable(start, len(data))
 
     async def barrier(self) -> None:
-        """Every call has been answered when it returns. A checkpoint."""
+        """See SyscallInterface."""
         await checkpoint()
+        for answered in list(self._unanswered):
+            await answered.wait()
 
     async def close_interface(self) -> None:
         """Nothing to close. Not a checkpoint."""
