@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import warnings
@@ -21,6 +22,26 @@ __all__ = ["open_pair"]
 
 _JOIN_SECONDS = 5
 
+#: The servers' ends of the pairs that are open, by device and inode.
+_ends: dict[tuple[int, int], int] = {}
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _after_fork_in_child() -> None:
+    # Their threads are the parent's. What a server has closed already may be another file by now.
+    for identity, fd in _ends.items():
+        with contextlib.suppress(OSError):
+            if _identity(fd) == identity:
+                os.close(fd)
+    _ends.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
 
 @contextlib.asynccontextmanager
 async def open_pair() -> AsyncGenerator[Process]:
@@ -33,6 +54,8 @@ async def open_pair() -> AsyncGenerator[Process]:
     """
     ours, theirs = socket.socketpair()
     fd = theirs.detach()
+    identity = _identity(fd)
+    _ends[identity] = fd
     thread = threading.Thread(target=lib.rs_serve, args=(fd,), name="rsyscall-server", daemon=True)
     sysif = RemoteSyscallInterface(ours)
     thread.start()
@@ -53,7 +76,9 @@ async def open_pair() -> AsyncGenerator[Process]:
         await sysif.close_interface()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(thread.join, _JOIN_SECONDS)
-        if thread.is_alive():
+        if not thread.is_alive():
+            _ends.pop(identity, None)
+        else:
             warnings.warn(
                 "the server's thread is still blocked in a call", ResourceWarning, stacklevel=2
             )
