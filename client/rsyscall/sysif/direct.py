@@ -127,12 +127,19 @@ class DirectSyscallInterface(SyscallInterface):
         """Nothing is opened."""
         self._programs: dict[int, tuple[tuple[Step, ...], BatchFlag]] = {}
         self._numbers = itertools.count()
+        self._unanswered = set[trio.Event]()
 
     async def _run(self, numbers: Collection[int], execute: Callable[[], T]) -> T:
         for number in numbers:
             self._check(number)
         if any(_FLAGS.get(number, BLOCKS) & BLOCKS for number in numbers):
-            return await trio.to_thread.run_sync(execute)
+            answered = trio.Event()
+            self._unanswered.add(answered)
+            try:
+                return await trio.to_thread.run_sync(execute)
+            finally:
+                self._unanswered.remove(answered)
+                answered.set()
         await checkpoint()
         return execute()
 
@@ -238,8 +245,10 @@ class DirectSyscallInterface(SyscallInterface):
                 raise unreadable(start, len(data))
 
     async def barrier(self) -> None:
-        """Every call has been answered when it returns. A checkpoint."""
+        """See SyscallInterface."""
         await checkpoint()
+        for answered in list(self._unanswered):
+            await answered.wait()
 
     async def close_interface(self) -> None:
         """Nothing to close. Not a checkpoint."""

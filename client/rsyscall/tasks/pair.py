@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import warnings
@@ -22,6 +23,26 @@ __all__ = ["open_pair"]
 
 _JOIN_SECONDS = 5
 
+#: The servers' ends of the pairs that are open, by device and inode.
+_ends: dict[tuple[int, int], int] = {}
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _after_fork_in_child() -> None:
+    # Their threads are the parent's. What a server has closed already may be another file by now.
+    for identity, fd in _ends.items():
+        with contextlib.suppress(OSError):
+            if _identity(fd) == identity:
+                os.close(fd)
+    _ends.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
 #: Memory that a server's thread still uses, which must not be unmapped under its hands.
 _in_use: list[SharedHalves] = []
 
@@ -37,6 +58,8 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
     """
     ours, theirs = socket.socketpair()
     fd = theirs.detach()
+    identity = _identity(fd)
+    _ends[identity] = fd
     halves = SharedHalves() if ring is not False else None
     address, size = (halves.address, halves.size) if halves is not None else (0, 0)
     memory = ffi.cast("void *", address), size
@@ -63,6 +86,7 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(thread.join, _JOIN_SECONDS)
         if not thread.is_alive():
+            _ends.pop(identity, None)
             if halves is not None:
                 halves.close()
         else:

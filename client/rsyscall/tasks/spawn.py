@@ -28,6 +28,13 @@ def stub_path() -> Path:
     return Path(rsyscall._raw.__file__).with_name("rsyscall-stub")
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
+
+
 class _Stub:
     """A child that runs the stub: reaped exactly once, whoever notices its death first."""
 
@@ -54,7 +61,7 @@ class _Stub:
         if info.si_code == os.CLD_EXITED:
             self.status = f"it exited with status {info.si_status}"
         else:
-            self.status = f"it was killed by {signal.Signals(info.si_status).name}"
+            self.status = f"it was killed by {_signal_name(info.si_status)}"
 
     async def wait(self) -> None:
         async with self._waiting:
@@ -113,7 +120,13 @@ def _spawn(path: Path, theirs: socket.socket) -> _Stub:
     except OSError as exc:
         exc.add_note(f"while starting the stub {path}")
         raise
-    return _Stub(pid, path)
+    try:
+        return _Stub(pid, path)
+    except OSError as exc:
+        os.kill(pid, signal.SIGKILL)  # nobody has waited for it: the pid is still its own
+        os.waitpid(pid, 0)
+        exc.add_note(f"while opening a pidfd of the stub {path}")
+        raise
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,172 @@
+"""What a copy of the client that was made by fork has: a process of its own, and no connection."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import traceback
+import warnings
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import rsyscall
+from conformance.ways import WAYS
+from e2e.servers import open_fds
+from rsyscall import ForkedError
+from rsyscall.handle import Task
+from rsyscall.tasks.pair import open_pair
+
+
+def in_child(work: Callable[[], object]) -> Any:
+    """What `work` returns in a forked child, as JSON can say it."""
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        # Newer Pythons warn of threads, such as trio's idle ones and the server's.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(theirs, json.dumps([True, work()]).encode())
+        except BaseException:
+            os.write(theirs, json.dumps([False, traceback.format_exc()]).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        said = pipe.read()
+    assert os.waitpid(pid, 0) == (pid, 0)
+    succeeded, value = json.loads(said)
+    assert succeeded, value
+    return value
+
+
+def run_anew(function: Callable[[], Awaitable[object]]) -> object:
+    """trio.run, though the thread that was forked is inside of one: in another thread."""
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(trio.run(function)))
+    thread.start()
+    thread.join()
+    (result,) = results
+    return result
+
+
+async def attempts(task: Task) -> list[str]:
+    """What becomes of one call of each kind."""
+    sysif, said = task.sysif, list[str]()
+    for call in (
+        task.getpid(),
+        sysif.read_memory(1, 1),
+        sysif.write_memory(1, b"1"),
+        sysif.barrier(),
+    ):
+        try:
+            await call
+        except ForkedError as exc:
+            said.append(str(exc))
+    return said
+
+
+@pytest.mark.parametrize("way", [name for name in WAYS if name != "direct"])
+async def test_a_connection_is_dead_in_the_child_and_goes_on_in_the_parent(
+    way: str, tmp_path: Path
+) -> None:
+    async with WAYS[way](tmp_path) as process:
+        task = process.task
+        said = in_child(lambda: run_anew(lambda: attempts(task)))
+        assert said == ["the connection belongs to the process we were forked from"] * 4
+        assert await task.getpid() == task.near_pid
+
+
+@pytest.mark.parametrize("way", ["stub", "pair"])
+async def test_nothing_of_a_connection_is_open_in_the_child(way: str) -> None:
+    before = open_fds(os.getpid()).values()
+    async with rsyscall.open_process() if way == "stub" else open_pair() as process:
+        new = {what for what in open_fds(os.getpid()).values() if what not in before}
+        theirs = in_child(lambda: list(open_fds(os.getpid()).values()))
+        assert len({what for what in new if what.startswith("socket:")}) == (
+            1 if way == "stub" else 2
+        )
+        assert not new & set(theirs)
+        assert await process.task.getpid() == process.pid
+
+
+async def leave(process: rsyscall.Process) -> str:
+    try:
+        await process.task.sysif.close_interface()
+        await process.task.getpid()
+    except ForkedError:
+        return "forked"
+    return "answered"
+
+
+async def test_closing_in_the_child_says_nothing_to_the_server() -> None:
+    async with rsyscall.open_process() as process:
+        assert in_child(lambda: run_anew(lambda: leave(process))) == "forked"
+        assert await process.task.getpid() == process.pid
+
+
+def facts() -> list[bool]:
+    """What local_process says of itself, each beside what is so."""
+    process = rsyscall.local_process
+    pid = run_anew(process.task.getpid)
+    return [pid == process.pid, int(process.pid) == os.getpid()]
+
+
+async def test_local_process_is_another_process_in_the_child() -> None:
+    task, pid = rsyscall.local_process.task, os.getpid()
+
+    def look() -> list[bool]:
+        mine = rsyscall.local_process.task
+        return [
+            *facts(),
+            mine is not task,
+            mine.fd_table is not task.fd_table,
+            mine.address_space is not task.address_space,
+            rsyscall.local_process.stdin.task is mine,
+            os.getpid() != pid,
+        ]
+
+    assert in_child(look) == [True] * 7
+    assert rsyscall.local_process.task is task
+    assert await task.getpid() == task.near_pid
+
+
+async def test_a_child_opens_a_process_of_its_own() -> None:
+    async def parent_of_a_stub() -> int:
+        async with rsyscall.open_process() as process:
+            return int(await process.task.getppid())
+
+    async with rsyscall.open_process() as process:
+        parent, child = in_child(lambda: [run_anew(parent_of_a_stub), os.getpid()])
+        assert parent == child != os.getpid()
+        assert await process.task.getpid() == process.pid
+
+
+def report(task: Task, pipe: Connection) -> None:
+    pipe.send([run_anew(lambda: attempts(task)), facts()])
+
+
+async def test_multiprocessing_by_fork_is_a_fork_like_any_other() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    async with rsyscall.open_process() as process:
+        with ours:
+            child = context.Process(target=report, args=(process.task, theirs))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # see in_child
+                child.start()
+            theirs.close()
+            said, own = ours.recv()
+            child.join()
+        assert child.exitcode == 0
+        child.close()
+        assert said == ["the connection belongs to the process we were forked from"] * 4
+        assert own == [True, True]
+        assert await process.task.getpid() == process.pid
