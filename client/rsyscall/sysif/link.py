@@ -301,19 +301,25 @@ class Link:
         self._connection.advance(ring.take_skipped())
         if data:
             self._connection.receive(data)
-            self._dispatch_all()
-            if self._connection.wants_fds and self._dead is None:
-                # They were sent before the frame was published: they are there.
-                ended = self._receive_side()
-                self._dispatch_all()
-                if self._connection.wants_fds and self._dead is None:
-                    raise RemoteProtocolError(ErrorCode.FDS, "a frame without its descriptors")
+            ended |= self._dispatch_ring()
         if self._dead is None:
             self._flush()
         if ended and self._dead is None:
             self._connection.receive(b"")
             self._dispatch_all()
         return bool(data) or ended
+
+    def _dispatch_ring(self) -> bool:
+        """Hand out what has come through the ring; True if the socket is found to have ended."""
+        ended = False
+        self._dispatch_all()
+        if self._connection.wants_fds and self._dead is None:
+            # They were sent before the frame was published: they are there.
+            ended = self._receive_side()
+            self._dispatch_all()
+            if self._connection.wants_fds and self._dead is None:
+                raise RemoteProtocolError(ErrorCode.FDS, "a frame without its descriptors")
+        return ended
 
     def _receive_side(self) -> bool:
         """Read what came over the socket beside the ring; True if that has ended."""
@@ -509,7 +515,7 @@ class Link:
         """Hand out a whole frame that was taken from the ring."""
         try:
             self._connection.receive(frame)
-            self._dispatch_all()
+            self._dispatch_ring()
         except RemoteProtocolError as exc:
             self._last_word(exc)
             self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
