@@ -8,11 +8,14 @@ import os
 from rsyscall import near
 from rsyscall._raw import lib
 from rsyscall.handle.fd import FileDescriptorTask, T_fd
+from rsyscall.handle.pointer import WrittenPointer
 from rsyscall.near.sysif import In
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["MFD", "MemfdTask"]
+__all__ = ["MFD", "MemfdTask", "memfd_create"]
+
+NameArgument = str | os.PathLike[str] | WrittenPointer[str] | WrittenPointer[os.PathLike[str]]
 
 
 class MFD(enum.IntFlag):
@@ -29,12 +32,25 @@ class MFD(enum.IntFlag):
 class MemfdTask(FileDescriptorTask[T_fd]):
     """A task that can make anonymous files."""
 
-    async def memfd_create(self, name: str | os.PathLike[str], flags: MFD = MFD.NONE) -> T_fd:
-        """Make an anonymous file; it is closed on exec, as with MFD.CLOEXEC.
+    async def memfd_create(self, name: NameArgument, flags: MFD = MFD.NONE) -> T_fd:
+        """Make an anonymous file; see memfd_create of this module."""
+        return await memfd_create(self, name, flags)
 
-        name: for /proc only. ValueError if it contains a NUL; OSError as the call reports it. A
-        checkpoint; if cancelled, nothing is made. memfd_create(2).
-        """
+
+async def memfd_create(
+    task: FileDescriptorTask[T_fd], name: NameArgument, flags: MFD = MFD.NONE
+) -> T_fd:
+    """Make an anonymous file in `task`; it is closed on exec, as with MFD.CLOEXEC.
+
+    name: for /proc only. ValueError if it contains a NUL; UseAfterFreeError or
+    AddressSpaceMismatchError for a pointer that the task cannot use; OSError as the call reports
+    it. A checkpoint; if cancelled, nothing is made. memfd_create(2).
+    """
+    flags |= MFD.CLOEXEC
+    if isinstance(name, WrittenPointer):
+        with name.borrow(task) as address:
+            number = await task.sysif.syscall(SYS.memfd_create, address, flags)
+    else:
         data = In(path_to_bytes(name, "name"))
-        number = await self.sysif.syscall(SYS.memfd_create, data, flags | MFD.CLOEXEC)
-        return self.make_fd_handle(near.FileDescriptor(number))
+        number = await task.sysif.syscall(SYS.memfd_create, data, flags)
+    return task.make_fd_handle(near.FileDescriptor(number))

@@ -97,6 +97,8 @@ class Arena(AllocatorInterface):
         for i, (start, end) in enumerate(self.free):
             at = align(start, alignment)
             if at + size <= end:
+                if size == 0:  # nothing is taken; cutting here would leave adjacent ranges
+                    return Allocation(self, at, at)
                 self.free[i : i + 1] = [(a, b) for a, b in ((start, at), (at + size, end)) if a < b]
                 return Allocation(self, at, at + size)
         raise OutOfSpaceError(f"no {size} bytes left in {self.mapping}")

@@ -18,8 +18,9 @@ __all__ = ["S_IF", "Mode", "Stat", "StatFileDescriptor", "TypeMode"]
 
 
 class S_IF(enum.IntEnum):
-    """Types of files."""
+    """Types of files; NONE is what an epoll, an eventfd and the like have."""
 
+    NONE = 0
     SOCK = lib.S_IFSOCK
     LNK = lib.S_IFLNK
     REG = lib.S_IFREG
@@ -128,13 +129,15 @@ class StatFileDescriptor(BaseFileDescriptor):
     async def fstat(self, statbuf: Pointer[Stat] | None = None) -> Stat | Pointer[Stat]:
         """What is known of the file: returned, or left where statbuf points.
 
-        InvalidHandleError; AddressSpaceMismatchError; OSError as the call reports it. A checkpoint;
-        if cancelled, nothing has happened. fstat(2).
+        InvalidHandleError; AddressSpaceMismatchError; ValueError if statbuf is too small; OSError
+        as the call reports it. A checkpoint; if cancelled, nothing has happened. fstat(2).
         """
         self._validate()
         if statbuf is None:
             reply = await self.task.sysif.call(SYS.fstat, (self.near, Out(_SIZE)))
             return Stat.from_bytes(reply.outs[0])
+        if statbuf.size() < _SIZE:  # a part of a pointer that was split
+            raise ValueError(f"statbuf: {statbuf.size()} bytes, struct stat has {_SIZE}")
         with statbuf.borrow(self.task) as address:
             await self.task.sysif.syscall(SYS.fstat, self.near, address)
         return statbuf.unsafe()
