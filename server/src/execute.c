@@ -35,9 +35,9 @@ static int guarded(const struct rs_guard *guard, uint64_t fd) {
     return (uint32_t)n >= guard->made_bits || !(guard->made[n / 8] & 1u << n % 8);
 }
 
-/* Calls that nobody who serves could survive, or whose control would not come back here. */
-static int64_t refuse(uint64_t nr, const struct rs_entry *e, uint32_t count,
-                      const struct rs_guard *guard) {
+/* Calls that nobody who serves could survive, or whose control would not come back here. a: all six
+ * arguments, for one that the request leaves out is zero, which is a descriptor like any other. */
+static int64_t refuse(uint64_t nr, const uint64_t *a, const struct rs_guard *guard) {
     if (nr >= RS_CALLS)
         return 0;
     uint8_t flags = rs_call_flags[nr];
@@ -45,17 +45,17 @@ static int64_t refuse(uint64_t nr, const struct rs_entry *e, uint32_t count,
         return -RS_EPERM;
     if (guard->made_bits && flags & RS_CALL_REFUSED_IN_PROCESS)
         return -RS_EPERM;
-    if (!(flags & RS_CALL_CLOSES) || count == 0)
+    if (!(flags & RS_CALL_CLOSES))
         return 0;
     if (nr == RS_NR_close)
-        return guarded(guard, e[0].value) ? -RS_EPERM : 0;
+        return guarded(guard, a[0]) ? -RS_EPERM : 0;
     if (nr == RS_NR_close_range) {
         if (guard->made_bits)
             return -RS_EPERM;
-        uint32_t lo = (uint32_t)e[0].value;
-        uint32_t hi = count > 1 ? (uint32_t)e[1].value : 0;
+        uint32_t lo = (uint32_t)a[0];
+        uint32_t hi = (uint32_t)a[1];
         /* CLOSE_RANGE_CLOEXEC closes nothing yet, but would at an exec: which ends us anyway. */
-        if (count > 2 && (uint32_t)e[2].value & 4)
+        if ((uint32_t)a[2] & 4)
             return 0;
         for (int i = 0; i < 2; i++)
             if (guard->fds[i] >= 0 && lo <= (uint32_t)guard->fds[i] &&
@@ -64,7 +64,7 @@ static int64_t refuse(uint64_t nr, const struct rs_entry *e, uint32_t count,
         return 0;
     }
     /* dup2, dup3: onto a free number is fine in our own process, and unknowable in another's. */
-    return count > 1 && guarded(guard, e[1].value) ? -RS_EPERM : 0;
+    return guarded(guard, a[1]) ? -RS_EPERM : 0;
 }
 
 static int returns_fd(uint64_t nr, const uint64_t *a) {
@@ -264,7 +264,7 @@ int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs
     place(e, count, batch, fds, *reply, outs);
     for (uint32_t i = 0; i < 6; i++)
         a[i] = i < count ? e[i].value : 0;
-    int64_t result = refuse(nr, e, count, guard);
+    int64_t result = refuse(nr, a, guard);
     if (result == 0) {
         if (nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
             mark(guard, (int32_t)(uint32_t)a[0], 0);

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from rsyscall.near.sysif import SyscallHangup
+from rsyscall.near.sysif import SyscallHangup, SyscallSendHangup
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall_protocol import Call, Connection, Event, Feature, Hello, Limits, Out, Result, Role
 from wire import SECONDS
@@ -82,3 +82,69 @@ async def test_a_descriptor_of_an_incomplete_result_is_closed_with_the_connectio
     async with trio.lowlevel.FdStream(ours) as pipe:
         with trio.fail_after(SECONDS):
             assert await pipe.receive_some() == b""
+
+
+async def test_two_thousand_calls_at_once_never_exceed_the_limit_and_are_sent_in_order() -> None:
+    calls, limit = 2000, 100
+    returned: list[int] = []
+
+    async def call(number: int) -> None:
+        returned.append(await sysif.syscall(number))
+
+    async with played(Limits(outstanding=limit)) as (sysif, server), trio.open_nursery() as nursery:
+        for number in range(calls):
+            nursery.start_soon(call, number)
+        heard: list[int] = []
+        while len(heard) < calls:
+            held = [await server.hear() for _ in range(limit)]
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(BlockingIOError):  # nothing more has been sent
+                server.socket.recv(1, socket.MSG_DONTWAIT)
+            for request in reversed(held):
+                assert isinstance(request, Call)
+                server.say(Result(request.id, request.nr))
+            heard += [request.id for request in held if isinstance(request, Call)]
+    assert sorted(returned) == list(range(calls))
+    assert heard == list(range(1, calls + 1))
+
+
+async def test_a_call_that_waits_for_room_is_cancelled_without_being_sent() -> None:
+    async with played(Limits(outstanding=1)) as (sysif, server), trio.open_nursery() as nursery:
+        cancelled = trio.CancelScope()
+
+        async def second() -> None:
+            with cancelled:
+                await sysif.syscall(2)
+
+        nursery.start_soon(sysif.syscall, 1)
+        first = await server.hear()
+        nursery.start_soon(second)
+        await trio.testing.wait_all_tasks_blocked()
+        cancelled.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert cancelled.cancelled_caught
+        nursery.start_soon(sysif.syscall, 3)
+        assert isinstance(first, Call)
+        server.say(Result(first.id, 0))
+        third = await server.hear()
+        assert isinstance(third, Call)
+        server.say(Result(third.id, 0))
+    assert (first.nr, third.nr) == (1, 3)
+
+
+async def test_calls_that_wait_for_room_are_not_sent_when_the_connection_is_closed() -> None:
+    ends: list[type[BaseException]] = []
+
+    async def call(number: int) -> None:
+        with pytest.raises(SyscallHangup, match="closed by us") as caught:
+            await sysif.syscall(number)
+        ends.append(type(caught.value))
+
+    async with played(Limits(outstanding=1)) as (sysif, server), trio.open_nursery() as nursery:
+        nursery.start_soon(call, 1)
+        await server.hear()
+        for number in 2, 3:
+            nursery.start_soon(call, number)
+        await trio.testing.wait_all_tasks_blocked()
+        sysif.close()
+    assert sorted(ends, key=str) == [SyscallHangup, SyscallSendHangup, SyscallSendHangup]
