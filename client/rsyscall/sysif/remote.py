@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import SupportsInt
+from typing import SupportsInt, cast
 
 import trio
 
@@ -171,7 +171,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
     ) -> Reply:
         """The reply to a call that the core has sent, from what it has returned."""
         if isinstance(answer, tuple):
-            value, outs = answer
+            value, outs = cast("tuple[int, tuple[bytes, ...]]", answer)
             if self._reading and ring.ready:
                 self._receive()
         else:
