@@ -187,7 +187,7 @@ AFTER_HELLO = [
     bad("arg-text", E.FIELD, "neither an integer nor an ext", call("x")),
     bad("arg-nil", E.FIELD, "neither an integer nor an ext", call(None)),
     bad("arg-float", E.FIELD, "neither an integer nor an ext", call(1.5)),
-    bad("arg-type", E.FIELD, "argument of unknown type", call(ext(7, b""))),
+    bad("arg-type", E.FIELD, "argument of unknown type", call(ext(9, b""))),
     bad(
         "arg-timestamp",
         E.MALFORMED,

@@ -20,10 +20,10 @@ from e2e.servers import DEADLINE, RawClient, event, frame, message, open_fds
 from rsyscall.near.sysif import Out, ProtocolHangup, Ret, SyscallHangup, SyscallSendHangup
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.remote import RemoteSyscallInterface
-from rsyscall_protocol import Bye, Call, Error, ErrorCode, Hello, Limits, Read, Result
+from rsyscall_protocol import Bye, Call, Error, ErrorCode, Feature, Hello, Limits, Read, Result
 
 ARCH = os.uname().machine
-GREETING = event(Hello(info={"arch": ARCH, "page_size": 4096, "pid": 7}))
+GREETING = event(Hello(features=Feature.NONE, info={"arch": ARCH, "page_size": 4096, "pid": 7}))
 SMALL = Limits(frame=4096, window=8192)
 
 
@@ -107,7 +107,7 @@ RESULTS = [
     bad("large", E.OVERSIZE, "larger than the limit", b"\xce" + struct.pack(">I", 2**20 + 1)),
     bad("huge", E.OVERSIZE, "larger than the limit", b"\xce" + HUGE),
     bad("half", E.TRUNCATED, "ended inside a frame", event(Result(1, 0))[:-1], eof=True),
-    bad("unknown-type", E.UNKNOWN_TYPE, "unknown type", message(8)),
+    bad("unknown-type", E.UNKNOWN_TYPE, "unknown type", message(16)),
     bad("arity", E.ARITY, "number of fields", message(3, 1, 0, 0)),
     bad("second-hello", E.STATE, "HELLO: may not be sent now", GREETING),
     bad("call", E.STATE, "CALL: may not be sent now", event(Call(1, 39))),
