@@ -433,6 +433,7 @@ void rs_session_run(struct rs_session *s) {
     serve(s);
     drop_fds(s);
     drop_replies(s);
+    rs_ring_end(s);
     rs_close(s->guard.fds[0]);
     if (s->guard.fds[1] >= 0)
         rs_close(s->guard.fds[1]);

@@ -49,6 +49,14 @@ static int64_t make_ring(struct rs_session *s, uint32_t size, int32_t fds[2]) {
     return 0;
 }
 
+void rs_ring_end(struct rs_session *s) {
+    uint64_t length = RS_SIZE_RING_HEADER + (uint64_t)s->ring.size;
+    if (!s->ring.size || s->ring_shared)
+        return;
+    rs_sys(RS_NR_munmap, rs_addr(s->ring.mine), length, 0, 0, 0, 0);
+    rs_sys(RS_NR_munmap, rs_addr(s->ring.theirs), length, 0, 0, 0, 0);
+}
+
 /* How many turns of the loop take how long is measured, since a pause takes 10 to 140 cycles. */
 static void calibrate(struct rs_session *s, uint32_t us) {
     struct rs_spin *spin = &s->spin;

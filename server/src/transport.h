@@ -38,6 +38,8 @@ int rs_socket_receive(struct rs_session *s);
 /* shared.c */
 /* Answer a RING. 0, or -1 when there is nobody to answer. */
 int rs_ring_start(struct rs_session *s);
+/* Give back its memory, if it is ours. */
+void rs_ring_end(struct rs_session *s);
 int rs_ring_flush(struct rs_session *s);
 int rs_ring_receive(struct rs_session *s);
 /* Sleep until there is room for what could not be sent. 0, or -1 when the client has ended. */
