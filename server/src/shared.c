@@ -107,7 +107,9 @@ int rs_ring_start(struct rs_session *s) {
         return -1; /* a new socket that cannot take these few bytes is none */
     if (result == 0) {
         s->ring_on = 1;
-        s->rx_base = s->tx_base = 0;
+        s->tx_base = 0;
+        /* The stream begins behind this frame, which is still to be stepped over. */
+        s->rx_base = 0 - (uint64_t)(s->rx_pos + RS_SIZE_HEADER + s->frame_len);
         calibrate(s, req->spin);
     }
     return 0;
