@@ -49,6 +49,14 @@ static int64_t make_ring(struct rs_session *s, uint32_t size, int32_t fds[2]) {
     return 0;
 }
 
+void rs_ring_end(struct rs_session *s) {
+    uint64_t length = RS_SIZE_RING_HEADER + (uint64_t)s->ring.size;
+    if (!s->ring.size || s->ring_shared)
+        return;
+    rs_sys(RS_NR_munmap, rs_addr(s->ring.mine), length, 0, 0, 0, 0);
+    rs_sys(RS_NR_munmap, rs_addr(s->ring.theirs), length, 0, 0, 0, 0);
+}
+
 /* How many turns of the loop take how long is measured, since a pause takes 10 to 140 cycles. */
 static void calibrate(struct rs_session *s, uint32_t us) {
     struct rs_spin *spin = &s->spin;
@@ -99,18 +107,12 @@ int rs_ring_start(struct rs_session *s) {
         return -1; /* a new socket that cannot take these few bytes is none */
     if (result == 0) {
         s->ring_on = 1;
-        s->rx_base = s->tx_base = 0;
+        s->tx_base = 0;
+        /* The stream begins behind this frame, which is still to be stepped over. */
+        s->rx_base = 0 - (uint64_t)(s->rx_pos + RS_SIZE_HEADER + s->frame_len);
         calibrate(s, req->spin);
     }
     return 0;
-}
-
-void rs_ring_end(struct rs_session *s) {
-    const struct rs_ring *r = &s->ring;
-    if (s->ring_shared || !r->size)
-        return;
-    rs_sys(RS_NR_munmap, rs_addr(r->mine), RS_SIZE_RING_HEADER + r->size, 0, 0, 0, 0);
-    rs_sys(RS_NR_munmap, rs_addr(r->theirs), RS_SIZE_RING_HEADER + r->size, 0, 0, 0, 0);
 }
 
 static void bell(struct rs_session *s) {

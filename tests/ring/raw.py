@@ -14,12 +14,15 @@ from contextlib import asynccontextmanager
 import trio
 import trio.lowlevel
 
-from e2e.servers import event, wait_for
+from e2e.servers import RawClient, event, wait_for
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall_protocol import (
     NEED_DATA,
+    Bell,
     Connection,
+    Error,
     Event,
+    Fds,
     Feature,
     Hello,
     Limits,
@@ -182,6 +185,50 @@ def make_half(size: int, seals: int = SEALS, flags: int = 0) -> int:
     if seals:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
+
+
+# ---- a client that the test plays, for the real server ----
+
+HELLO = event(Hello(features=Feature.RING | Feature.BATCH))
+
+
+class Moved:
+    """A client that has moved into a ring, and may write anything there."""
+
+    def __init__(self, client: RawClient, *, size: int = 4096, spin: int = 0) -> None:
+        self.client = client
+        client.greet(HELLO)
+        client.send(event(Ring(1, size, spin)))
+        data, fds, _, _ = socket.recv_fds(client.sock, 4096, 2)
+        result = decode(data[Size.HEADER :], Limits())
+        assert isinstance(result, Result)
+        assert result.value == size
+        self.ring = RawRing(fds[0], fds[1], size, client.sock)
+        for fd in fds:
+            os.close(fd)
+
+    def __enter__(self) -> Moved:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ring.close()
+
+    def fds_frame(self, number: int, count: int, fds: Sequence[int]) -> None:
+        """Descriptors beside the ring."""
+        self.client.send(event(Fds(number, count)), fds)
+
+    def result(self) -> Result:
+        answer = self.ring.receive()
+        assert isinstance(answer, Result), answer
+        return answer
+
+    def last_words(self) -> Error:
+        """The ERROR with which the server ends the connection, behind any bells."""
+        while isinstance(answer := self.client.receive(), Bell | Fds):
+            pass
+        assert isinstance(answer, Error), answer
+        assert self.client.receive() is None
+        return answer
 
 
 # ---- a server that the test plays, for the real client ----
