@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from benchmarks.report import machine, show, write
 
 _COMMAND = "PYTHONPATH=tests .venv/bin/python -m benchmarks"
 _DOCS = Path(__file__).parents[2] / "docs"
+#: For one benchmark.
+_MOST_SECONDS = 300
 _NOTES = """\
 Everything in one line was measured in the same run, in turns (a round of each, again and again).
 What is measured is the median over the rounds, of a ratio that of the ratios; beside it stand the
@@ -25,7 +28,10 @@ async def _run(names: list[str], scale: Scale) -> list[Row]:
     rows: list[Row] = []
     for i, name in enumerate(names, 1):
         progress(f"{i} of {len(names)}: {name}")
+        # A call that was sent cannot be cancelled: one that is never answered would hang for ever.
+        faulthandler.dump_traceback_later(_MOST_SECONDS, exit=True)
         rows += await BENCHMARKS[name](scale)
+    faulthandler.cancel_dump_traceback_later()
     progress("")
     return rows
 

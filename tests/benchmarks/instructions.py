@@ -41,10 +41,11 @@ answers = b"".join(
 memory[theirs + header : theirs + header + len(answers)] = answers
 memory[theirs : theirs + 4] = struct.pack("=I", len(answers))
 ring = ring_module.Ring(start, start + theirs, size, 0, 1, size, 0, shared=True)
-call = ring.call
-for i in range(calls):
-    if call(getppid) != 1:
-        raise SystemExit("the ring gave another answer")
+def run(call):
+    for _ in range(calls):
+        if call(getppid) != 1:
+            raise SystemExit("the ring gave another answer")
+run(ring.call)
 """
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "progress",
     "ratio_row",
     "recorded",
+    "step",
 ]
 
 #: One round of one subject: how many seconds one unit of its work took.
@@ -102,12 +103,17 @@ def progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def step(text: str) -> None:
+    """One of many small steps: shown on a terminal only."""
+    if sys.stderr.isatty():
+        progress(text)
+
+
 async def interleave(what: str, subjects: Mapping[str, Subject], rounds: int) -> Samples:
     """A round of each subject in turn, again and again, after one that does not count."""
     samples: Samples = {name: [] for name in subjects}
     for n in range(-1, rounds):
-        if sys.stderr.isatty():
-            progress(f"{what}: round {max(n, 0) + 1} of {rounds}")
+        step(f"{what}: round {max(n, 0) + 1} of {rounds}")
         for name, subject in subjects.items():
             value = await subject()
             if n >= 0:

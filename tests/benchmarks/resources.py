@@ -14,7 +14,7 @@ import trio
 
 import rsyscall
 from benchmarks import floor
-from benchmarks.measure import Row, Scale, interleave, per_call, progress, ratio_row, recorded
+from benchmarks.measure import Row, Scale, interleave, per_call, progress, ratio_row, recorded, step
 from rsyscall.sys.mman import MAP, PROT
 
 __all__ = ["far_memory", "footprint", "idle"]
@@ -75,7 +75,7 @@ async def idle(scale: Scale) -> list[Row]:
         pids: list[int] = []
         for n in range(scale.stubs):
             if n % 10 == 0:
-                progress(f"idle: starting {scale.stubs} stubs, {n} are there")
+                step(f"idle: starting {scale.stubs} stubs, {n} are there")
             process = await stack.enter_async_context(rsyscall.open_process(ring=True))
             for _ in range(10):
                 await process.task.getppid()
@@ -130,7 +130,7 @@ async def footprint(scale: Scale) -> list[Row]:
     trios: list[float] = []
     ours: list[float] = []
     for n in range(-1, scale.imports):
-        progress(f"import rsyscall: {max(n, 0) + 1} of {scale.imports}")
+        step(f"import rsyscall: {max(n, 0) + 1} of {scale.imports}")
         trio_ms, ours_ms = _import_times()
         if n >= 0:  # the first may have compiled the modules
             trios.append(trio_ms)
