@@ -86,9 +86,9 @@ async def test_every_waiter_fails_when_the_stub_is_killed() -> None:
     reasons: list[str] = []
 
     async def call() -> None:
+        # Whether it was sent, a ring can tell exactly: not if the stub never came to read it.
         with pytest.raises(SyscallHangup) as info:
             await process.task.getpid()
-        assert not isinstance(info.value, SyscallSendError)
         reasons.append(str(info.value))
 
     async def read() -> None:
@@ -108,7 +108,7 @@ async def test_every_waiter_fails_when_the_stub_is_killed() -> None:
         await trio.testing.wait_all_tasks_blocked()
         os.kill(int(process.pid), signal.SIGKILL)  # EOF may come before the zombie
     assert len(reasons) == 101
-    assert {reason.partition(": ")[2] for reason in reasons} == {"it was killed by SIGKILL"}
+    assert {reason.rpartition(": ")[2] for reason in reasons} == {"it was killed by SIGKILL"}
 
 
 async def test_a_caller_that_is_cancelled_still_learns_of_the_death() -> None:
