@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,12 @@ async def test_open_opens_that_file_with_these_flags_and_close_on_exec(
         os.close(here)
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o600, 0o777, 0o4755, 0])
-async def test_open_creates_with_the_mode_that_os_open_gives(
-    task: Task, tmp_path: Path, mode: int
-) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    os.close(os.open(here, O.CREAT | O.EXCL | O.WRONLY, mode))
-    async with await task.open(there, O.CREAT | O.EXCL | O.WRONLY, mode):
-        assert there.stat().st_mode == here.stat().st_mode
+async def test_open_creates_with_the_mode_that_os_open_gives(task: Task, tmp_path: Path) -> None:
+    for mode in (0o644, 0o600, 0o777, 0o4755, 0):
+        here, there = tmp_path / f"here{mode}", tmp_path / f"there{mode}"
+        os.close(os.open(here, O.CREAT | O.EXCL | O.WRONLY, mode))
+        async with await task.open(there, O.CREAT | O.EXCL | O.WRONLY, mode):
+            assert there.stat().st_mode == here.stat().st_mode
 
 
 async def test_open_creates_for_the_owner_to_write_and_all_to_read(
@@ -85,18 +84,16 @@ async def test_open_makes_a_file_without_a_name(task: Task, tmp_path: Path) -> N
         assert list(tmp_path.glob("un*")) == []
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "ünïcode", "\udcff\udc80bytes", "\n"])
-async def test_open_takes_any_name_that_a_file_can_have(
-    task: Task, tmp_path: Path, name: str
-) -> None:
-    path = tmp_path / name
-    path.write_text("x")
-    async with await task.open(str(path), O.RDONLY) as fd:
-        assert opened(fd).samefile(path)
-    async with await task.open(path, O.RDONLY) as fd:
-        assert opened(fd).samefile(path)
-    async with await task.open(await task.ptr(str(path)), O.RDONLY) as fd:
-        assert opened(fd).samefile(path)
+async def test_open_takes_any_name_that_a_file_can_have(task: Task, tmp_path: Path) -> None:
+    for name in ("plain", "with space", "ünïcode", "\udcff\udc80bytes", "\n"):
+        path = tmp_path / name
+        path.write_text("x")
+        async with await task.open(str(path), O.RDONLY) as fd:
+            assert opened(fd).samefile(path)
+        async with await task.open(path, O.RDONLY) as fd:
+            assert opened(fd).samefile(path)
+        async with await task.open(await task.ptr(str(path)), O.RDONLY) as fd:
+            assert opened(fd).samefile(path)
 
 
 FAILURES: list[tuple[str, O, int]] = [
@@ -114,22 +111,22 @@ FAILURES: list[tuple[str, O, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "flags", "number"), FAILURES)
-async def test_open_fails_as_os_open_does_and_says_what_was_tried(
-    task: Task, file: Path, name: str, flags: O, number: int
-) -> None:
+async def test_open_fails_as_os_open_does_and_says_what_was_tried(task: Task, file: Path) -> None:
     directory = file.parent
     (directory / "link").symlink_to(file)
     (directory / "loop").symlink_to("loop")
     os.mkfifo(directory / "fifo")
-    path = directory / name
-    here = error_here(lambda: os.open(path, flags))
-    with pytest.raises(type(here)) as caught:
-        await task.open(path, flags)
-    assert caught.value.errno == here.errno == number
-    assert caught.value.strerror == here.strerror
-    given = f"flags={hex(flags | O.CLOEXEC)}, mode=0o644"
-    assert caught.value.__notes__ == [f"in openat(dirfd=AT_FDCWD, pathname={str(path)!r}, {given})"]
+    for name, flags, number in FAILURES:
+        path = directory / name
+        here = error_here(partial(os.open, path, flags))
+        with pytest.raises(type(here)) as caught:
+            await task.open(path, flags)
+        assert caught.value.errno == here.errno == number
+        assert caught.value.strerror == here.strerror
+        given = f"flags={hex(flags | O.CLOEXEC)}, mode=0o644"
+        assert caught.value.__notes__ == [
+            f"in openat(dirfd=AT_FDCWD, pathname={str(path)!r}, {given})"
+        ]
 
 
 async def test_open_of_no_name_is_enoent(task: Task) -> None:
@@ -170,18 +167,16 @@ async def test_openat_of_what_is_no_directory_fails_and_names_the_descriptor(
         assert f"dirfd={int(fd.near)}, pathname='below'" in caught.value.__notes__[0]
 
 
-@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 4096, 2**33])
-async def test_ftruncate_makes_the_file_as_long_as_os_does(
-    task: Task, file: Path, length: int
-) -> None:
+async def test_ftruncate_makes_the_file_as_long_as_os_does(task: Task, file: Path) -> None:
     here = file.with_name("here")
     here.write_bytes(file.read_bytes())
-    os.truncate(here, length)
     async with await task.open(file, O.RDWR) as fd:
-        await fd.ftruncate(length)
-    assert file.stat().st_size == here.stat().st_size == length
-    with file.open("rb") as there, here.open("rb") as local:
-        assert there.read(4096) == local.read(4096)
+        for length in (11, 10, 9, 4096, 2**33, 1, 0):
+            os.truncate(here, length)
+            await fd.ftruncate(length)
+            assert file.stat().st_size == here.stat().st_size == length
+            with file.open("rb") as there, here.open("rb") as local:
+                assert there.read(4096) == local.read(4096)
 
 
 async def test_ftruncate_refuses_a_negative_length_before_it_is_sent(

@@ -44,7 +44,7 @@ async def test_read_goes_through_the_file_to_its_end(task: Task, file: Path) -> 
         assert await fd.lseek(0, SEEK.CUR) == 10
 
 
-@pytest.mark.parametrize("count", [1, 4095, 4096, 65536, MAX_IO - 1, MAX_IO, MAX_IO + 1, 2**62])
+@pytest.mark.parametrize("count", [4095, MAX_IO - 1, MAX_IO, MAX_IO + 1, 2**62])
 async def test_read_returns_as_much_as_asked_for_but_never_more_than_max_io(
     task: Task, file: Path, count: int
 ) -> None:
@@ -75,15 +75,13 @@ async def test_write_appends_to_what_was_opened_for_that(task: Task, file: Path)
         assert file.read_bytes() == b"0123456789ab"
 
 
-@pytest.mark.parametrize("offset", [0, 3, 9, 10, 11, 2**40])
-async def test_pread_reads_what_os_pread_does_and_leaves_the_offset(
-    task: Task, file: Path, offset: int
-) -> None:
+async def test_pread_reads_what_os_pread_does_and_leaves_the_offset(task: Task, file: Path) -> None:
     async with await task.open(file, O.RDONLY) as fd:
-        await fd.lseek(7, SEEK.SET)
-        with file.open("rb") as here:
-            assert await fd.pread(4, offset) == os.pread(here.fileno(), 4, offset)
-        assert await fd.lseek(0, SEEK.CUR) == 7
+        for offset in (0, 3, 9, 10, 11, 2**40):
+            await fd.lseek(7, SEEK.SET)
+            with file.open("rb") as here:
+                assert await fd.pread(4, offset) == os.pread(here.fileno(), 4, offset)
+            assert await fd.lseek(0, SEEK.CUR) == 7
 
 
 @pytest.mark.parametrize("offset", [0, 3, 10, 5000, 2**33])
@@ -128,17 +126,15 @@ SEEKS: list[tuple[int, SEEK]] = [
 ]
 
 
-@pytest.mark.parametrize(("offset", "whence"), SEEKS)
-async def test_lseek_moves_as_os_lseek_does(
-    task: Task, file: Path, offset: int, whence: SEEK
-) -> None:
+async def test_lseek_moves_as_os_lseek_does(task: Task, file: Path) -> None:
     async with await task.open(file, O.RDONLY) as fd:
-        await fd.lseek(4, SEEK.SET)
-        with file.open("rb") as here:
-            os.lseek(here.fileno(), 4, os.SEEK_SET)
-            expected = os.lseek(here.fileno(), offset, whence)
-        assert await fd.lseek(offset, whence) == expected
-        assert await fd.lseek(0, SEEK.CUR) == expected
+        for offset, whence in SEEKS:
+            await fd.lseek(4, SEEK.SET)
+            with file.open("rb") as here:
+                os.lseek(here.fileno(), 4, os.SEEK_SET)
+                expected = os.lseek(here.fileno(), offset, whence)
+            assert await fd.lseek(offset, whence) == expected
+            assert await fd.lseek(0, SEEK.CUR) == expected
 
 
 @pytest.mark.parametrize(
@@ -290,50 +286,48 @@ USES: dict[str, Use] = {
 }
 
 
-@pytest.mark.parametrize("call", USES)
-async def test_a_number_that_is_not_open_is_ebadf_and_named(task: Task, call: str) -> None:
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)) as caught:
-        await USES[call](task.make_fd_handle(NO_FD))
-    assert caught.value.errno == errno.EBADF
-    (note,) = caught.value.__notes__
-    assert note.startswith(f"in {call}(")
-    assert f"fd={int(NO_FD)}" in note
+async def test_a_number_that_is_not_open_is_ebadf_and_named(task: Task) -> None:
+    for call, use in USES.items():
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)) as caught:
+            await use(task.make_fd_handle(NO_FD))
+        assert caught.value.errno == errno.EBADF
+        (note,) = caught.value.__notes__
+        assert note.startswith(f"in {call}(")
+        assert f"fd={int(NO_FD)}" in note
 
 
 BAD_ADDRESSES = [0, 4096, 2**47, 2**63, 2**64 - 4096]
 
 
-@pytest.mark.parametrize("address", BAD_ADDRESSES)
-async def test_a_bad_address_is_efault_and_the_process_lives_on(
-    task: Task, file: Path, address: int
-) -> None:
-    bad = near.Address(address)
-    async with await task.open(file, O.RDWR) as fd:
-        calls: dict[SYS, tuple[SyscallArgument, ...]] = {
-            SYS.read: (fd.near, bad, 4),
-            SYS.pread64: (fd.near, bad, 4, 0),
-            SYS.write: (fd.near, bad, 4),
-            SYS.pwrite64: (fd.near, bad, 4, 0),
-            SYS.fstat: (fd.near, bad),
-            SYS.openat: (-100, bad, O.RDONLY),
-            SYS.memfd_create: (bad, 0),
-        }
-        for number, args in calls.items():
-            with pytest.raises(OSError, match=os.strerror(errno.EFAULT)) as caught:
-                await task.sysif.syscall(number, *args)
-            assert caught.value.errno == errno.EFAULT
-            assert caught.value.__notes__[0].startswith(f"in {number.name}(")
-            assert hex(address) in caught.value.__notes__[0]
+async def test_a_bad_address_is_efault_and_the_process_lives_on(task: Task, file: Path) -> None:
+    for address in BAD_ADDRESSES:
+        bad = near.Address(address)
+        async with await task.open(file, O.RDWR) as fd:
+            calls: dict[SYS, tuple[SyscallArgument, ...]] = {
+                SYS.read: (fd.near, bad, 4),
+                SYS.pread64: (fd.near, bad, 4, 0),
+                SYS.write: (fd.near, bad, 4),
+                SYS.pwrite64: (fd.near, bad, 4, 0),
+                SYS.fstat: (fd.near, bad),
+                SYS.openat: (-100, bad, O.RDONLY),
+                SYS.memfd_create: (bad, 0),
+            }
+            for number, args in calls.items():
+                with pytest.raises(OSError, match=os.strerror(errno.EFAULT)) as caught:
+                    await task.sysif.syscall(number, *args)
+                assert caught.value.errno == errno.EFAULT
+                assert caught.value.__notes__[0].startswith(f"in {number.name}(")
+                assert hex(address) in caught.value.__notes__[0]
+            assert await task.getpid() == task.near_process
+            assert opened(fd).read_bytes() == b"0123456789"
+
+
+async def test_memory_that_is_not_there_is_efault_and_named(task: Task) -> None:
+    for address in BAD_ADDRESSES:
+        with pytest.raises(OSError, match=os.strerror(errno.EFAULT)) as caught:
+            await task.sysif.read_memory(address, 16)
+        assert caught.value.__notes__ == [f"in memory {address:#x}-{address + 16:x}"]
+        with pytest.raises(OSError, match=os.strerror(errno.EFAULT)) as caught:
+            await task.sysif.write_memory(near.Address(address), b"x")
+        assert caught.value.__notes__ == [f"in memory {address:#x}-{address + 1:x}"]
         assert await task.getpid() == task.near_process
-        assert opened(fd).read_bytes() == b"0123456789"
-
-
-@pytest.mark.parametrize("address", BAD_ADDRESSES)
-async def test_memory_that_is_not_there_is_efault_and_named(task: Task, address: int) -> None:
-    with pytest.raises(OSError, match=os.strerror(errno.EFAULT)) as caught:
-        await task.sysif.read_memory(address, 16)
-    assert caught.value.__notes__ == [f"in memory {address:#x}-{address + 16:x}"]
-    with pytest.raises(OSError, match=os.strerror(errno.EFAULT)) as caught:
-        await task.sysif.write_memory(near.Address(address), b"x")
-    assert caught.value.__notes__ == [f"in memory {address:#x}-{address + 1:x}"]
-    assert await task.getpid() == task.near_process

@@ -16,7 +16,7 @@ from rsyscall.handle import FileDescriptor, Task, UseAfterFreeError
 from rsyscall.linux.memfd import MFD, memfd_create
 
 
-@pytest.mark.parametrize("name", ["plain", "", "with space", "ünïcode", "\udcff", "x" * 249])
+@pytest.mark.parametrize("name", ["", "ünïcode \udcff", "x" * 249])
 async def test_memfd_create_makes_an_empty_file_of_that_name(task: Task, name: str) -> None:
     async with await task.memfd_create(name) as fd:
         assert type(fd) is FileDescriptor

@@ -17,7 +17,7 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsInt, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
@@ -257,11 +257,11 @@ class SyscallInterface(abc.ABC):
         part has been written. process_vm_writev(2).
         """
 
-    async def read(self, src: Pointer[object]) -> bytes:
+    async def read(self, src: Pointer[Any]) -> bytes:
         """Read what a pointer points at; see read_memory."""
         return await self.read_memory(src.near, src.size())
 
-    async def write(self, dest: Pointer[object], data: bytes) -> None:
+    async def write(self, dest: Pointer[Any], data: bytes) -> None:
         """Write to where a pointer points; ValueError if it is too small; see write_memory."""
         if len(data) > dest.size():
             raise ValueError(f"data: {len(data)} bytes for a pointer to {dest.size()}")
