@@ -99,7 +99,11 @@ class PreparedBatch:
                 return int(number)
         if isinstance(value, int):
             return convert_argument(name, value)
-        return In(path_to_bytes(value, name))
+        try:
+            path = os.fspath(value)
+        except TypeError:
+            raise TypeError(f"{name}: {value!r} is no number, handle, name or data") from None
+        return In(path_to_bytes(path, name))
 
     def _handles_ended(
         self, arguments: dict[str, RunArgument]
