@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -31,14 +32,16 @@ def _nothing_is_left() -> Generator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _it_ends() -> Generator[None]:
+def _it_ends(request: pytest.FixtureRequest) -> Generator[None]:
     """By a signal, since no deadline of trio's ends a wait that is shielded, or a loop."""
+    module = cast("object", request.module)
+    seconds = cast("int", getattr(module, "SECONDS", SECONDS))
 
     def too_late(*_: object) -> None:
-        raise AssertionError(f"it hangs: not over after {SECONDS} seconds")
+        raise AssertionError(f"it hangs: not over after {seconds} seconds")
 
     before = signal.signal(signal.SIGALRM, too_late)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
