@@ -34,7 +34,7 @@ def _nothing_is_left() -> Generator[None]:
 @pytest.fixture(autouse=True)
 def _it_ends(request: pytest.FixtureRequest) -> Generator[None]:
     """By a signal, since no deadline of trio's ends a wait that is shielded, or a loop."""
-    module = cast("object", request.module)
+    module = cast("object", request.module)  # pyright: ignore[reportUnknownMemberType]
     seconds = cast("int", getattr(module, "SECONDS", SECONDS))
 
     def too_late(*_: object) -> None:
