@@ -236,6 +236,8 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
     if (!admits(s)) { /* perhaps the replies have only not been sent yet */
         if (rs_flush(s))
             return -1;
+        if (s->state == RS_STATE_FAILED) /* the ring has turned out to be broken */
+            return 0;
         if (!admits(s)) {
             rs_fail(s, RS_ERR_WINDOW, start, "more unanswered requests than the limits allow");
             return 0;
@@ -247,8 +249,12 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
                     "the file descriptors are not those that the frame announced");
         return 0;
     }
-    if (rs_may_block(req) && rs_flush(s))
-        return -1;
+    if (rs_may_block(req)) {
+        if (rs_flush(s))
+            return -1;
+        if (s->state == RS_STATE_FAILED)
+            return 0;
+    }
     s->last_id = req->id;
     if (req->type == RS_MSG_RING)
         return ring(s, start);

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,33 +18,32 @@ from e2e.servers import open_fds
 SECONDS = 240
 
 
-def _open_fds() -> dict[str, str]:
-    # Without the one that the listing itself uses, as its target cannot be read afterwards.
-    return open_fds(os.getpid())
-
-
-def _rings() -> list[str]:
+def _state() -> tuple[dict[str, str], list[str], int]:
     maps = Path("/proc/self/maps").read_text().splitlines()
-    return sorted(line.split(None, 5)[5] for line in maps if "/memfd:" in line)
+    rings = sorted(line.split(None, 5)[5] for line in maps if "/memfd:" in line)
+    return open_fds(os.getpid()), rings, threading.active_count()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Generator[None]:
-    before = _open_fds(), _rings(), threading.active_count()
+    before = _state()
     yield
-    gc.collect()
-    assert (_open_fds(), _rings(), threading.active_count()) == before
+    if _state() != before:
+        gc.collect()
+    assert _state() == before
 
 
 @pytest.fixture(autouse=True)
-def _it_ends() -> Generator[None]:
+def _it_ends(request: pytest.FixtureRequest) -> Generator[None]:
     """By a signal, since no deadline of trio's ends a wait that is shielded, or a loop."""
+    module = cast("object", request.module)  # pyright: ignore[reportUnknownMemberType]
+    seconds = cast("int", getattr(module, "SECONDS", SECONDS))
 
     def too_late(*_: object) -> None:
-        raise AssertionError(f"it hangs: not over after {SECONDS} seconds")
+        raise AssertionError(f"it hangs: not over after {seconds} seconds")
 
     before = signal.signal(signal.SIGALRM, too_late)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -37,7 +37,7 @@ static const char *const bell_names[BELLS] = {"no sleep", "futex", "eventfd", "p
 /* The longest frame: longer than the small rings, so that it goes in pieces. */
 static const struct {
     uint32_t size, longest, share; /* of the frames, in percent */
-} rings[] = {{64, 150, 30}, {128, 260, 20}, {256, 300, 20}, {1024, 400, 15}, {4096, LONGEST, 15}};
+} rings[] = {{64, 90, 6}, {128, 150, 8}, {256, 300, 16}, {1024, 300, 30}, {4096, LONGEST, 40}};
 enum { RINGS = sizeof rings / sizeof rings[0] };
 
 static enum bell bell;
