@@ -223,6 +223,11 @@ static void start_wait(Ring *self, struct wait *w, uint64_t ns) {
     w->unlocked = NULL;
 }
 
+/* Bytes may come one by one, each before the time is over: others are not to wait for that. */
+static int too_long(const struct wait *w) {
+    return w->ns && now_ns() - w->start >= w->ns + YIELD_NS;
+}
+
 static void end_wait(Ring *self, struct wait *w) {
     if (w->unlocked)
         PyEval_RestoreThread(w->unlocked);
@@ -269,7 +274,7 @@ static uint32_t take_frame(Ring *self, struct wait *w) {
     rs_ring_peek(&self->ring, 0, header, RS_SIZE_HEADER);
     uint32_t len = (uint32_t)header[1] << 24 | (uint32_t)header[2] << 16 |
                    (uint32_t)header[3] << 8 | header[4];
-    if (header[0] != RS_TAG_UINT32 || len > self->ring.size - RS_SIZE_HEADER)
+    if (header[0] != RS_TAG_UINT32 || !len || len > self->ring.size - RS_SIZE_HEADER)
         return 0; /* recv() has all the time it takes, and the checks */
     if (wait_for(self, w, RS_SIZE_HEADER + len, 0) < RS_SIZE_HEADER + len)
         return 0;
@@ -518,7 +523,7 @@ static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint
     self->begun = self->written;
     begin(self);
     start_wait(self, &w, self->spin_ns && asked > ns ? asked : ns);
-    while (*sent < total && !self->broken) {
+    while (*sent < total && !self->broken && !too_long(&w)) {
         uint32_t n = wait_for(self, &w, 0, 1);
         if (!n)
             break;
@@ -544,7 +549,7 @@ static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint
             uint8_t *to = (uint8_t *)PyBytes_AS_STRING(answer) + RS_SIZE_HEADER;
             memcpy(to - RS_SIZE_HEADER, head, RS_SIZE_HEADER);
             rs_ring_take(&self->ring, RS_SIZE_HEADER);
-            while (got < len) {
+            while (got < len && !too_long(&w)) {
                 uint32_t n = wait_for(self, &w, 1, 0);
                 if (!n)
                     break;
