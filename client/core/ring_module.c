@@ -754,7 +754,7 @@ static PyObject *ring_recv(PyObject *object, PyObject *unused) {
     if (!usable(self))
         return NULL;
     uint32_t n = rs_ring_available(&self->ring);
-    if (n == UINT32_MAX) {
+    if (n == UINT32_MAX || rs_ring_room(&self->ring) == UINT32_MAX) {
         self->broken = 1;
         PyErr_SetString(PyExc_ValueError, "the other half of the ring holds nonsense");
         return NULL;
@@ -1059,9 +1059,9 @@ static PyObject *encode_batch(PyObject *module, PyObject *args) {
     return result;
 }
 
-/* ---- when to let others run: of all connections together ---- */
+/* ---- when to let others run: of all connections that a thread uses together ---- */
 
-static uint64_t last_yield;
+static _Thread_local uint64_t last_yield;
 
 static PyObject *due(PyObject *module, PyObject *unused) {
     (void)module;

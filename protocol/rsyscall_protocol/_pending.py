@@ -28,13 +28,13 @@ class Program:
 
     def __init__(self, request: Batch | Prepare) -> None:
         """Work out what its reply may hold."""
-        self.reserved = reservation(request)
-        self.parameters = request.parameters if isinstance(request, Prepare) else 0
-        self.brief = BatchFlag.BRIEF in request.flags
+        self.reserved: int = reservation(request)
+        self.parameters: int = request.parameters if isinstance(request, Prepare) else 0
+        self.brief: bool = BatchFlag.BRIEF in request.flags
         #: The calls it makes, if anybody wants to know.
         self.numbers: Collection[int] = ()
         #: Of each step, what out_sizes says.
-        self.outs = [_step_outs(step) for step in request.steps]
+        self.outs: list[list[tuple[int, bool]]] = [_step_outs(step) for step in request.steps]
 
     @classmethod
     def known(cls, reserved: int, outs: list[list[tuple[int, bool]]], *, brief: bool) -> Program:

@@ -41,8 +41,8 @@ class BatchResult:
         self._offsets: list[int] | None = None
         self._converted: dict[int, object] = {}
         self._unwanted: list[object] = []
-        self.stopped = reply.stopped
-        self.started = min(reply.stopped + 1, len(outs))
+        self.stopped: int = reply.stopped
+        self.started: int = min(reply.stopped + 1, len(outs))
 
     @property
     def values(self) -> array[int]:

@@ -72,9 +72,9 @@ class Parameter(Placeholder):
 
     def __init__(self, batch: Batch, index: int, name: str) -> None:
         """See Batch.parameter."""
-        self.batch = batch
-        self.index = index
-        self.name = name
+        self.batch: Batch = batch
+        self.index: int = index
+        self.name: str = name
 
     @property
     def length(self) -> Parameter:
@@ -93,8 +93,8 @@ class StepOutput(Placeholder):
 
     def __init__(self, step: Step[object], offset: int) -> None:
         """See Step.int_at."""
-        self.step = step
-        self.offset = offset
+        self.step: Step[object] = step
+        self.offset: int = offset
 
     def __repr__(self) -> str:
         """For people."""
@@ -121,14 +121,14 @@ class Step(Placeholder, Generic[T_co]):
         call: TypedCall[T_co] | None,
     ) -> None:
         """Only a batch makes them."""
-        self.batch = batch
-        self.index = index
-        self.number = number
-        self.args = args
-        self.ok = ok
+        self.batch: Batch = batch
+        self.index: int = index
+        self.number: int = number
+        self.args: tuple[SyscallArgument, ...] = args
+        self.ok: Success = ok
         self.on_error: OnError = on_error
-        self.undo = undo
-        self.call = call
+        self.undo: Undo | None = undo
+        self.call: TypedCall[T_co] | None = call
 
     def int_at(self, offset: int) -> StepOutput:
         """The int of four bytes at an offset in bytes of the step's first output, for later steps.

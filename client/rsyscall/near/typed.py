@@ -53,11 +53,11 @@ class TypedCall(Generic[T]):
         handle: bool = False,
     ) -> None:
         """Nothing is checked here: the declaring function has done that."""
-        self.number = number
-        self.args = args
-        self.convert = convert
-        self.outs = outs
-        self.handle = handle
+        self.number: SYS = number
+        self.args: tuple[SyscallArgument, ...] = args
+        self.convert: Conversion[T] = convert
+        self.outs: bool = outs
+        self.handle: bool = handle
 
 
 #: The names of all typed calls, and the functions that declare them.

@@ -514,6 +514,8 @@ class Link:
     def _take_reply(self, frame: bytes) -> None:
         """Hand out a whole frame that was taken from the ring."""
         try:
+            if self._ring is not None:
+                self._connection.advance(self._ring.take_skipped())
             self._connection.receive(frame)
             self._dispatch_ring()
         except RemoteProtocolError as exc:
