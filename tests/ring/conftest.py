@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import cast
@@ -18,10 +17,10 @@ from e2e.servers import open_fds
 SECONDS = 240
 
 
-def _state() -> tuple[dict[str, str], list[str], int]:
+def _state() -> tuple[dict[str, str], list[str]]:
     maps = Path("/proc/self/maps").read_text().splitlines()
     rings = sorted(line.split(None, 5)[5] for line in maps if "/memfd:" in line)
-    return open_fds(os.getpid()), rings, threading.active_count()
+    return open_fds(os.getpid()), rings
 
 
 @pytest.fixture(autouse=True)
