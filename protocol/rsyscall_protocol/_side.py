@@ -34,6 +34,8 @@ class SideChannel:
         self._sent = 0
         self._received = 0
         self._packets: deque[tuple[int, int, list[Any]]] = deque()
+        # Kept here until they are handed out: what follows in the same read may break the rules.
+        self._complete: list[list[Any]] = []
 
     def fds_frame(self, count: int) -> bytes:
         """The frame that must go with the next packet of `count` descriptors."""
@@ -53,7 +55,6 @@ class SideChannel:
             start = self._position + len(self._buffer)
             self._packets.append((start, start + len(data), list(fds)))
         self._buffer += data
-        packets: list[list[Any]] = []
         while len(self._buffer) >= Size.HEADER:
             tag, length = HEADER.unpack_from(self._buffer)
             if tag != HEADER_TAG or length > Size.SIDE_MAX:
@@ -66,16 +67,20 @@ class SideChannel:
             del self._buffer[: Size.HEADER + length]
             self._position += Size.HEADER + length
             if isinstance(event, Error):
-                return packets, event
+                return self._take_complete(), event
             if isinstance(event, Fds):
-                packets.append(self._claim(event, start))
+                self._complete.append(self._claim(event, start))
         if self._packets and self._packets[0][1] <= self._position:
             self._refuse("beside the ring: file descriptors without an FDS")
-        return packets, None
+        return self._take_complete(), None
+
+    def _take_complete(self) -> list[list[Any]]:
+        packets, self._complete = self._complete, []
+        return packets
 
     def take_unclaimed(self) -> list[Any]:
-        """Descriptors of packets that are not complete, for the caller to close."""
-        fds: list[Any] = []
+        """Descriptors of packets that nobody has been given, for the caller to close."""
+        fds = [fd for packet in self._take_complete() for fd in packet]
         while self._packets:
             fds += self._packets.popleft()[2]
         return fds

@@ -328,10 +328,10 @@ class Link:
             if not data:
                 return True
             packets, error = self._side.receive(data, fds)
-            if truncated:
-                raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
             for packet in packets:
                 self._connection.receive_fds(packet)
+            if truncated:
+                raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
             if error is not None:
                 self._dispatch(error)
                 return False
