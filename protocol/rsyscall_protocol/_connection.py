@@ -190,6 +190,11 @@ class Connection:
             and self.reserved + reserved <= self.limits.window
         )
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no request is under way, and nothing of what has come is left."""
+        return not (self._pending or self._buffer or self._packets)
+
     def forget(self, id_: int) -> None:
         """Take note of a reply that was taken from the stream and checked by other means."""
         self.reserved -= self._pending.pop(id_).reserved

@@ -25,6 +25,7 @@ import trio
 
 from rsyscall._checkpoint import checkpoint, due, pause
 from rsyscall._ring import Ring as _Ring
+from rsyscall._ring import Socket as _Socket
 from rsyscall.near.sysif import (
     ForkedError,
     SyscallHangup,
@@ -57,8 +58,6 @@ from rsyscall_protocol._pending import Program
 
 __all__ = ["Link"]
 
-_RECV_SIZE = 65536
-_CONTROL_SIZE = socket.CMSG_SPACE(Limits().fds * 4)
 _LOOK_AGAIN_SECONDS = 1.0
 # Where the id of a request stands in a frame that was encoded with eight bytes of room for it.
 _ID = struct.Struct(">Q")
@@ -85,9 +84,10 @@ class Link:
         sock.setblocking(False)
         self._sock = sock
         self._connection = Connection(Role.CLIENT, limits)
+        self._core = _Socket(sock.fileno(), self._connection.limits.frame, spin_us())
         self._post_mortem = post_mortem
         self._inquiry = trio.Lock()
-        self._next_id = 1
+        self._adopt_alone: Callable[[], None] | None = None  # the request the core looks after
         self._waiters: dict[int, Waiter] = {}
         self._out: deque[Frame] = deque()
         self._reading = False
@@ -166,6 +166,7 @@ class Link:
         if self._sock.fileno() >= 0:
             if not self._forked:
                 trio.lowlevel.notify_closing(self._sock.fileno())
+            self._core.close()
             self._sock.close()
 
     def _close_unclaimed(self) -> None:
@@ -183,6 +184,7 @@ class Link:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        self._core.close()
         self._sock.close()
         self._connection.abandon()
         self._close_unclaimed()
@@ -253,20 +255,12 @@ class Link:
         return ring.send(frame.data)
 
     def _from_socket(self) -> tuple[bytes, list[int], bool] | None:
-        """What one read brings, or None if there is nothing yet."""
-        fds: list[int] = []
-        try:
-            data, control, flags, _ = self._sock.recvmsg(
-                _RECV_SIZE, _CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return None
-        except OSError:  # ECONNRESET: closed with bytes of ours unread
-            return b"", [], False
-        for level, type_, payload in control:
-            if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds += array.array("i", payload[: len(payload) // 4 * 4])
-        return data, fds, bool(flags & socket.MSG_CTRUNC)
+        """What one read brings, or None if there is nothing yet; no bytes at the end."""
+        while (got := self._core.take()) is not None:
+            if isinstance(got, list):
+                return got[0], got[1], got[2]
+            # Otherwise it is an answer whose caller was torn away by KeyboardInterrupt.
+        return None
 
     def _receive(self, *, woken: bool = False) -> bool:
         """Read what there is and hand it out; False if there is nothing yet.
@@ -276,19 +270,29 @@ class Link:
         try:
             if self._ring is not None:
                 return self._receive_ring(self._ring, woken=woken)
-            got = self._from_socket()
-            if got is None:
-                return False
-            data, fds, truncated = got
+        except RemoteProtocolError as exc:
+            self._broken(exc)
+            return True
+        got = self._from_socket()
+        if got is not None:
+            self._hand_in(*got)
+        return got is not None
+
+    def _hand_in(self, data: bytes, fds: list[int], truncated: bool) -> None:
+        """Hand out what one read of the socket has brought."""
+        self._connection.advance(self._core.take_skipped())
+        try:
             self._connection.receive(data, fds, truncated=truncated)
             self._dispatch_all()
         except RemoteProtocolError as exc:
-            self._last_word(exc)
-            self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
-            return True
-        if fds:
-            self._close_unclaimed()
-        return True
+            self._broken(exc)
+        else:
+            if fds:
+                self._close_unclaimed()
+
+    def _broken(self, exc: RemoteProtocolError) -> None:
+        self._last_word(exc)
+        self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
 
     def _receive_ring(self, ring: _Ring, *, woken: bool) -> bool:
         ended = woken and self._receive_side()
@@ -379,8 +383,14 @@ class Link:
     def _take_id(self) -> int:
         if self._ring is not None:
             return self._ring.take_id()
-        self._next_id += 1
-        return self._next_id - 1
+        return self._core.take_id()
+
+    def _join(self) -> None:
+        """Have the connection look after the request that was alone, since it is not any more."""
+        adopt, self._adopt_alone = self._adopt_alone, None
+        if adopt is not None:
+            self._core.disown()
+            adopt()
 
     async def _admit(self, has_room: Callable[[], bool]) -> None:
         """Wait until the limits admit a request."""
@@ -400,11 +410,13 @@ class Link:
         cannot be sent; see the contract of near.sysif. A checkpoint; if cancelled, nothing was
         sent.
         """
-        example = make(1)
-        await self._admit(lambda: self._connection.has_room(example))
+        connection = self._connection
+        self._join()
+        await self._admit(lambda: not connection.outstanding or connection.has_room(make(1)))
+        self._join()  # another may have been alone meanwhile
         request = make(self._take_id())
         try:
-            data, fds = self._connection.send(request)
+            data, fds = connection.send(request)
         except LocalProtocolError as exc:
             raise ValueError(f"the call cannot be sent: {exc.text}") from exc
         return await self._send(request.id, data, fds, spin)
@@ -417,6 +429,7 @@ class Link:
         request: the same for the connection, perhaps without steps; its id does not count.
         """
         connection = self._connection
+        self._join()
         if self._dead is None and not self._waiters:
             if due():
                 await pause()
@@ -424,6 +437,7 @@ class Link:
                 await trio.lowlevel.checkpoint_if_cancelled()
         if self._dead is not None or self._waiters:
             await self._admit(lambda: connection.has_room_for(program.reserved))
+            self._join()
         limits = connection.limits
         if not connection.batches:
             raise ValueError("the batch cannot be sent: the server knows none")
@@ -519,8 +533,7 @@ class Link:
             self._connection.receive(frame)
             self._dispatch_ring()
         except RemoteProtocolError as exc:
-            self._last_word(exc)
-            self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
+            self._broken(exc)
 
     async def _exchange(self, make: Callable[[int], Request]) -> Result:
         reply = await self.exchange(make)
@@ -555,19 +568,29 @@ class Link:
             except trio.ClosedResourceError:
                 pass  # self._dead says why
             finally:
-                self._reading = False
-                if self._ring is not None:
-                    self._ring.unpark()
-                for other in self._waiters.values():
-                    if other.task is not None:  # the role is free: the first one takes it
-                        self._wake(other)
-                        break
+                self._stop_reading()
         if waiter.reply is not None:
             return waiter.reply
         hangup = await self._explain()
         if waiter.sent or self._dead is None:
             raise hangup
         raise self._dead.not_sent()
+
+    def _stop_reading(self) -> None:
+        self._reading = False
+        if self._ring is not None:
+            self._ring.unpark()
+        for other in self._waiters.values():
+            if other.task is not None:  # the role is free: the first one takes it
+                self._wake(other)
+                break
+
+    def _look_at_cpus(self, core: _Ring | _Socket) -> None:
+        """See now and then whether it still pays to spin."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AGAIN_SECONDS:
+            self._looked = now
+            core.spin_us = spin_us()
 
     async def _read_until(self, waiter: Waiter) -> None:
         woken = False
@@ -577,10 +600,7 @@ class Link:
                 continue
             ring = self._ring
             if ring is not None:
-                now = time.monotonic()
-                if now - self._looked > _LOOK_AGAIN_SECONDS:
-                    self._looked = now
-                    ring.spin_us = spin_us()
+                self._look_at_cpus(ring)
                 if not ring.park(self._wants_room()):
                     continue
             self._reader = waiter

@@ -28,7 +28,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
-from rsyscall.sysif.link import Link
+from rsyscall.sysif.alone import AloneLink, Answer, Batch4
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring, spin_us
 from rsyscall_protocol import (
     Argument,
@@ -65,7 +65,7 @@ _MOST_SPIN_US = 1000
 setup(In, Out, Ret, InOut)
 
 
-class RemoteSyscallInterface(Link, SyscallInterface):
+class RemoteSyscallInterface(AloneLink, SyscallInterface):
     """The door of a process behind a socket; see Link for how it is used by many tasks at once."""
 
     #: How long a step of a batch has taken of late, in microseconds.
@@ -103,6 +103,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         if arch != os.uname().machine:
             self._die(Dead(f"the server runs on {arch}, which is not supported yet"))
             raise self._hangup()
+        self._core.frame_limit = min(self._connection.limits.frame, self._connection.limits.window)
         if ring is not False:
             await self._start_ring(
                 ring_size if halves is None else halves.size, halves, must=bool(ring)
@@ -123,7 +124,7 @@ class RemoteSyscallInterface(Link, SyscallInterface):
                         self._ring = make_ring(
                             size,
                             self._sock.fileno(),
-                            self._next_id,
+                            self._core.last_id + 1,
                             self._connection.limits.frame,
                             shared,
                         )
@@ -159,7 +160,17 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         ring = self._ring
-        if ring is not None and not self._out and (not self._waiters or self._quiet()):
+        if ring is None:
+            if self._is_quiet:
+                sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                if type(sent) is int:
+                    if sent < 0:
+                        check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
+                    return sent
+                if sent is None or isinstance(sent, bytes | tuple):
+                    args = (arg1, arg2, arg3, arg4, arg5, arg6)
+                    return (await self._answer(number, args, sent)).value
+        elif not self._out and (not self._waiters or self._quiet()):
             answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
             if type(answer) is int:
                 if self._reading and ring.ready:
@@ -171,6 +182,32 @@ class RemoteSyscallInterface(Link, SyscallInterface):
                 args = (arg1, arg2, arg3, arg4, arg5, arg6)
                 return (await self._finish(ring, number, args, answer)).value
         return (await self._call(number, (arg1, arg2, arg3, arg4, arg5, arg6), (), False)).value
+
+    async def _answer(
+        self, number: int, args: Sequence[SyscallArgument], sent: Answer | bytes | None
+    ) -> Reply:
+        """The reply to a call that is alone on its way over the socket: see Socket.call."""
+
+        def make(id_: int) -> Call:
+            return Call(id_, int(number), flatten(convert_arguments(args)))
+
+        answer: Answer | Batch4 | Result | Batched
+        if sent is None or isinstance(sent, bytes):
+            answer = await self._alone(make, None, sent)
+        else:
+            answer = sent
+        outs: tuple[bytes, ...] = ()
+        if isinstance(answer, int):
+            value = answer
+        elif isinstance(answer, Result):
+            value, outs = answer.value, answer.outs
+        elif isinstance(answer, tuple) and len(answer) == 2:
+            value, outs = answer
+        else:
+            raise AssertionError("the connection let a BATCHED through as a RESULT")
+        if value < 0:
+            check_reply(number, args, value)
+        return Reply(value, outs)
 
     def _quiet(self) -> bool:
         """Whether one more call, if it is not too large, is certainly within the limits."""
@@ -219,11 +256,15 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         """See SyscallInterface."""
         if len(args) > 6:
             raise ValueError(f"args: a system call takes at most six arguments, not {len(args)}")
-        ring = self._ring
-        if ring is not None and not fds and not return_fd:
+        if not fds and not return_fd:
             await checkpoint()
             ring = self._ring
-            if ring is not None and not self._out and (not self._waiters or self._quiet()):
+            if ring is None:
+                if self._is_quiet:
+                    sent = self._core.call(number, *args)
+                    if sent is None or isinstance(sent, int | bytes | tuple):
+                        return await self._answer(number, args, sent)
+            elif not self._out and (not self._waiters or self._quiet()):
                 answer = ring.call(number, *args)
                 if type(answer) is int:
                     self._look_again(ring)

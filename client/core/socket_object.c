@@ -1,0 +1,292 @@
+/* Socket: the client's end of a connection over a socket. A call that is alone on its way is encoded
+ * and sent in one piece, and its answer, if it comes alone too, is taken in one. What is not answered
+ * at once trio waits for. */
+#include "wire.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <structmember.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    ROOM = 65536,
+    LOOKED_NS = 10000 /* looked for the answer again and again; then slept, for as long as allowed */
+};
+
+typedef struct {
+    PyObject_HEAD
+    int fd; /* -1 once closed */
+    uint32_t frame_limit;
+    uint64_t next_id;
+    uint64_t skipped;  /* bytes of whole frames that take() has not returned, since it was asked */
+    int due;           /* the answer to the last request is all that may come */
+    struct outs outs;  /* of that request, if it was a call */
+    PyObject *steps;   /* the same of a batch; NULL for a call */
+    int brief;
+    struct patience patience;
+    PyObject *kept;    /* what take() returns first, if there is anything */
+} Socket;
+
+/* Used only with the interpreter's lock held, and by nothing that gives it up. */
+static uint8_t out_bytes[ROOM], in_bytes[ROOM];
+
+static int socket_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"fd", "frame_limit", "spin_us", NULL};
+    Socket *self = (Socket *)object;
+    unsigned int limit, spin_us;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iII", names, &self->fd, &limit, &spin_us))
+        return -1;
+    self->frame_limit = limit;
+    self->next_id = 1;
+    patience_set(&self->patience, spin_us);
+    return 0;
+}
+
+static void socket_dealloc(PyObject *object) {
+    Py_CLEAR(((Socket *)object)->steps);
+    Py_CLEAR(((Socket *)object)->kept);
+    Py_TYPE(object)->tp_free(object);
+}
+
+/* The socket itself belongs to others. */
+static PyObject *socket_close(PyObject *object, PyObject *unused) {
+    Socket *self = (Socket *)object;
+    (void)unused;
+    self->fd = -1;
+    self->due = 0;
+    if (self->kept) { /* the descriptors in it are nobody's */
+        PyObject *fds = PyList_GET_ITEM(self->kept, 1);
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fds); i++)
+            close((int)PyLong_AsLong(PyList_GET_ITEM(fds, i)));
+        Py_CLEAR(self->kept);
+    }
+    Py_CLEAR(self->steps);
+    Py_RETURN_NONE;
+}
+
+/* The answer that is due, if these bytes are nothing but that. NULL otherwise, perhaps with an
+ * exception. */
+static PyObject *answer(Socket *self, const uint8_t *bytes, size_t n) {
+    uint64_t id = self->next_id - 1;
+    if (!self->due || n <= RS_SIZE_HEADER || bytes[0] != RS_TAG_UINT32)
+        return NULL;
+    uint32_t len = frame_length(bytes);
+    if (len != n - RS_SIZE_HEADER || len > self->frame_limit)
+        return NULL;
+    const uint8_t *body = bytes + RS_SIZE_HEADER;
+    return self->steps ? decode_batched(body, len, id, self->steps, self->brief)
+                       : decode_result(body, len, id, &self->outs);
+}
+
+static PyObject *take_fds(struct msghdr *msg) {
+    PyObject *list = PyList_New(0);
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+            PyObject *number = list ? PyLong_FromLong(fd) : NULL;
+            if (!number || PyList_Append(list, number) < 0)
+                close(fd); /* no memory: the exception is set, nobody else will close it */
+            Py_XDECREF(number);
+        }
+    }
+    return list;
+}
+
+static PyObject *take(Socket *self) {
+    union {
+        struct cmsghdr align;
+        uint8_t bytes[CMSG_SPACE(RS_LIMIT_FDS_MAX * sizeof(int))];
+    } control;
+    struct iovec iov = {in_bytes, ROOM};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.bytes,
+                         .msg_controllen = sizeof control.bytes};
+    ssize_t n = recvmsg(self->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0) {
+        if (errno == EAGAIN || errno == EINTR)
+            Py_RETURN_NONE;
+        return Py_BuildValue("[y[]O]", "", Py_False); /* ECONNRESET: closed with bytes unread */
+    }
+    int truncated = msg.msg_flags & MSG_CTRUNC;
+    if (!msg.msg_controllen && !truncated) {
+        PyObject *result = answer(self, in_bytes, (size_t)n);
+        if (result) {
+            self->skipped += (uint64_t)n;
+            self->due = 0;
+            return result;
+        }
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    self->due = 0; /* from here on others look after it */
+    PyObject *fds = take_fds(&msg);
+    return fds ? Py_BuildValue("[y#NO]", (const char *)in_bytes, (Py_ssize_t)n, fds,
+                               truncated ? Py_True : Py_False)
+               : NULL;
+}
+
+/* take() -> the answer that is due, as decode_result() or decode_batched() say | None: nothing yet |
+ * [data, fds, truncated]: what one read has brought otherwise, no data at the end. */
+static PyObject *socket_take(PyObject *object, PyObject *unused) {
+    Socket *self = (Socket *)object;
+    PyObject *kept = self->kept;
+    (void)unused;
+    self->kept = NULL;
+    return kept ? kept : take(self);
+}
+
+/* Wait a little for something to come: it is cheaper than trio's loop, if it does. */
+static int await_answer(Socket *self) {
+    uint64_t ns = patience_now(&self->patience), start = ns ? now_ns() : 0, spent = 0;
+    struct pollfd fd = {self->fd, POLLIN, 0};
+    int come = 0;
+    while (spent < ns && spent < LOOKED_NS && !come) {
+        come = poll(&fd, 1, 0);
+        spent = now_ns() - start;
+    }
+    if (!come && spent < ns) {
+        struct timespec left = {0, (long)(ns - spent)};
+        Py_BEGIN_ALLOW_THREADS
+        come = ppoll(&fd, 1, &left, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    if (ns)
+        patience_learn(&self->patience, come > 0);
+    return come > 0;
+}
+
+/* Send a frame and look a little for its answer. That; or None if it has not come yet; or what could
+ * not be sent: whoever sends the rest will find out why. */
+static PyObject *exchange_frame(Socket *self, const uint8_t *frame, size_t len) {
+    ssize_t sent = send(self->fd, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    size_t n = sent < 0 ? 0 : (size_t)sent;
+    if (n < len)
+        return PyBytes_FromStringAndSize((const char *)frame + n, (Py_ssize_t)(len - n));
+    self->due = 1;
+    if (!await_answer(self) || self->fd < 0)
+        Py_RETURN_NONE;
+    PyObject *got = take(self);
+    if (!got || !PyList_CheckExact(got))
+        return got;
+    self->kept = got;
+    Py_RETURN_NONE;
+}
+
+/* call(number, *args) -> the answer, as decode_result() says | None: sent, not answered yet, its id is
+ * last_id | the bytes that are still to be sent | NotImplemented: not sent, for a reason that others
+ * will find. */
+static PyObject *socket_call(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    Socket *self = (Socket *)object;
+    struct outs outs = {0, {0}, {0}};
+    if (self->fd < 0 || self->due || self->kept)
+        Py_RETURN_NOTIMPLEMENTED;
+    uint32_t len =
+        encode_call(out_bytes, ROOM, self->next_id, self->frame_limit, args, nargs, &outs);
+    if (!len)
+        Py_RETURN_NOTIMPLEMENTED;
+    self->next_id++;
+    self->outs = outs;
+    Py_CLEAR(self->steps);
+    return exchange_frame(self, out_bytes, len);
+}
+
+/* batch(frame, outs, brief): the same for a BATCH or RUN with eight bytes of room for its id. outs:
+ * of each step, what its outputs may be. */
+static PyObject *socket_batch(PyObject *object, PyObject *args) {
+    Socket *self = (Socket *)object;
+    PyObject *frame, *outs;
+    int brief;
+    if (!PyArg_ParseTuple(args, "YO!p", &frame, &PyList_Type, &outs, &brief))
+        return NULL;
+    Py_ssize_t len = PyByteArray_GET_SIZE(frame);
+    if (self->fd < 0 || self->due || self->kept || len < ID_AT + 8 ||
+        len - RS_SIZE_HEADER > (Py_ssize_t)self->frame_limit)
+        Py_RETURN_NOTIMPLEMENTED;
+    uint8_t *bytes = (uint8_t *)PyByteArray_AS_STRING(frame);
+    rs_put_be(bytes + ID_AT - 1, RS_TAG_UINT64, self->next_id++, 8);
+    Py_XSETREF(self->steps, Py_NewRef(outs));
+    self->brief = brief;
+    return exchange_frame(self, bytes, (size_t)len);
+}
+
+/* Others look after the answer that is due, if one is. */
+static PyObject *socket_disown(PyObject *object, PyObject *unused) {
+    (void)unused;
+    ((Socket *)object)->due = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *socket_take_id(PyObject *object, PyObject *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((Socket *)object)->next_id++);
+}
+
+static PyObject *socket_take_skipped(PyObject *object, PyObject *unused) {
+    Socket *self = (Socket *)object;
+    (void)unused;
+    uint64_t n = self->skipped;
+    self->skipped = 0;
+    return PyLong_FromUnsignedLongLong(n);
+}
+
+static PyObject *get_last_id(PyObject *object, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((Socket *)object)->next_id - 1);
+}
+
+static PyObject *get_ready(PyObject *object, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(((Socket *)object)->kept != NULL);
+}
+
+static PyObject *get_spin_us(PyObject *object, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((Socket *)object)->patience.most_ns / 1000);
+}
+
+static int set_spin_us(PyObject *object, PyObject *value, void *unused) {
+    (void)unused;
+    return patience_set_us(&((Socket *)object)->patience, value);
+}
+
+static PyMethodDef socket_methods[] = {
+    {"call", (PyCFunction)(void (*)(void))socket_call, METH_FASTCALL, NULL},
+    {"batch", socket_batch, METH_VARARGS, NULL},
+    {"take", socket_take, METH_NOARGS, NULL},
+    {"disown", socket_disown, METH_NOARGS, NULL},
+    {"take_id", socket_take_id, METH_NOARGS, NULL},
+    {"take_skipped", socket_take_skipped, METH_NOARGS, NULL},
+    {"close", socket_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef socket_getset[] = {
+    {"last_id", get_last_id, NULL, NULL, NULL},
+    {"ready", get_ready, NULL, NULL, NULL},
+    {"spin_us", get_spin_us, set_spin_us, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef socket_members[] = {
+    {"frame_limit", T_UINT, offsetof(Socket, frame_limit), 0, NULL},
+    {"due", T_INT, offsetof(Socket, due), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyTypeObject socket_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rsyscall._ring.Socket",
+    .tp_basicsize = sizeof(Socket),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = PyType_GenericNew,
+    .tp_init = socket_init,
+    .tp_dealloc = socket_dealloc,
+    .tp_methods = socket_methods,
+    .tp_getset = socket_getset,
+    .tp_members = socket_members,
+};

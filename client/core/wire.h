@@ -1,0 +1,97 @@
+/* Frames of the compiled core: calls are encoded from Python's objects, replies become such. */
+#ifndef RSYSCALL_WIRE_H
+#define RSYSCALL_WIRE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <time.h>
+
+#include "codec.h"
+#include "rsyscall/protocol.h"
+
+enum {
+    MOST_ARGS = 6,
+    YIELD_NS = 1000000, /* calls in a row without letting trio's other tasks run */
+    ID_AT = RS_SIZE_HEADER + 3 /* where the id of a request stands, in eight bytes */
+};
+
+/* The classes of arguments that are more than a number, and of a step, as setup() was told. */
+extern PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_step;
+/* Names of attributes, interned. */
+extern PyObject *name_data, *name_size, *name_batch, *name_index, *name_number, *name_args,
+    *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue;
+
+/* What the outputs of a call may be. */
+struct outs {
+    uint32_t count;
+    uint32_t size[MOST_ARGS];
+    int exact[MOST_ARGS];
+};
+
+static inline uint64_t now_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* How long it pays to look for an answer: as long as allowed while that is met, ever less while it is
+ * not, and the longest once in a while all the same. */
+struct patience {
+    uint64_t most_ns, limit_ns;
+    uint32_t waits;
+};
+
+enum {
+    FRACTION = 32, /* of the longest: the shortest, where it seldom pays */
+    TRY_EVERY = 16 /* and how often the longest is tried */
+};
+
+static inline void patience_set(struct patience *p, uint32_t us) {
+    if (p->most_ns != (uint64_t)us * 1000)
+        p->most_ns = p->limit_ns = (uint64_t)us * 1000;
+}
+
+static inline uint64_t patience_now(struct patience *p) {
+    return ++p->waits % TRY_EVERY ? p->limit_ns : p->most_ns;
+}
+
+static inline void patience_learn(struct patience *p, int met) {
+    if (met)
+        p->limit_ns = p->most_ns;
+    else if (p->limit_ns > p->most_ns / FRACTION)
+        p->limit_ns /= 2;
+}
+
+/* The setter of an attribute spin_us. */
+int patience_set_us(struct patience *p, PyObject *value);
+
+static inline uint32_t frame_length(const uint8_t *header) {
+    return (uint32_t)header[1] << 24 | (uint32_t)header[2] << 16 | (uint32_t)header[3] << 8 |
+           header[4];
+}
+
+/* One argument of a call. 1; 0 if it cannot be done here, with no exception. */
+int put_argument(uint8_t **p, const uint8_t *end, PyObject *value, struct outs *outs);
+
+/* The CALL frame into the buffer; its length, or 0 if that cannot be done here. */
+uint32_t encode_call(uint8_t *buffer, uint32_t room, uint64_t id, uint32_t frame_limit,
+                     PyObject *const *args, Py_ssize_t n, struct outs *outs);
+
+/* Type and id of a reply: [type, id, ...], and how many fields. 0 if it is none. */
+int reply_head(struct rs_reader *r, uint32_t *fields, uint64_t *type, uint64_t *id);
+
+/* What a RESULT says: its value, or (value, outputs). NULL without an exception if it is not the
+ * answer that is due. */
+PyObject *decode_result(const uint8_t *body, uint32_t len, uint64_t id, const struct outs *outs);
+
+/* (outs, values, statuses, stopped) of a BATCHED, if it is one that the batch may be answered with:
+ * the same checks as Program.mismatch. NULL otherwise. due: of each step, what describe_outs says. */
+PyObject *decode_batched(const uint8_t *body, uint32_t len, uint64_t id, PyObject *due, int brief);
+
+/* encode_batch() of the module: see batch_frame.c. */
+PyObject *encode_batch(PyObject *module, PyObject *args);
+
+extern PyTypeObject ring_type, socket_type;
+
+#endif
