@@ -37,7 +37,7 @@ static int put_step_argument(struct buffer *b, PyObject *batch, long self, PyObj
         return 0;
     if (Py_TYPE(arg) != class_step)
         return put_argument(&b->p, b->end, arg, outs);
-    PyObject *owner = PyObject_GetAttr(arg, name_batch);
+    PyObject *owner = PyObject_GetAttr(arg, name_ledger);
     PyObject *index = PyObject_GetAttr(arg, name_index);
     long step = index ? PyLong_AsLong(index) : -1;
     int same = owner == batch && step >= 0 && step < self;

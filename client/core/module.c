@@ -61,7 +61,7 @@ PyMODINIT_FUNC PyInit__ring(void) {
         PyObject **to;
         const char *name;
     } names[] = {
-        {&name_data, "data"},         {&name_size, "size"},   {&name_batch, "batch"},
+        {&name_data, "data"},         {&name_size, "size"},   {&name_ledger, "ledger"},
         {&name_index, "index"},       {&name_number, "number"}, {&name_args, "args"},
         {&name_ok, "ok"},             {&name_on_error, "on_error"}, {&name_undo, "undo"},
         {&name_stop, "stop"},         {&name_continue, "continue"},

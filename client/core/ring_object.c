@@ -47,6 +47,7 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->next_id = next_id;
     self->frame_limit = frame_limit;
     patience_set(&self->patience, spin_us);
+    patience_set(&self->doze, DOZE_US);
     return 0;
 }
 
@@ -90,6 +91,11 @@ static PyObject *ring_call(PyObject *object, PyObject *const *args, Py_ssize_t n
     uint32_t got = take_frame(self, &w);
     end_wait(self, &w);
     patience_learn(&self->patience, got != 0);
+    if (!got && !self->broken && doze(self)) {
+        start_wait(self, &w, 0);
+        got = take_frame(self, &w);
+        end_wait(self, &w);
+    }
     end(self);
     if (!got)
         Py_RETURN_NONE;
@@ -127,7 +133,17 @@ static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint
         self->written += n;
         wake(self, RS_PARKED_DATA);
     }
-    if (*sent == total && in_order && wait_for(self, &w, RS_SIZE_HEADER, 0) >= RS_SIZE_HEADER) {
+    int whole = *sent == total && in_order, dozed = 0;
+    int there = whole && wait_for(self, &w, RS_SIZE_HEADER, 0) >= RS_SIZE_HEADER;
+    if (whole && !there && !self->broken) {
+        if (w.unlocked)
+            PyEval_RestoreThread(w.unlocked);
+        w.unlocked = NULL;
+        dozed = doze(self);
+        self->busy = 1;
+        there = dozed && wait_for(self, &w, RS_SIZE_HEADER, 0) >= RS_SIZE_HEADER;
+    }
+    if (there) {
         uint8_t head[RS_SIZE_HEADER];
         rs_ring_peek(&self->ring, 0, head, RS_SIZE_HEADER);
         len = frame_length(head);
@@ -157,7 +173,7 @@ static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint
     }
     end_wait(self, &w);
     if (asked <= ns || answer)
-        patience_learn(&self->patience, answer && got == len);
+        patience_learn(&self->patience, answer && got == len && !dozed);
     end(self);
     if (!answer)
         return NULL;

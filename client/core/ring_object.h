@@ -17,7 +17,7 @@ typedef struct {
     int broken; /* the other half holds nonsense, or what came is no frame */
     uint32_t frame_limit;
     uint64_t next_id;
-    struct patience patience;
+    struct patience patience, doze; /* to spin, and then to sleep here */
     uint64_t written;  /* bytes so far */
     uint64_t begun;    /* as many when the last call() or exchange() began */
     uint64_t skipped;  /* bytes of whole frames that recv() has not returned, since it was asked */
@@ -60,6 +60,9 @@ void end(Ring *self);
 
 /* Have recv() return these first. -1 with an exception. */
 int keep(Ring *self, const void *bytes, uint32_t n);
+
+/* Sleep a little, until something comes. Whether something has. */
+int doze(Ring *self);
 
 /* Whether the next byte in the ring is the first of a frame. */
 int between_frames(const Ring *self);

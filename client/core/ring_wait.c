@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -132,6 +133,30 @@ int keep(Ring *self, const void *bytes, uint32_t n) {
     memcpy(self->inbox + self->inbox_len, bytes, n);
     self->inbox_len += n;
     return 0;
+}
+
+int doze(Ring *self) {
+    uint64_t ns = patience_now(&self->doze);
+    struct timespec time = {0, (long)ns};
+    struct pollfd fd = {self->socket, POLLIN, 0};
+    uint8_t heard[sizeof bell];
+    self->busy = 1;
+    rs_ring_park(&self->ring, RS_PARKED_DATA);
+    if (!rs_ring_available(&self->ring)) {
+        Py_BEGIN_ALLOW_THREADS
+        ppoll(&fd, 1, &time, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    rs_ring_unpark(&self->ring);
+    self->busy = 0;
+    /* The bell was for us. What else may be there is for whoever reads the socket. */
+    if (fd.revents & POLLIN &&
+        recv(self->socket, heard, sizeof heard, MSG_PEEK | MSG_DONTWAIT) == sizeof heard &&
+        memcmp(heard, bell, sizeof bell) == 0)
+        (void)!recv(self->socket, heard, sizeof heard, MSG_DONTWAIT);
+    int come = rs_ring_available(&self->ring) != 0;
+    patience_learn(&self->doze, come);
+    return come;
 }
 
 int between_frames(const Ring *self) {

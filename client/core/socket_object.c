@@ -11,7 +11,7 @@
 
 enum {
     ROOM = 65536,
-    LOOKED_NS = 10000 /* looked for the answer again and again; then slept, for as long as allowed */
+    LOOKED_NS = 10000 /* looked for an answer again and again at most, before sleeping */
 };
 
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
     struct outs outs;  /* of that request, if it was a call */
     PyObject *steps;   /* the same of a batch; NULL for a call */
     int brief;
-    struct patience patience;
+    struct patience patience, doze; /* to look again and again, and then to sleep here */
     PyObject *kept;    /* what take() returns first, if there is anything */
 } Socket;
 
@@ -40,6 +40,7 @@ static int socket_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->frame_limit = limit;
     self->next_id = 1;
     patience_set(&self->patience, spin_us);
+    patience_set(&self->doze, DOZE_US);
     return 0;
 }
 
@@ -146,18 +147,21 @@ static int await_answer(Socket *self) {
     uint64_t ns = patience_now(&self->patience), start = ns ? now_ns() : 0, spent = 0;
     struct pollfd fd = {self->fd, POLLIN, 0};
     int come = 0;
-    while (spent < ns && spent < LOOKED_NS && !come) {
+    if (ns > LOOKED_NS)
+        ns = LOOKED_NS;
+    while (spent < ns && !come) {
         come = poll(&fd, 1, 0);
         spent = now_ns() - start;
     }
-    if (!come && spent < ns) {
-        struct timespec left = {0, (long)(ns - spent)};
-        Py_BEGIN_ALLOW_THREADS
-        come = ppoll(&fd, 1, &left, NULL);
-        Py_END_ALLOW_THREADS
-    }
     if (ns)
         patience_learn(&self->patience, come > 0);
+    if (!come) {
+        struct timespec time = {0, (long)patience_now(&self->doze)};
+        Py_BEGIN_ALLOW_THREADS
+        come = ppoll(&fd, 1, &time, NULL);
+        Py_END_ALLOW_THREADS
+        patience_learn(&self->doze, come > 0);
+    }
     return come > 0;
 }
 

@@ -1,7 +1,7 @@
 #include "wire.h"
 
 PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_step;
-PyObject *name_data, *name_size, *name_batch, *name_index, *name_number, *name_args, *name_ok,
+PyObject *name_data, *name_size, *name_ledger, *name_index, *name_number, *name_args, *name_ok,
     *name_on_error, *name_undo, *name_stop, *name_continue;
 
 int patience_set_us(struct patience *p, PyObject *value) {

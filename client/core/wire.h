@@ -19,7 +19,7 @@ enum {
 /* The classes of arguments that are more than a number, and of a step, as setup() was told. */
 extern PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_step;
 /* Names of attributes, interned. */
-extern PyObject *name_data, *name_size, *name_batch, *name_index, *name_number, *name_args,
+extern PyObject *name_data, *name_size, *name_ledger, *name_index, *name_number, *name_args,
     *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue;
 
 /* What the outputs of a call may be. */
@@ -43,6 +43,7 @@ struct patience {
 };
 
 enum {
+    DOZE_US = 100, /* slept at most before trio's loop is gone through, which costs as much */
     FRACTION = 32, /* of the longest: the shortest, where it seldom pays */
     TRY_EVERY = 16 /* and how often the longest is tried */
 };

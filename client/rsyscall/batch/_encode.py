@@ -42,12 +42,12 @@ class Encoded:
 
 def _argument(batch: Steps, index: int, arg: SyscallArgument, *, undo: bool) -> Argument:
     match arg:
-        case Step(batch=owner):
-            if owner is not batch or arg.index >= index:
+        case Step(ledger=owner):
+            if owner is not batch.ledger or arg.index >= index:
                 raise ValueError(f"step {index}: {arg!r} is no earlier step of this batch")
             return Ref(arg.index)
         case StepOutput(step=step, offset=offset):
-            if step.batch is not batch or step.index >= index + undo:
+            if step.ledger is not batch.ledger or step.index >= index + undo:
                 raise ValueError(f"step {index}: {arg!r} is no earlier step of this batch")
             return Ref(step.index, offset, 4)
         case Parameter(batch=owner):
@@ -106,7 +106,7 @@ def encode(batch: Steps, flags: BatchFlag, *, numbers: bool) -> Encoded:
 
     numbers: whether the calls that it makes are to be noted in its program.
     """
-    fast = encode_batch(batch, batch.steps, int(flags))
+    fast = encode_batch(batch.ledger, batch.steps, int(flags))
     if isinstance(fast, tuple):
         frame, reserved, outs = fast
         program = Program.known(reserved, outs, brief=bool(flags & BatchFlag.BRIEF))

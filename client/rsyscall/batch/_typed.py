@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import rsyscall.far
 from rsyscall import near
 from rsyscall.batch.step import (
+    Ledger,
     OnError,
     Parameter,
     Step,
@@ -71,6 +72,7 @@ def _key(mapping: MemoryMapping) -> object:
 class TypedSteps(abc.ABC):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
+    ledger: Ledger
     steps: list[Step[Any]]
     used: list[BaseFileDescriptor | MemoryMapping]
     ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
@@ -110,7 +112,7 @@ class TypedSteps(abc.ABC):
         if mapping in self.gone:
             raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")
         length = mapping.args[1] if mapping.number == SYS.mmap else None
-        if mapping.batch is not self or not isinstance(length, int):
+        if mapping.ledger is not self.ledger or not isinstance(length, int):
             raise ValueError(f"mapping: {mapping!r} is no mmap of this batch")
         return mapping, length
 

@@ -10,7 +10,7 @@ import trio
 from rsyscall.batch._encode import encode
 from rsyscall.batch._typed import TypedSteps
 from rsyscall.batch.result import BatchResult
-from rsyscall.batch.step import BatchError, OnError, Parameter, Step, Success, Undo
+from rsyscall.batch.step import Ledger, OnError, Parameter, Step, Success, Undo
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.near.sysif import SyscallArgument, SyscallSendError
 from rsyscall.near.typed import TypedCall
@@ -49,14 +49,12 @@ class Batch(TypedSteps):
         self.gone: set[object] = set()
         self.parameters: list[Parameter] = []
         self._lengths: dict[int, Parameter] = {}
-        self._result: BatchResult | None = None
+        self.ledger = Ledger()
 
     @property
     def result(self) -> BatchResult:
         """The results of the last run; BatchError if there is none."""
-        if self._result is None:
-            raise BatchError("the batch has not run")
-        return self._result
+        return self.ledger.get()
 
     def parameter(self, name: str) -> Parameter:
         """A number, name or data to be given at each run of the prepared batch, by this name.
@@ -95,7 +93,7 @@ class Batch(TypedSteps):
         ok, on_error, undo: see StepOptions. Nothing is checked before the batch is sent.
         """
         steps = self.steps
-        step: Step[int] = Step(self, len(steps), number, args, ok, on_error, undo, None)
+        step: Step[int] = Step(self.ledger, len(steps), number, args, ok, on_error, undo, None)
         steps.append(step)
         return step
 
@@ -109,7 +107,7 @@ class Batch(TypedSteps):
     ) -> Step[T]:
         """A typed call as a step."""
         steps = self.steps
-        step = Step(self, len(steps), call.number, call.args, ok, on_error, undo, call)
+        step = Step(self.ledger, len(steps), call.number, call.args, ok, on_error, undo, call)
         steps.append(step)
         if call.handle:
             self.makers.append(step)
@@ -147,9 +145,9 @@ class Batch(TypedSteps):
 
     def finish(self, result: BatchResult) -> None:
         """Take the results."""
-        self._result = result
+        self.ledger.result = result
         if self.makers:
-            result.settle()
+            result.settle(self.makers)
         if self.ended:
             self.revive_handles(result)
 
@@ -173,7 +171,7 @@ class BoundBatch(Batch):
         traceback: TracebackType | None,
     ) -> None:
         """Run it, unless the block has failed; see run."""
-        if exc_type is None and self._result is None:
+        if exc_type is None and self.ledger.result is None:
             await self.run()
 
     async def run(self) -> BatchResult:
@@ -199,5 +197,5 @@ class BoundBatch(Batch):
             raise
         result = BatchResult(self, self.task, reply, encoded.program.outs)
         self.finish(result)
-        result.raise_failure()
+        result.raise_failure(self.steps)
         return result

@@ -165,7 +165,7 @@ class PreparedBatch:
             if not result.ended(step):
                 handle.revive()
         batch.finish(result)
-        result.raise_failure()
+        result.raise_failure(batch.steps)
         return result.values if array else result
 
     async def unprepare(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rsyscall.batch.step import BatchError, Step
@@ -33,7 +34,7 @@ class BatchResult:
 
     def __init__(self, batch: Batch, task: Task, reply: Batched, outs: list[Any]) -> None:
         """outs: of each step, what its outputs may be; as many come of those that were started."""
-        self._batch = batch
+        self._key = batch.ledger.key
         self._task = task
         self._reply = reply
         self._values: array[int] | None = None
@@ -43,6 +44,10 @@ class BatchResult:
         self._unwanted: list[object] = []
         self.stopped: int = reply.stopped
         self.started: int = min(reply.stopped + 1, len(outs))
+        #: The steps that made what the batch itself has closed or unmapped.
+        self._gone: Collection[int] = ()
+        if batch.closers:
+            self._gone = {i for i, closer in batch.closers.items() if self.ended(closer)}
 
     @property
     def values(self) -> array[int]:
@@ -76,7 +81,7 @@ class BatchResult:
             return code != Status.FAILED
 
     def _check(self, step: Step[object]) -> None:
-        if step.batch is not self._batch:
+        if step.ledger.key is not self._key:
             raise BatchError(f"{step!r} belongs to another batch")
         if step.index >= len(self._out_counts):
             raise BatchError(f"{step!r}: it was added after the batch had run")
@@ -140,23 +145,20 @@ class BatchResult:
         if step.call is None:
             return value
         made = step.call.convert(self._task, value, self.outs(step) if step.call.outs else ())
-        if step.call.handle and self._is_ended(step.index):
+        if step.call.handle and step.index in self._gone:
             if isinstance(made, BaseFileDescriptor):
                 made.forget()
             elif isinstance(made, MemoryMapping):
                 made.mark_unmapped()
         return made
 
-    def _is_ended(self, index: int) -> bool:
-        """Whether the batch itself has closed or unmapped what the step has made."""
-        closer = self._batch.closers.get(index)
-        return closer is not None and self.ended(closer)
-
-    def settle(self) -> None:
-        """Make the handles of all that was made and is still there."""
-        for step in self._batch.makers:
+    def settle(self, makers: list[Step[Any]]) -> None:
+        """Make the handles of all that these steps have made and that is still there."""
+        for step in makers:
+            if step.index in self._gone:
+                continue
             code = self.code(step.index)
-            if code in (Status.NOT_STARTED, Status.UNDONE) or self._is_ended(step.index):
+            if code in (Status.NOT_STARTED, Status.UNDONE):
                 continue
             try:
                 if code != Status.FAILED:
@@ -167,9 +169,9 @@ class BatchResult:
             except BatchError:  # brief: nobody can know what it made
                 continue
 
-    def raise_failure(self) -> None:
+    def raise_failure(self, steps: list[Step[Any]]) -> None:
         """Raise the error of the step that stopped the batch, if one did."""
         if self.stopped < len(self._out_counts):
-            error = self.error(self._batch.steps[self.stopped])
+            error = self.error(steps[self.stopped])
             if error is not None:
                 raise error

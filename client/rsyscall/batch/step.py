@@ -10,11 +10,13 @@ from rsyscall_protocol import Status
 
 if TYPE_CHECKING:
     from rsyscall.batch.batch import Batch
+    from rsyscall.batch.result import BatchResult
     from rsyscall.near.typed import TypedCall
 
 __all__ = [
     "RESULT",
     "BatchError",
+    "Ledger",
     "OnError",
     "Parameter",
     "Step",
@@ -101,17 +103,39 @@ class StepOutput(Placeholder):
         return f"<int at byte {self.offset} of the output of step {self.step.index}>"
 
 
+class Ledger:
+    """Which batch a step belongs to, and the results of its last run.
+
+    Steps have this and not their batch, which has them: without a circle a batch that is no longer
+    needed is gone at once, and its memory still warm when the next one is made.
+    """
+
+    __slots__ = ("key", "result")
+
+    def __init__(self) -> None:
+        """Nothing has run yet."""
+        #: The same object for the results of the same batch, and for nothing else.
+        self.key = object()
+        self.result: BatchResult | None = None
+
+    def get(self) -> BatchResult:
+        """The results; BatchError if there are none."""
+        if self.result is None:
+            raise BatchError("the batch has not run")
+        return self.result
+
+
 class Step(Placeholder, Generic[T_co]):
     """One call of a batch: its result, for later steps and once the batch has run.
 
-    index: its place, from 0. number, args: the call.
+    index: its place, from 0. number, args: the call. ledger: which batch that is.
     """
 
-    __slots__ = ("args", "batch", "call", "index", "number", "ok", "on_error", "undo")
+    __slots__ = ("args", "call", "index", "ledger", "number", "ok", "on_error", "undo")
 
     def __init__(
         self,
-        batch: Batch,
+        ledger: Ledger,
         index: int,
         number: int,
         args: tuple[SyscallArgument, ...],
@@ -121,7 +145,7 @@ class Step(Placeholder, Generic[T_co]):
         call: TypedCall[T_co] | None,
     ) -> None:
         """Only a batch makes them."""
-        self.batch: Batch = batch
+        self.ledger: Ledger = ledger
         self.index: int = index
         self.number: int = number
         self.args: tuple[SyscallArgument, ...] = args
@@ -143,22 +167,22 @@ class Step(Placeholder, Generic[T_co]):
 
         BatchError if it was not done, or was undone, or the batch has not run.
         """
-        return self.batch.result[self]
+        return self.ledger.get()[self]
 
     @property
     def result(self) -> int:
         """The number that the call returned, -errno if it failed; BatchError as for value."""
-        return self.batch.result.number(self)
+        return self.ledger.get().number(self)
 
     @property
     def outs(self) -> tuple[bytes, ...]:
         """The outputs of the call, in the order of its arguments; BatchError as for value."""
-        return self.batch.result.outs(self)
+        return self.ledger.get().outs(self)
 
     @property
     def status(self) -> Status:
         """What became of it; BatchError if the batch has not run."""
-        return self.batch.result.status(self)
+        return self.ledger.get().status(self)
 
     def __repr__(self) -> str:
         """For people."""
