@@ -60,6 +60,8 @@ __all__ = ["Link"]
 _RECV_SIZE = 65536
 _CONTROL_SIZE = socket.CMSG_SPACE(Limits().fds * 4)
 _LOOK_AGAIN_SECONDS = 1.0
+#: What was in the socket when a frame was published has been read by then: more than it can hold.
+_MOST_READS = 64
 # Where the id of a request stands in a frame that was encoded with eight bytes of room for it.
 _ID = struct.Struct(">Q")
 _ID_AT = Size.HEADER + 3
@@ -291,7 +293,10 @@ class Link:
         return True
 
     def _receive_ring(self, ring: _Ring, *, woken: bool) -> bool:
-        ended = woken and self._receive_side()
+        brought = ended = False
+        if woken:
+            # If nothing can be sent any more we want the server's last word, behind whatever it is.
+            brought, ended = self._receive_side(_MOST_READS if self._gone else 1)
         if self._dead is not None:
             return True
         try:
@@ -301,41 +306,48 @@ class Link:
         self._connection.advance(ring.take_skipped())
         if data:
             self._connection.receive(data)
-            ended |= self._dispatch_ring()
+            self._dispatch_ring()
         if self._dead is None:
             self._flush()
         if ended and self._dead is None:
             self._connection.receive(b"")
             self._dispatch_all()
-        return bool(data) or ended
+        return bool(data) or brought or ended
 
-    def _dispatch_ring(self) -> bool:
-        """Hand out what has come through the ring; True if the socket is found to have ended."""
-        ended = False
+    def _dispatch_ring(self) -> None:
+        """Hand out what has come through the ring."""
         self._dispatch_all()
-        if self._connection.wants_fds and self._dead is None:
-            # They were sent before the frame was published: they are there.
-            ended = self._receive_side()
-            self._dispatch_all()
-            if self._connection.wants_fds and self._dead is None:
+        while self._connection.wants_fds and self._dead is None:
+            # They were sent before the frame was published: they are there. If the socket ends
+            # behind them, whoever reads will see that again, once the ring holds nothing more.
+            brought, _ = self._receive_side(_MOST_READS)
+            if not brought:
                 raise RemoteProtocolError(ErrorCode.FDS, "a frame without its descriptors")
-        return ended
+            self._dispatch_all()
 
-    def _receive_side(self) -> bool:
-        """Read what came over the socket beside the ring; True if that has ended."""
-        while self._side is not None and (got := self._from_socket()) is not None:
+    def _receive_side(self, most: int) -> tuple[bool, bool]:
+        """Read what came over the socket beside the ring.
+
+        Returns whether that was anything but bells, and whether the socket has ended. most: how
+        many reads to make in search of the former; for the server may ring for ever.
+        """
+        for _ in range(most):
+            got = None if self._side is None else self._from_socket()
+            if self._side is None or got is None:
+                break
             data, fds, truncated = got
             if not data:
-                return True
+                return False, True
             packets, error = self._side.receive(data, fds)
-            for packet in packets:
-                self._connection.receive_fds(packet)
+            if packets:
+                self._connection.receive_fds(packets)
             if truncated:
                 raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
             if error is not None:
                 self._dispatch(error)
-                return False
-        return False
+            if packets or error is not None:
+                return True, False
+        return False, False
 
     def _dispatch_all(self) -> None:
         while self._dead is None and (event := self._connection.next_event()) is not NEED_DATA:
@@ -574,6 +586,9 @@ class Link:
         while waiter.reply is None and self._dead is None:
             if self._receive(woken=woken):
                 woken = False
+                if due() and waiter.reply is None:  # the server may publish byte by byte
+                    with trio.CancelScope(shield=True):
+                        await pause()
                 continue
             ring = self._ring
             if ring is not None:
