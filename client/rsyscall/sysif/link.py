@@ -285,8 +285,7 @@ class Link:
             self._connection.receive(data, fds, truncated=truncated)
             self._dispatch_all()
         except RemoteProtocolError as exc:
-            self._last_word(exc)
-            self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
+            self._break(exc)
             return True
         if fds:
             self._close_unclaimed()
@@ -374,9 +373,11 @@ class Link:
             reason = f"the server refused: {event.code.name}: {text}"
             self._die(Dead(reason, RemoteProtocolError(event.code, reason, event.offset)))
 
-    def _last_word(self, exc: RemoteProtocolError) -> None:
+    def _break(self, exc: RemoteProtocolError) -> None:
+        """End the connection with a last word, because the server broke a rule."""
         with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
             self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
+        self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
 
     # ---- requests ----
 
@@ -531,8 +532,7 @@ class Link:
             self._connection.receive(frame)
             self._dispatch_ring()
         except RemoteProtocolError as exc:
-            self._last_word(exc)
-            self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
+            self._break(exc)
 
     async def _exchange(self, make: Callable[[int], Request]) -> Result:
         reply = await self.exchange(make)
