@@ -31,6 +31,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall.near.types import FileDescriptor
 from rsyscall.sysif._frames import Dead, Frame, Waiter, never, unknown_end
+from rsyscall.sysif._queue import Queue
 from rsyscall.sysif.ring import SharedHalves, spin_us
 from rsyscall_protocol import (
     NEED_DATA,
@@ -96,7 +97,7 @@ class Link:
         self._reader: Waiter | None = None  # whose task sleeps on the socket
         self._sleep = trio.CancelScope()  # and what ends that
         self._flushing = False
-        self._room = trio.lowlevel.ParkingLot()  # requests that the limits do not admit yet
+        self._room = Queue()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
         self._gone = False  # nothing more can be sent
         self._forked = False
@@ -162,7 +163,7 @@ class Link:
         self._close_unclaimed()
         for waiter in self._waiters.values():
             self._wake(waiter)
-        self._room.unpark_all()
+        self._room.end()
 
     def _close_socket(self) -> None:
         if self._sock.fileno() >= 0:
@@ -364,7 +365,7 @@ class Link:
             elif isinstance(event, Result):  # its caller was torn away by KeyboardInterrupt
                 for fd in event.fds:
                     os.close(fd)
-            self._room.unpark_all()
+            self._room.wake()
         elif isinstance(event, Error):
             # It will stand in a terminal or a log, and they may obey what is not printable.
             text = "".join(
@@ -398,8 +399,8 @@ class Link:
     async def _admit(self, has_room: Callable[[], bool]) -> None:
         """Wait until the limits admit a request."""
         await checkpoint()
-        while self._dead is None and not has_room():
-            await self._room.park()
+        if self._dead is None and (self._room or not has_room()):
+            await self._room.wait(has_room)
         if self._forked:
             raise ForkedError("the connection belongs to the process we were forked from")
         if self._dead is not None:
