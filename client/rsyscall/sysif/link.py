@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -225,7 +226,10 @@ class Link:
                         return
                 else:
                     self._out.popleft()
-        except OSError:
+        except OSError as exc:
+            if self._refused(exc):
+                self._flush()
+                return
             if self._gone:
                 return  # the loop below has read on, and tried to send
             # The peer is gone; what it said last, perhaps why, is still to be read.
@@ -233,6 +237,26 @@ class Link:
             while self._dead is None and self._receive(woken=True):
                 pass
             self._die(Dead(""))
+
+    def _refused(self, exc: OSError) -> bool:
+        """Whether it was for its descriptors that the next frame could not be sent.
+
+        Nothing of it has left then: it ends alone.
+        """
+        frame = self._out[0]
+        theirs = exc.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+        if theirs or not frame.fds or frame.waiter is None or self._sock.fileno() < 0:
+            return False
+        ids = [id_ for id_, waiter in self._waiters.items() if waiter is frame.waiter]
+        if not ids:
+            return False
+        self._out.popleft()
+        self._connection.forget(ids[0])
+        exc.add_note("while sending the file descriptors of a call (fds); nothing was sent")
+        frame.waiter.reply = exc
+        self._wake(frame.waiter)
+        self._room.wake()
+        return True
 
     def _to_socket(self, data: memoryview | bytes, fds: tuple[int, ...]) -> int | None:
         """How many bytes the socket took, or None if it is full."""
@@ -576,6 +600,8 @@ class Link:
                         self._wake(other)
                         break
         if waiter.reply is not None:
+            if isinstance(waiter.reply, OSError):
+                raise waiter.reply
             return waiter.reply
         hangup = await self._explain()
         if waiter.sent or self._dead is None:

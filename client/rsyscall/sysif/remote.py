@@ -255,6 +255,9 @@ class RemoteSyscallInterface(Link, SyscallInterface):
         while values and type(values[-1]) is int and values[-1] == 0:
             values.pop()  # what is not there is zero
         flat, nr, sent = flatten(values), int(number), tuple(fds)
+        for i, fd in enumerate(sent):
+            if not 0 <= fd < 2**31:
+                raise ValueError(f"fds[{i}]: {fd} is not the number of a file descriptor")
         flags = CallFlag.RETURN_FD if return_fd else CallFlag.NONE
         result = await self._exchange(lambda id_: Call(id_, nr, flat, flags, sent))
         check_reply(nr, args, result.value)
