@@ -365,8 +365,10 @@ static PyObject *get_consumed(PyObject *object, void *unused) {
 static PyObject *get_ready(PyObject *object, void *unused) {
     Ring *self = (Ring *)object;
     (void)unused;
+    /* Nonsense is something to look at, too. */
     return PyBool_FromLong(self->halves[0] &&
-                           (self->inbox_len || rs_ring_available(&self->ring)));
+                           (self->inbox_len || rs_ring_available(&self->ring) ||
+                            rs_ring_room(&self->ring) == UINT32_MAX));
 }
 
 static PyObject *get_last_id(PyObject *object, void *unused) {
@@ -407,6 +409,7 @@ static PyGetSetDef ring_getset[] = {
 };
 
 static PyMemberDef ring_members[] = {
+    {"rung", T_INT, offsetof(Ring, rung), 0, NULL},
     {"begun", T_ULONGLONG, offsetof(Ring, begun), READONLY, NULL},
     {"written", T_ULONGLONG, offsetof(Ring, written), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

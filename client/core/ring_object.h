@@ -14,6 +14,7 @@ typedef struct {
     int socket;
     int busy;   /* a call spins without the interpreter's lock */
     int parked; /* somebody sleeps until the bell: what for, RS_PARKED_* */
+    int rung;   /* something came over the socket while we slept here, and is still there */
     int broken; /* the other half holds nonsense, or what came is no frame */
     uint32_t frame_limit;
     uint64_t next_id;

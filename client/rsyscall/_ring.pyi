@@ -42,6 +42,7 @@ class Socket:
     def ready(self) -> bool: ...
 
 class Ring:
+    rung: int
     begun: int
     written: int
     spin_us: int

@@ -309,9 +309,16 @@ class Connection:
         self._buffer += data
         self._truncated |= truncated
 
-    def receive_fds(self, fds: Sequence[Any]) -> None:
-        """Take the next packet of descriptors that came beside a ring."""
-        self._packets.append((0, 0, list(fds)))
+    def receive_fds(self, packets: Sequence[Sequence[Any]]) -> None:
+        """Take the next packets of descriptors that came beside a ring.
+
+        RemoteProtocolError if they are more than a client has asked for: its table must not fill.
+        """
+        self._packets += ((0, 0, list(fds)) for fds in packets)
+        if self.role is Role.CLIENT:
+            due = sum(pending.returns_fd for pending in self._pending.values())
+            if sum(len(packet) for _, _, packet in self._packets) > due:
+                raise RemoteProtocolError(ErrorCode.FDS, "more file descriptors than are asked for")
 
     def next_event(self) -> Event | NeedData | None:
         """The next event; NEED_DATA when there is none yet; None at the end of the stream.

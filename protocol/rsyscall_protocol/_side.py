@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from rsyscall_protocol._events import Bell, Error, Fds
 from rsyscall_protocol._limits import Limits
 
 _ALLOWED = frozenset({MessageType.BELL, MessageType.FDS, MessageType.ERROR})
+_BELL = HEADER.pack(HEADER_TAG, 2) + encode(Bell())
+_BELLS = re.compile(b"(?:" + re.escape(_BELL) + b")+")
 
 
 class SideChannel:
@@ -24,7 +27,7 @@ class SideChannel:
     read brought, and returns whole packets of descriptors and an Error, if there is one.
     """
 
-    BELL = HEADER.pack(HEADER_TAG, 2) + encode(Bell())
+    BELL = _BELL
 
     def __init__(self, limits: Limits) -> None:
         """Nothing has gone either way yet."""
@@ -56,6 +59,10 @@ class SideChannel:
             self._packets.append((start, start + len(data), list(fds)))
         self._buffer += data
         while len(self._buffer) >= Size.HEADER:
+            if bells := _BELLS.match(self._buffer):  # all at once: there may be any number
+                del self._buffer[: bells.end()]
+                self._position += bells.end()
+                continue
             tag, length = HEADER.unpack_from(self._buffer)
             if tag != HEADER_TAG or length > Size.SIDE_MAX:
                 self._refuse("beside the ring: neither a BELL nor an FDS")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -318,3 +319,22 @@ async def played(
         finally:
             await sysif.close_interface()
             server.ring.close()
+
+
+def last_words(sock: socket.socket) -> Error:
+    """The client's, behind any bells; nothing but the end of its stream follows."""
+    sock.settimeout(20)
+    heard = bytearray()
+    with contextlib.suppress(ConnectionResetError):  # it has not read all that we said
+        while part := sock.recv(4096):
+            heard += part
+    said: list[object] = []
+    while heard:
+        tag, length = struct.unpack_from(">BI", heard)
+        assert tag == 0xCE
+        said.append(decode(bytes(heard[Size.HEADER : Size.HEADER + length]), Limits()))
+        del heard[: Size.HEADER + length]
+    *bells, error = said
+    assert all(bell == Bell() for bell in bells), bells
+    assert isinstance(error, Error)
+    return error

@@ -12,6 +12,7 @@ import trio.testing
 
 from e2e.servers import event
 from ring.raw import DATA, ROOM, Played, played
+from ring.spinning import spin_for
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall_protocol import (
     Call,
@@ -22,14 +23,6 @@ from rsyscall_protocol import (
     SideChannel,
     Write,
 )
-
-
-def spin_for(sysif: RemoteSyscallInterface, us: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the client spin so long, however many CPUs there are."""
-    ring = sysif._ring  # pyright: ignore[reportPrivateUsage]
-    assert ring is not None
-    ring.spin_us = us
-    monkeypatch.setattr("rsyscall.sysif.link.spin_us", lambda: us)
 
 
 async def blocked(sysif: RemoteSyscallInterface, server: Played) -> Call:

@@ -14,7 +14,18 @@ import trio.testing
 
 from rsyscall.near.sysif import SyscallHangup, SyscallSendHangup
 from rsyscall.sysif.remote import RemoteSyscallInterface
-from rsyscall_protocol import Call, Connection, Event, Feature, Hello, Limits, Out, Result, Role
+from rsyscall_protocol import (
+    Call,
+    Connection,
+    Event,
+    Feature,
+    Hello,
+    Limits,
+    Out,
+    Request,
+    Result,
+    Role,
+)
 from wire import SECONDS
 
 
@@ -148,3 +159,66 @@ async def test_calls_that_wait_for_room_are_not_sent_when_the_connection_is_clos
         await trio.testing.wait_all_tasks_blocked()
         sysif.close()
     assert sorted(ends, key=str) == [SyscallHangup, SyscallSendHangup, SyscallSendHangup]
+
+
+async def test_calls_that_wait_for_room_are_woken_one_by_one_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each looks a few times whether it is its turn, and not once for every result there is."""
+    calls, looks = 300, 0
+    async with played(Limits(outstanding=2)) as (sysif, server), trio.open_nursery() as nursery:
+        connection = sysif._connection  # pyright: ignore[reportPrivateUsage]
+        has_room = connection.has_room
+
+        def counted(request: Request) -> bool:
+            nonlocal looks
+            looks += 1
+            return has_room(request)
+
+        monkeypatch.setattr(connection, "has_room", counted)
+        for number in range(calls):
+            nursery.start_soon(sysif.syscall, number)
+            await trio.testing.wait_all_tasks_blocked()
+        for number in range(calls):
+            request = await server.hear()
+            assert isinstance(request, Call)
+            assert request.nr == number
+            server.say(Result(request.id, 0))
+    assert looks < 5 * calls
+
+
+async def test_a_small_call_does_not_overtake_a_large_one_that_waits_for_room() -> None:
+    async with played(Limits(window=8192)) as (sysif, server), trio.open_nursery() as nursery:
+        small = [Out(1000)]
+        cancelled = trio.CancelScope()
+
+        async def give_up() -> None:
+            with cancelled:
+                await sysif.call(5, [Out(8000)])
+
+        for number, args in enumerate([[Out(4000)], small, [Out(5000)], small]):
+            nursery.start_soon(sysif.call, number, args)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(give_up)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(sysif.call, 6, small)
+        await trio.testing.wait_all_tasks_blocked()
+        first, second = await server.hear(), await server.hear()
+        assert isinstance(first, Call)
+        assert isinstance(second, Call)
+        server.say(Result(second.id, 0, (bytes(1000),)))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(BlockingIOError):  # no room for 5000 yet
+            server.socket.recv(1, socket.MSG_DONTWAIT)
+        server.say(Result(first.id, 0, (bytes(4000),)))
+        third, fourth = await server.hear(), await server.hear()
+        assert isinstance(third, Call)
+        assert isinstance(fourth, Call)
+        assert (third.nr, fourth.nr) == (2, 3)
+        cancelled.cancel()  # the first of the queue: the next takes its turn
+        last = await server.hear()
+        assert isinstance(last, Call)
+        assert last.nr == 6
+        for request, size in (third, 5000), (fourth, 1000), (last, 1000):
+            server.say(Result(request.id, 0, (bytes(size),)))
+    assert cancelled.cancelled_caught

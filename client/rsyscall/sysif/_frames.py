@@ -20,6 +20,8 @@ __all__ = ["Dead", "Frame", "Waiter", "never", "unknown_end"]
 class Waiter:
     """A request on its way: whether its first byte has left, and the reply once it is there.
 
+    The reply is an OSError if it could not be sent, and nothing of it was.
+
     begun: in a ring, how many bytes had been written before it; the server has it once it has read
     more.
     """
@@ -28,7 +30,7 @@ class Waiter:
 
     def __init__(self) -> None:
         """Nothing has happened yet."""
-        self.reply: Result | Batched | None = None
+        self.reply: Result | Batched | OSError | None = None
         self.sent = False
         self.begun: int | None = None
         self.task: trio.lowlevel.Task | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -32,6 +33,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall.near.types import FileDescriptor
 from rsyscall.sysif._frames import Dead, Frame, Waiter, never, unknown_end
+from rsyscall.sysif._queue import Queue
 from rsyscall.sysif.ring import SharedHalves, spin_us
 from rsyscall_protocol import (
     NEED_DATA,
@@ -59,6 +61,8 @@ from rsyscall_protocol._pending import Program
 __all__ = ["Link"]
 
 _LOOK_AGAIN_SECONDS = 1.0
+#: What was in the socket when a frame was published has been read by then: more than it can hold.
+_MOST_READS = 64
 # Where the id of a request stands in a frame that was encoded with eight bytes of room for it.
 _ID = struct.Struct(">Q")
 _ID_AT = Size.HEADER + 3
@@ -94,7 +98,7 @@ class Link:
         self._reader: Waiter | None = None  # whose task sleeps on the socket
         self._sleep = trio.CancelScope()  # and what ends that
         self._flushing = False
-        self._room = trio.lowlevel.ParkingLot()  # requests that the limits do not admit yet
+        self._room = Queue()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
         self._gone = False  # nothing more can be sent
         self._forked = False
@@ -160,7 +164,7 @@ class Link:
         self._close_unclaimed()
         for waiter in self._waiters.values():
             self._wake(waiter)
-        self._room.unpark_all()
+        self._room.end()
 
     def _close_socket(self) -> None:
         if self._sock.fileno() >= 0:
@@ -224,7 +228,10 @@ class Link:
                         return
                 else:
                     self._out.popleft()
-        except OSError:
+        except OSError as exc:
+            if self._refused(exc):
+                self._flush()
+                return
             if self._gone:
                 return  # the loop below has read on, and tried to send
             # The peer is gone; what it said last, perhaps why, is still to be read.
@@ -232,6 +239,26 @@ class Link:
             while self._dead is None and self._receive(woken=True):
                 pass
             self._die(Dead(""))
+
+    def _refused(self, exc: OSError) -> bool:
+        """Whether it was for its descriptors that the next frame could not be sent.
+
+        Nothing of it has left then: it ends alone.
+        """
+        frame = self._out[0]
+        theirs = exc.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+        if theirs or not frame.fds or frame.waiter is None or self._sock.fileno() < 0:
+            return False
+        ids = [id_ for id_, waiter in self._waiters.items() if waiter is frame.waiter]
+        if not ids:
+            return False
+        self._out.popleft()
+        self._connection.forget(ids[0])
+        exc.add_note("while sending the file descriptors of a call (fds); nothing was sent")
+        frame.waiter.reply = exc
+        self._wake(frame.waiter)
+        self._room.wake()
+        return True
 
     def _to_socket(self, data: memoryview | bytes, fds: tuple[int, ...]) -> int | None:
         """How many bytes the socket took, or None if it is full."""
@@ -271,7 +298,7 @@ class Link:
             if self._ring is not None:
                 return self._receive_ring(self._ring, woken=woken)
         except RemoteProtocolError as exc:
-            self._broken(exc)
+            self._break(exc)
             return True
         got = self._from_socket()
         if got is not None:
@@ -285,17 +312,16 @@ class Link:
             self._connection.receive(data, fds, truncated=truncated)
             self._dispatch_all()
         except RemoteProtocolError as exc:
-            self._broken(exc)
+            self._break(exc)
         else:
             if fds:
                 self._close_unclaimed()
 
-    def _broken(self, exc: RemoteProtocolError) -> None:
-        self._last_word(exc)
-        self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
-
     def _receive_ring(self, ring: _Ring, *, woken: bool) -> bool:
-        ended = woken and self._receive_side()
+        brought = ended = False
+        if woken:
+            # If nothing can be sent any more we want the server's last word, behind whatever it is.
+            brought, ended = self._receive_side(_MOST_READS if self._gone else 1)
         if self._dead is not None:
             return True
         try:
@@ -305,41 +331,48 @@ class Link:
         self._connection.advance(ring.take_skipped())
         if data:
             self._connection.receive(data)
-            ended |= self._dispatch_ring()
+            self._dispatch_ring()
         if self._dead is None:
             self._flush()
         if ended and self._dead is None:
             self._connection.receive(b"")
             self._dispatch_all()
-        return bool(data) or ended
+        return bool(data) or brought or ended
 
-    def _dispatch_ring(self) -> bool:
-        """Hand out what has come through the ring; True if the socket is found to have ended."""
-        ended = False
+    def _dispatch_ring(self) -> None:
+        """Hand out what has come through the ring."""
         self._dispatch_all()
-        if self._connection.wants_fds and self._dead is None:
-            # They were sent before the frame was published: they are there.
-            ended = self._receive_side()
-            self._dispatch_all()
-            if self._connection.wants_fds and self._dead is None:
+        while self._connection.wants_fds and self._dead is None:
+            # They were sent before the frame was published: they are there. If the socket ends
+            # behind them, whoever reads will see that again, once the ring holds nothing more.
+            brought, _ = self._receive_side(_MOST_READS)
+            if not brought:
                 raise RemoteProtocolError(ErrorCode.FDS, "a frame without its descriptors")
-        return ended
+            self._dispatch_all()
 
-    def _receive_side(self) -> bool:
-        """Read what came over the socket beside the ring; True if that has ended."""
-        while self._side is not None and (got := self._from_socket()) is not None:
+    def _receive_side(self, most: int) -> tuple[bool, bool]:
+        """Read what came over the socket beside the ring.
+
+        Returns whether that was anything but bells, and whether the socket has ended. most: how
+        many reads to make in search of the former; for the server may ring for ever.
+        """
+        for _ in range(most):
+            got = None if self._side is None else self._from_socket()
+            if self._side is None or got is None:
+                break
             data, fds, truncated = got
             if not data:
-                return True
+                return False, True
             packets, error = self._side.receive(data, fds)
-            for packet in packets:
-                self._connection.receive_fds(packet)
+            if packets:
+                self._connection.receive_fds(packets)
             if truncated:
                 raise RemoteProtocolError(ErrorCode.FDS, "file descriptors were truncated")
             if error is not None:
                 self._dispatch(error)
-                return False
-        return False
+            if packets or error is not None:
+                return True, False
+        return False, False
 
     def _dispatch_all(self) -> None:
         while self._dead is None and (event := self._connection.next_event()) is not NEED_DATA:
@@ -357,7 +390,7 @@ class Link:
             elif isinstance(event, Result):  # its caller was torn away by KeyboardInterrupt
                 for fd in event.fds:
                     os.close(fd)
-            self._room.unpark_all()
+            self._room.wake()
         elif isinstance(event, Error):
             # It will stand in a terminal or a log, and they may obey what is not printable.
             text = "".join(
@@ -366,9 +399,11 @@ class Link:
             reason = f"the server refused: {event.code.name}: {text}"
             self._die(Dead(reason, RemoteProtocolError(event.code, reason, event.offset)))
 
-    def _last_word(self, exc: RemoteProtocolError) -> None:
+    def _break(self, exc: RemoteProtocolError) -> None:
+        """End the connection with a last word, because the server broke a rule."""
         with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
             self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
+        self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
 
     # ---- requests ----
 
@@ -395,8 +430,8 @@ class Link:
     async def _admit(self, has_room: Callable[[], bool]) -> None:
         """Wait until the limits admit a request."""
         await checkpoint()
-        while self._dead is None and not has_room():
-            await self._room.park()
+        if self._dead is None and (self._room or not has_room()):
+            await self._room.wait(has_room)
         if self._forked:
             raise ForkedError("the connection belongs to the process we were forked from")
         if self._dead is not None:
@@ -511,7 +546,14 @@ class Link:
         """Take what came just before the core parked in place of the one who sleeps.
 
         While the core looks itself nobody rings, and it does not look again after it has parked.
+        While it sleeps the bell rings for it, and is left in the socket.
         """
+        if ring.rung:
+            ring.rung = 0
+            try:
+                self._receive_side(1)
+            except RemoteProtocolError as exc:
+                self._break(exc)
         if self._reading and ring.ready:
             self._receive()
 
@@ -533,7 +575,7 @@ class Link:
             self._connection.receive(frame)
             self._dispatch_ring()
         except RemoteProtocolError as exc:
-            self._broken(exc)
+            self._break(exc)
 
     async def _exchange(self, make: Callable[[int], Request]) -> Result:
         reply = await self.exchange(make)
@@ -570,6 +612,8 @@ class Link:
             finally:
                 self._stop_reading()
         if waiter.reply is not None:
+            if isinstance(waiter.reply, OSError):
+                raise waiter.reply
             return waiter.reply
         hangup = await self._explain()
         if waiter.sent or self._dead is None:
@@ -597,6 +641,9 @@ class Link:
         while waiter.reply is None and self._dead is None:
             if self._receive(woken=woken):
                 woken = False
+                if due() and waiter.reply is None:  # the server may publish byte by byte
+                    with trio.CancelScope(shield=True):
+                        await pause()
                 continue
             ring = self._ring
             if ring is not None:

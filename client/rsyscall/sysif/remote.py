@@ -6,6 +6,7 @@ answer. What does not fit there, or is not answered in time, goes the same way a
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from rsyscall._ring import setup
 from rsyscall.near.sysif import (
     Reply,
     SyscallArgument,
+    SyscallHangup,
     SyscallInterface,
     check_range,
     check_reply,
@@ -37,6 +39,7 @@ from rsyscall_protocol import (
     BatchFlag,
     Call,
     CallFlag,
+    ErrorCode,
     Feature,
     Hello,
     In,
@@ -44,6 +47,7 @@ from rsyscall_protocol import (
     Out,
     Prepare,
     Read,
+    RemoteProtocolError,
     Result,
     Ret,
     Ring,
@@ -120,27 +124,34 @@ class RemoteSyscallInterface(AloneLink, SyscallInterface):
                 fds = result.fds
                 shared = (fds[0], fds[1]) if len(fds) == 2 else halves
                 if shared is not None:
-                    try:
-                        self._ring = make_ring(
-                            size,
-                            self._sock.fileno(),
-                            self._core.last_id + 1,
-                            self._connection.limits.frame,
-                            shared,
-                        )
-                    except (OSError, ValueError) as exc:
-                        # The server has moved there already.
-                        self._die(Dead(f"the shared memory cannot be used: {exc}"))
-                        raise self._hangup() from exc
+                    self._ring = self._map_ring(size, shared)
                     self._halves = halves
                     self._side = SideChannel(self._connection.limits)
                     return
-                self._die(Dead("the server gave no shared memory"))
-                raise self._hangup()
+                raise self._no_ring("the server gave no shared memory")
             problem = OSError(-result.value, os.strerror(-result.value))
         if must:
             problem.add_note("while moving the connection into shared memory")
             raise problem
+
+    def _map_ring(self, size: int, halves: tuple[int, int] | SharedHalves) -> _Ring:
+        limits = self._connection.limits
+        most = min(limits.frame, limits.window)
+        try:
+            return make_ring(size, self._sock.fileno(), self._core.last_id + 1, most, halves)
+        except ValueError as exc:
+            raise self._no_ring(str(exc)) from exc
+        except OSError as exc:
+            # Of what was no memfd, or one that forbids it, the kernel says so; or it has no room.
+            if exc.errno in (errno.EINVAL, errno.EACCES, errno.EPERM):
+                raise self._no_ring(f"the memory of a ring is none: {exc}") from exc
+            self._die(Dead(f"the shared memory cannot be used: {exc}"))
+            raise self._hangup() from exc
+
+    def _no_ring(self, text: str) -> SyscallHangup:
+        """End the connection: the server has moved into memory that we cannot use."""
+        self._break(RemoteProtocolError(ErrorCode.RING, text))
+        return self._hangup()
 
     # ---- calls ----
 
@@ -173,8 +184,8 @@ class RemoteSyscallInterface(AloneLink, SyscallInterface):
         elif not self._out and (not self._waiters or self._quiet()):
             answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
             if type(answer) is int:
-                if self._reading and ring.ready:
-                    self._receive()
+                if ring.rung or (self._reading and ring.ready):
+                    self._look_again(ring)
                 if answer < 0:
                     check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
                 return answer
@@ -285,6 +296,9 @@ class RemoteSyscallInterface(AloneLink, SyscallInterface):
         while values and type(values[-1]) is int and values[-1] == 0:
             values.pop()  # what is not there is zero
         flat, nr, sent = flatten(values), int(number), tuple(fds)
+        for i, fd in enumerate(sent):
+            if not 0 <= fd < 2**31:
+                raise ValueError(f"fds[{i}]: {fd} is not the number of a file descriptor")
         flags = CallFlag.RETURN_FD if return_fd else CallFlag.NONE
         result = await self._exchange(lambda id_: Call(id_, nr, flat, flags, sent))
         check_reply(nr, args, result.value)
