@@ -31,8 +31,7 @@ async def test_a_closed_descriptor_is_an_error_of_that_call_alone(way: str, tmp_
             try:
                 ends[i] = (await task.sysif.call(SYS.fcntl, [FdArg(1), F_GETFD], fds=fds)).value
             except OSError as exc:
-                ends[i] = exc.errno
-                assert any("nothing was sent" in note for note in exc.__notes__)
+                ends[i] = exc.errno if "nothing was sent" in exc.__notes__[0] else exc
 
         for _ in range(4):  # more than may be under way at once: none of them still counts
             async with trio.open_nursery() as nursery:
