@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import json
 import os
 import socket
 import subprocess
-import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from frames import unread
 from rsyscall._raw import ffi, lib
 from rsyscall.tasks.spawn import stub_path
 from rsyscall_protocol import (
@@ -191,13 +190,6 @@ def recode(body: bytes) -> bytes | ErrorCode:
 
 
 # ---- servers ----
-
-
-def unread(sock: socket.socket) -> int:
-    """How much of what was sent the other end has not read."""
-    buffer = array.array("i", [0])
-    fcntl.ioctl(sock, termios.TIOCOUTQ, buffer)
-    return buffer[0]
 
 
 class Peer:

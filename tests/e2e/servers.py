@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import os
 import select
 import socket
 import struct
 import subprocess
 import tempfile
-import termios
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import IO, NoReturn
 
 import pytest
 
+from frames import frame
 from rsyscall import stub_path
 from rsyscall._raw import lib
 from rsyscall.sys.syscall import SYS
@@ -28,10 +27,6 @@ from rsyscall_protocol._msgpack import ExtType, pack
 
 STUB = stub_path()
 DEADLINE = 20.0  # seconds; reached only when something is broken
-
-
-def frame(body: bytes) -> bytes:
-    return b"\xce" + struct.pack(">I", len(body)) + body
 
 
 def message(*fields: object) -> bytes:
@@ -297,12 +292,6 @@ def open_fds(pid: int) -> dict[str, str]:
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def unread(sock: socket.socket) -> int:
-    """How much of what was sent is still in the queue: not bytes, but zero when all is read."""
-    (n,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
-    return int(n)
 
 
 def memory(pid: int, field: str) -> int:

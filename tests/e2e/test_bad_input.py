@@ -20,14 +20,13 @@ from e2e.servers import (
     event,
     every_server,
     ext,
-    frame,
     listening_stub,
     memory,
     message,
     open_fds,
-    unread,
     wait_for,
 )
+from frames import frame, unread
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Bye,

@@ -16,7 +16,8 @@ import trio
 import trio.testing
 
 import rsyscall
-from e2e.servers import DEADLINE, RawClient, event, frame, message, open_fds
+from e2e.servers import DEADLINE, RawClient, event, message, open_fds
+from frames import frame
 from rsyscall.near.sysif import Out, ProtocolHangup, Ret, SyscallHangup, SyscallSendHangup
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.remote import RemoteSyscallInterface

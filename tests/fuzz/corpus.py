@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from frames import frame
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Batch,
@@ -124,10 +125,6 @@ ODD: list[bytes] = [
 def bodies() -> Iterator[bytes]:
     yield from (encode(event) for event in EVENTS)
     yield from ODD
-
-
-def frame(body: bytes) -> bytes:
-    return b"\xce" + struct.pack(">I", len(body)) + body
 
 
 def piece(data: bytes, event: int = DATA, fds: int = 0) -> bytes:

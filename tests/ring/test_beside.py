@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -98,7 +98,7 @@ async def test_what_was_published_before_the_end_counts_though_the_end_is_seen_f
                 os.close(reply.fd)
 
         for return_fd in (True,) * packets + (False,):
-            server.nursery.start_soon(functools.partial(call, return_fd=return_fd))
+            server.nursery.start_soon(partial(call, return_fd=return_fd))
             await trio.testing.wait_all_tasks_blocked()
         *asking, last = [await server.request() for _ in range(packets + 1)]
         await trio.testing.wait_all_tasks_blocked()
@@ -161,10 +161,7 @@ def read_only() -> int:
 
 BAD_HALVES: dict[str, Callable[[], int]] = {
     "no seals": lambda: make_half(4096, 0),
-    **{
-        f"without {seal:#x}": functools.partial(make_half, 4096, SEALS & ~seal)
-        for seal in (1, 2, 4)
-    },
+    **{f"without {seal:#x}": partial(make_half, 4096, SEALS & ~seal) for seal in (1, 2, 4)},
     "too short": lambda: make_half(2048),
     "too long": lambda: make_half(8192),
     "empty": lambda: make_half(-4096),

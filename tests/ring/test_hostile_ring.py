@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from e2e.servers import HELLO as PLAIN_HELLO
-from e2e.servers import Server, StubServer, event, every_server, frame, message, wait_for
+from e2e.servers import Server, StubServer, event, every_server, message, wait_for
+from frames import frame
 from ring.raw import BELL, HELLO, Moved, RawRing
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (

@@ -66,7 +66,8 @@ class AloneLink(Link):
                         return got
             finally:
                 self._join()
-                self._stop_reading()
+                self._reading = False
+                self._pass_on()
             return await self._reply(waiter)
         finally:
             del self._waiters[id_]

@@ -525,7 +525,7 @@ class Link:
             self._flush()
             if self._ring is not None and self._reader is not None:
                 self._park_again(self._ring)
-            if self._out and not self._flushing and (self._ring is None or self._side_full):
+            if self._unwritten():
                 await self._drain()
         return await self._reply(waiter)
 
@@ -597,20 +597,28 @@ class Link:
                     return  # then it is the ring that is full: whoever reads sees to that
         finally:
             self._flushing = False
+            if self._unwritten() and self._reader is not None:
+                self._sleep.cancel()  # torn away by KeyboardInterrupt: another is to go on
+
+    def _unwritten(self) -> bool:
+        """Whether something waits for room in the socket, and nobody sees to it."""
+        return bool(self._out) and not self._flushing and (self._ring is None or self._side_full)
 
     async def _reply(self, waiter: Waiter) -> Result | Batched:
-        while waiter.reply is None and self._dead is None:
-            if self._reading:
-                waiter.task = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(never)
-                continue
-            self._reading = True
-            try:
-                await self._read_until(waiter)
-            except trio.ClosedResourceError:
-                pass  # self._dead says why
-            finally:
-                self._stop_reading()
+        try:
+            while waiter.reply is None and self._dead is None:
+                if self._unwritten():
+                    await self._drain()
+                elif self._reading:
+                    waiter.task = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(never)
+                else:
+                    await self._read(waiter)
+                    if waiter.reply is None:  # there is something to be written first
+                        self._pass_on()
+        finally:
+            waiter.task = None
+            self._pass_on()  # KeyboardInterrupt may have torn us away before we took the role
         if waiter.reply is not None:
             if isinstance(waiter.reply, OSError):
                 raise waiter.reply
@@ -620,14 +628,25 @@ class Link:
             raise hangup
         raise self._dead.not_sent()
 
-    def _stop_reading(self) -> None:
-        self._reading = False
-        if self._ring is not None:
-            self._ring.unpark()
-        for other in self._waiters.values():
-            if other.task is not None:  # the role is free: the first one takes it
-                self._wake(other)
-                break
+    async def _read(self, waiter: Waiter) -> None:
+        """Be the one who reads."""
+        self._reading = True
+        try:
+            await self._read_until(waiter)
+        except trio.ClosedResourceError:
+            pass  # self._dead says why
+        finally:
+            self._reading = False
+            if self._ring is not None:
+                self._ring.unpark()
+
+    def _pass_on(self) -> None:
+        """Let the first one who waits read, if nobody does."""
+        if not self._reading:
+            for other in self._waiters.values():
+                if other.task is not None:
+                    self._wake(other)
+                    break
 
     def _look_at_cpus(self, core: _Ring | _Socket) -> None:
         """See now and then whether it still pays to spin."""
@@ -638,7 +657,7 @@ class Link:
 
     async def _read_until(self, waiter: Waiter) -> None:
         woken = False
-        while waiter.reply is None and self._dead is None:
+        while waiter.reply is None and self._dead is None and not self._unwritten():
             if self._receive(woken=woken):
                 woken = False
                 if due() and waiter.reply is None:  # the server may publish byte by byte
