@@ -1,7 +1,8 @@
 #include "core.h"
 
-#include "session.h"
+#include "child.h"
 #include "sys.h"
+#include "transport.h"
 
 enum { PROT_READ_WRITE = 3, MAP_PRIVATE_ANONYMOUS = 0x22 };
 
@@ -33,6 +34,26 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
 }
 
+int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd) {
+    struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
+    uint64_t all = UINT64_MAX;
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&child->mask), 8, 0, 0);
+    uint64_t mask = child->mask;
+    int64_t pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
+    return pid;
+}
+
+uint64_t rs_child_address(void) { return (uint64_t)(uintptr_t)rs_child_entry; }
+
+uint32_t rs_spin_turns(uint32_t us) {
+    uint64_t halves[2 * (RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN) / 8];
+    struct rs_ring ring;
+    memset(halves, 0, sizeof halves);
+    rs_ring_init(&ring, halves, (uint8_t *)halves + sizeof halves / 2, RS_SIZE_RING_MIN);
+    return rs_ring_turns(&ring, us);
+}
+
 int32_t rs_serve(int32_t fd) { return rs_serve_shared(fd, 0, 0); }
 
 int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size) {
@@ -43,10 +64,14 @@ int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size) {
         return (int32_t)memory;
     }
     struct rs_session *session = (struct rs_session *)(uintptr_t)memory;
-    rs_session_init(session, fd, RS_IN_PROCESS, 4096);
+    int32_t pidfd = rs_client_pidfd(fd);
+    rs_session_init(session, fd, pidfd, RS_IN_PROCESS, 4096);
     if (halves)
         rs_session_share(session, halves, size);
     rs_session_run(session);
+    rs_close(fd);
+    if (pidfd >= 0)
+        rs_close(pidfd);
     rs_sys(RS_NR_munmap, (uint64_t)memory, sizeof *session, 0, 0, 0, 0);
     return 0;
 }

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, overload
+import weakref
+from typing import Any, Self, TypeVar, overload
+
+import trio
 
 from rsyscall import near
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
+from rsyscall.child.start import Child, start
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.pointer import Pointer, WrittenPointer
+from rsyscall.monitor import AsyncChildPid
+from rsyscall.near.sysif import SyscallHangup, SyscallSendError
+from rsyscall.sched import CLONE
 from rsyscall.struct import Struct
+from rsyscall.sys.syscall import SYS
+from rsyscall.sys.wait import ChildState
 
-__all__ = ["Process"]
+__all__ = ["ChildProcess", "Process"]
 
 T_struct = TypeVar("T_struct", bound=Struct)
 
@@ -24,6 +33,7 @@ class Process:
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         self.task = task
+        self._children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
         self.stdin: FileDescriptor = task.make_fd_handle(near.FileDescriptor(0))
         self.stdout: FileDescriptor = task.make_fd_handle(near.FileDescriptor(1))
         self.stderr: FileDescriptor = task.make_fd_handle(near.FileDescriptor(2))
@@ -49,6 +59,63 @@ class Process:
         happened.
         """
         return await PreparedBatch.make(batch, self.task)
+
+    async def clone(
+        self,
+        flags: CLONE = CLONE.NONE,
+        automatically_write_user_mappings: bool = True,
+        *,
+        vm: bool = True,
+        ring: bool | None = None,
+    ) -> ChildProcess:
+        """Make a child, which serves us as this process does.
+
+        flags: what it shares or has anew: CLONE.FILES, FS, IO, SYSVSEM, and the namespaces, of
+        which each moves exactly the far object of its name. Without CLONE.FILES the child has a
+        copy of the table, in which nothing is open but stdio and what has a handle now; see
+        inherit_fd. vm: whether it shares our address space; without it the child has a copy of its
+        own, made at a cost that grows with it. ring: whether calls go through shared memory; None:
+        if they can.
+
+        As a context manager the child is killed and waited for at the end of the block. ValueError
+        for flags that a child cannot have or that exclude each other; OSError, with the call as a
+        note, as clone reports it, and see the contract of near.sysif. A checkpoint; if cancelled,
+        there is no child. clone(2).
+        """
+        child = await start(self.task, flags, vm=vm, ring=ring)
+        return self._adopt(ChildProcess(child))
+
+    async def fork(self) -> ChildProcess:
+        """Make a child that has a copy of our table of file descriptors: clone() without flags."""
+        return await self.clone()
+
+    def _adopt(self, child: ChildProcess) -> ChildProcess:
+        self._children.add(child)
+        return child
+
+    async def end_children(self) -> None:
+        """Kill the children that still run and wait for them, and for theirs, cancelled or not."""
+        for child in list(self._children):
+            await child.end()
+
+    def inherit_fd(self, fd: FileDescriptor) -> FileDescriptor:
+        """A handle for a descriptor that our table has inherited; see Task.inherit_fd."""
+        return self.task.inherit_fd(fd)
+
+    async def exit(self, status: int = 0) -> None:
+        """End the process with a status from 0 to 255.
+
+        Whatever is tried through it afterwards is an error. A checkpoint; if cancelled, it goes on.
+        _exit(2).
+        """
+        if not 0 <= status <= 255:
+            raise ValueError(f"status: {status} is not from 0 to 255")
+        try:
+            await self.task.sysif.syscall(SYS.exit_group, status)
+        except SyscallSendError:
+            raise
+        except SyscallHangup:
+            pass  # as it should
 
     @overload
     async def malloc(self, cls: type[T_struct]) -> Pointer[T_struct]: ...
@@ -77,3 +144,34 @@ class Process:
     def __repr__(self) -> str:
         """For people."""
         return f"Process({self.task})"
+
+
+class ChildProcess(Process):
+    """A child, in which we can make calls until it exec's or ends.
+
+    As a context manager it is killed, if it still runs, and waited for at the end of the block.
+    """
+
+    def __init__(self, child: Child) -> None:
+        """Only Process.clone makes them."""
+        super().__init__(child.task)
+        self._child = child
+
+    @property
+    def pid(self) -> AsyncChildPid:  # type: ignore[override] # the name that its users know
+        """To wait for it; its `pid` is the handle."""
+        return self._child.pid
+
+    async def end(self) -> ChildState:
+        """Kill it and its children, if they still run, and wait for them, cancelled or not."""
+        with trio.CancelScope(shield=True):
+            await self.end_children()
+        return await self._child.pid.end()
+
+    async def __aenter__(self) -> Self:
+        """Itself. Not a checkpoint."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """See end."""
+        await self.end()

@@ -374,7 +374,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         output = malloc(output_room = 65536);
     owners[SOCKET] = owners[PIDFD] = SERVER;
 
-    rs_session_init(&session, SOCKET, flags & IN_PROCESS ? RS_IN_PROCESS : 0, 4096);
+    rs_session_init(&session, SOCKET, rs_client_pidfd(SOCKET), flags & IN_PROCESS ? RS_IN_PROCESS : 0, 4096);
     if (flags & SHARED)
         rs_session_share(&session, halves, RS_SIZE_RING_MIN);
     if (flags & REFUSED)

@@ -93,3 +93,7 @@ class Task(
         )
         if allocator is None:
             self._allocator = AllocatorClient(self)
+
+    def inherit_memory(self, allocator: AllocatorClient) -> None:
+        """Have memory of the address space, which is shared, handed out by another task's."""
+        self._allocator = allocator.inherit(self)

@@ -366,6 +366,10 @@ class Link:
         with contextlib.suppress(OSError):  # if it does not listen either, nothing can be done
             self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
 
+    async def _wait_readable(self) -> None:
+        """Return when the socket has something, or the server has ended. A checkpoint."""
+        await trio.lowlevel.wait_readable(self._sock.fileno())
+
     # ---- requests ----
 
     def _wake(self, waiter: Waiter) -> None:
@@ -586,7 +590,7 @@ class Link:
             self._reader = waiter
             try:
                 with trio.CancelScope(shield=True) as self._sleep:
-                    await trio.lowlevel.wait_readable(self._sock.fileno())
+                    await self._wait_readable()
                 woken = not self._sleep.cancelled_caught
             finally:
                 self._reader = None

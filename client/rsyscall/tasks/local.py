@@ -19,7 +19,7 @@ def _make() -> Process:
             DirectSyscallInterface(),
             near.Pid(pid),
             far.FDTable(pid),
-            far.AddressSpace(pid),
+            far.AddressSpace(pid, ours=True),
             far.PidNamespace(pid),
             mountns=far.MountNamespace(pid),
         )
