@@ -10,13 +10,12 @@ import sys
 import weakref
 
 from rsyscall._raw import ffi, lib
+from rsyscall.child.steps import call, run
 from rsyscall.far import Task
 from rsyscall.near.sysif import check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves
-from rsyscall_protocol import Batch, Out, Size, Step, flatten
-from rsyscall_protocol._arguments import Ref
-from rsyscall_protocol._pending import Program
+from rsyscall_protocol import Out, Ref, Size
 
 __all__ = [
     "RING_ROOM",
@@ -205,17 +204,13 @@ class TaskMemory(ChildMemory):
         length = memory.length
         undo = (int(SYS.munmap), (Ref(0), length))
         steps = (
-            Step(SYS.mmap, (0, length, _PROT_RW, _MAP, -1, 0), undo=undo),
-            Step(SYS.mprotect, (Ref(0), _PAGE, lib.PROT_NONE)),
-            Step(SYS.madvise, (Ref(0), length, _NOHUGEPAGE), ok=(errno.EINVAL,)),
-            Step(SYS.rt_sigprocmask, flatten([_SETMASK, 0, Out(8), 8])),
+            call(SYS.mmap, 0, length, _PROT_RW, _MAP, -1, 0, undo=undo),
+            call(SYS.mprotect, Ref(0), _PAGE, lib.PROT_NONE),
+            call(SYS.madvise, Ref(0), length, _NOHUGEPAGE, ok=(errno.EINVAL,)),
+            call(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8),
         )
-        request = Batch(0, steps)
-        reply = await task.sysif.batch(request, None, Program(request))
-        values = struct.unpack(f"{len(reply.values) // 8}q", reply.values)
-        if reply.stopped < len(steps):
-            check_reply(steps[reply.stopped].nr, (), values[reply.stopped])
-        memory.address, memory.mask = values[0], int.from_bytes(reply.outs[0], sys.byteorder)
+        done = await run(task.sysif, steps)
+        memory.address, memory.mask = done.values[0], int.from_bytes(done.outs[0], sys.byteorder)
         return memory
 
     async def write(self, address: int, data: bytes) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rsyscall import far
-from rsyscall.handle import Task
+from rsyscall.handle import BaseFileDescriptor, Task
 from rsyscall.sched import CLONE
 
-__all__ = ["inherit", "move"]
+__all__ = ["inherit", "move", "unshare_table"]
 
 _Kind = (
     type[far.MountNamespace]
@@ -50,3 +50,18 @@ def move(task: Task, flags: CLONE) -> None:
         task.timens_for_children = far.TimeNamespace(pid)
     if flags & (CLONE.FS | CLONE.NEWNS | CLONE.NEWUSER):  # the kernel unshares it with them
         task.fs = far.FSInformation(pid)
+
+
+def unshare_table(task: Task, kept: set[int], own: set[int]) -> None:
+    """Give a task a table of its own that began as a copy: its handles go with it.
+
+    kept: the numbers that are open in it. own: those that are ours.
+    """
+    handles: list[BaseFileDescriptor] = [fd for fd in task.fd_handles if fd.task is task]
+    for handle in handles:
+        handle.forget()
+    table = far.FDTable(task.near_process.id)
+    table.parent, table.inherited, table.own = task.fd_table, frozenset(kept), own
+    task.fd_table = table
+    for handle in handles:
+        handle.revive()

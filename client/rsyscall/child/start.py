@@ -28,7 +28,7 @@ from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE, spin_us
 from rsyscall_protocol import Feature, Hello
 
-__all__ = ["Child", "check_flags", "entry", "start", "start_memory"]
+__all__ = ["Child", "Lent", "check_flags", "entry", "start", "start_memory"]
 
 _ALLOWED = (
     CLONE.VM
@@ -131,7 +131,7 @@ async def _client_pidfd(task: Task, number: int) -> int:
         return -1
 
 
-class _Lent:
+class Lent:
     """What a child needs in its parent's table: its end of the socket, and a pidfd of ours."""
 
     def __init__(self, parent: Task) -> None:
@@ -139,6 +139,7 @@ class _Lent:
         self.table = parent.fd_table
         self.direct = isinstance(parent.sysif, DirectSyscallInterface)
         self.socket = self.pidfd = -1
+        self.closed = False
 
     async def open(self, theirs: socket.socket) -> None:
         with theirs:
@@ -157,10 +158,11 @@ class _Lent:
         return {self.socket, self.pidfd} - {-1}
 
     async def close(self) -> None:
-        numbers = self.numbers
-        self.socket = self.pidfd = -1
-        self.table.own -= numbers
-        for number in numbers:
+        if self.closed:
+            return
+        self.closed = True
+        self.table.own -= self.numbers
+        for number in self.numbers:
             if self.direct:
                 os.close(number)
             else:
@@ -176,11 +178,32 @@ class Child:
     pid: to wait for it. task: to use it.
     """
 
-    def __init__(self, pid: AsyncChildPid, task: Task, sysif: ChildInterface) -> None:
+    def __init__(
+        self, pid: ChildPid, task: Task, ours: socket.socket, lent: Lent, *, shares_files: bool
+    ) -> None:
         """See start."""
-        self.pid = pid
+        self.pid = AsyncChildPid(pid)
         self.task = task
-        self.sysif = sysif
+        self.lent = lent
+        self.shares_files = shares_files
+        #: It may have exec'd: its end is not the end of its process.
+        self.executing = False
+        # The end of one that shares its table does not close its socket.
+        death = pid.wait_readable if shares_files else None
+        self.sysif = ChildInterface(ours, post_mortem=self._post_mortem, death=death)
+        task.sysif = self.sysif
+        pid.on_release(self.died)
+
+    async def _post_mortem(self) -> str:
+        if self.executing:
+            return f"{self.task} was to exec"
+        return await self.pid.post_mortem()
+
+    async def has_own_table(self) -> None:
+        """Take note that what was lent to it is in its own table as well. Not a checkpoint."""
+        self.shares_files = False
+        self.sysif.sees_death()
+        await self.lent.close()
 
     async def greet(self, ring: bool | None) -> None:
         """Hear what it has to say of itself, if that is not known. A checkpoint if it is not."""
@@ -248,7 +271,7 @@ async def _start(
     shared = CLONE.FILES in flags
     together = vm and parent.address_space.ours and ring is not False
     spin = _spin.get() if together else (0, 0)
-    lent = _Lent(parent)
+    lent = Lent(parent)
     memory: ChildMemory | None = None
     try:
         await lent.open(theirs)
@@ -276,18 +299,19 @@ async def _start(
                 await memory.free()
         raise
     child_pid = ChildPid(parent, near.Pid(pid), here, there)
+    own = lent.numbers
     table = parent.fd_table
     if not shared:
         table = far.FDTable(pid)
-        table.parent, table.inherited = parent.fd_table, frozenset(keep - lent.numbers)
-        table.own = lent.numbers
+        table.parent, table.inherited = parent.fd_table, frozenset(keep - own)
+        table.own = own
     for needed, undo in ((vm, memory.free), (shared, lent.close)):
         if needed:
             child_pid.on_release(undo)
         else:
             await undo()
-    child = _child(parent, flags, child_pid, table, vm, ours)
-    child_pid.on_release(child.died)
+    task = _task(parent, flags, child_pid, table, vm)
+    child = Child(child_pid, task, ours, lent, shares_files=shared)
     if together and isinstance(memory, OwnMemory):
         info: dict[str, int | str] = {
             "arch": os.uname().machine,
@@ -299,21 +323,13 @@ async def _start(
     return child
 
 
-def _child(
-    parent: Task,
-    flags: CLONE,
-    child_pid: ChildPid,
-    table: far.FDTable,
-    vm: bool,
-    ours: socket.socket,
-) -> Child:
-    pid = AsyncChildPid(child_pid)
-    # The end of one that shares its table does not close its socket.
-    death = child_pid.wait_readable if table is parent.fd_table else None
-    sysif = ChildInterface(ours, post_mortem=pid.post_mortem, death=death)
+def _task(
+    parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, vm: bool
+) -> Task:
+    """Without a door, so far."""
     space = parent.address_space if vm else far.AddressSpace(child_pid.near.id)
-    task = Task(sysif, child_pid.near, table, space, parent.pidns)
+    task = Task(parent.sysif, child_pid.near, table, space, parent.pidns)
     inherit(task, parent, flags)
     if vm and isinstance(parent.allocator, AllocatorClient):
         task.inherit_memory(parent.allocator)
-    return Child(pid, task, sysif)
+    return task

@@ -153,8 +153,18 @@ class BaseFileDescriptor:
         return handle
 
     def inherit(self, task: FileDescriptorTask[T_fd]) -> T_fd:
-        """The same number in the table of a task that inherited ours."""
+        """The same number in the table of a task that inherited ours.
+
+        FDTableMismatchError, naming both, if it has not.
+        """
         self._validate()
+        table: rsyscall.far.FDTable | None = task.fd_table
+        while table is not None and table is not self.task.fd_table:
+            table = table.parent if self.near.number in table.inherited else None
+        if table is None:
+            raise rsyscall.far.FDTableMismatchError(
+                f"{self} of {self.task.fd_table} is not in {task.fd_table} of {task}"
+            )
         return task.make_fd_handle(self.near)
 
     @contextlib.contextmanager

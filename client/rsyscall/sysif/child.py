@@ -51,6 +51,10 @@ class ChildInterface(RemoteSyscallInterface):
         self._side = SideChannel(hello.limits)
         self._looked = time.monotonic()
 
+    def sees_death(self) -> None:
+        """Nobody else has its socket any more."""
+        self._death = None
+
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
         self._die(Dead(reason))
