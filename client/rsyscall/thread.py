@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 import trio
 
 from rsyscall import near
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
+from rsyscall.child.spawn import Descriptors, Setup, spawn
 from rsyscall.child.start import Child, start
 from rsyscall.child.strings import Strings
 from rsyscall.command import Command
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle.process import ChildPid
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
@@ -24,7 +26,7 @@ from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.struct import Struct
 from rsyscall.sys.syscall import SYS
-from rsyscall.sys.wait import ChildState
+from rsyscall.sys.wait import ChildState, W
 
 __all__ = ["ChildProcess", "Process"]
 
@@ -100,6 +102,86 @@ class Process:
         """
         child = await start(self.task, flags, vm=vm, ring=ring)
         return self._adopt(ChildProcess(child))
+
+    async def spawn(
+        self,
+        command: Command,
+        *,
+        stdin: FileDescriptor | None = None,
+        stdout: FileDescriptor | None = None,
+        stderr: FileDescriptor | None = None,
+        fds: Descriptors = (),
+        cwd: str | os.PathLike[str] | FileDescriptor | None = None,
+        env: Mapping[str, str | os.PathLike[str]] | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        groups: Sequence[int] | None = None,
+        rlimits: Mapping[int, tuple[int, int]] | None = None,
+        unshare: CLONE = CLONE.NONE,
+        pgid: ChildPid | Literal[0] | None = None,
+        session: bool = False,
+        tty: FileDescriptor | None = None,
+        pdeathsig: SIG | int | None = None,
+        inherited_signal_blocks: Sequence[SignalMask] = (),
+    ) -> AsyncChildPid:
+        """Start a program, with all that it is to find around it, in one go.
+
+        command: what is executed; a name without a slash is looked for in the PATH of env. stdin,
+        stdout, stderr: handles of this process; None: as they are. fds: further ones, by the number
+        they are to have, or under their own. Nothing else is open in the program. cwd: its working
+        directory, as a path from ours or as a handle. env: its environment, by default our own.
+
+        uid, gid, groups: whom it belongs to. rlimits: soft and hard limits by resource. unshare:
+        namespaces to begin in; with CLONE.NEWUSER uid and gid, or else our own ids, are mapped to
+        ours. pgid: the process group of a child, or 0 for one of its own. session: whether it leads
+        a session of its own; with tty that is its controlling terminal, and it does. pdeathsig: the
+        signal that it gets when this process (for local_process: the thread that calls) ends. No
+        signal is blocked but those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their
+        default actions.
+
+        What is returned is to wait for it; as a context manager it is killed, if it still runs, and
+        waited for at the end of the block. ValueError for what cannot be; OSError, with the step
+        that has failed and its call as notes, and then there is no child. A checkpoint; if
+        cancelled, nothing was started. posix_spawn(3), credentials(7).
+        """
+        descriptors = dict(fds) if isinstance(fds, Mapping) else {int(fd.near): fd for fd in fds}
+        for number, fd in ((0, stdin), (1, stdout), (2, stderr)):
+            if fd is not None:
+                if number in descriptors:
+                    raise ValueError(f"fds: {number} is given twice")
+                descriptors[number] = fd
+        setup = Setup(
+            descriptors=descriptors,
+            cwd=cwd,
+            uid=uid,
+            gid=gid,
+            groups=groups,
+            rlimits=rlimits,
+            unshare=unshare,
+            pgid=pgid,
+            session=session,
+            tty=tty,
+            pdeathsig=pdeathsig,
+            blocked={sig for block in inherited_signal_blocks for sig in block.mask},
+        )
+        full = {**(os.environ if env is None else env), **command.env_updates}
+        return await spawn(self.task, command, setup, full)
+
+    async def run(
+        self,
+        command: Command,
+        check: bool = True,
+        *,
+        task_status: trio.TaskStatus[AsyncChildPid] = trio.TASK_STATUS_IGNORED,
+    ) -> ChildState:
+        """Start a program and wait for its end; see spawn.
+
+        check: whether another end than with status 0 is a CalledProcessError. task_status: is given
+        the child once it runs. A checkpoint; if cancelled, the program is killed and waited for.
+        """
+        async with await self.spawn(command) as child:
+            task_status.started(child)
+            return await (child.check() if check else child.waitpid(W.EXITED))
 
     async def fork(self) -> ChildProcess:
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""

@@ -18,6 +18,7 @@ from rsyscall.sysif.ring import RING_SIZE, SharedHalves
 from rsyscall_protocol import Out, Ref, Size
 
 __all__ = [
+    "REPLY_AT",
     "RING_ROOM",
     "RUN",
     "SHARED",
@@ -40,6 +41,8 @@ SHARED, RUN = 1, 2
 _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
 _MAP = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
 _NOHUGEPAGE, _SETMASK = 15, 2
+#: Where in it the address of a BATCHED stands, and its length.
+REPLY_AT = 72
 _BLOCK = struct.Struct("@QQQQQIIiiIIIIQII")
 
 
