@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
+
 import trio
 
 from rsyscall._ring import due, yielded
 
-__all__ = ["checkpoint", "due", "pause"]
+__all__ = ["checkpoint", "due", "pause", "shield"]
 
 
 async def checkpoint() -> None:
@@ -28,3 +31,10 @@ async def pause() -> None:
         await trio.lowlevel.checkpoint()
     finally:
         yielded()
+
+
+@contextlib.contextmanager
+def shield() -> Generator[None]:
+    """What happens in the block is not cancelled from outside."""
+    with trio.CancelScope(shield=True):
+        yield

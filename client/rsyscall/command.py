@@ -41,9 +41,7 @@ class Command:
         **updates: str | os.PathLike[str],
     ) -> Self:
         """The same with more changes of the environment."""
-        return self._made(
-            self.arguments, {**self.env_updates, **(env_updates or {}), **updates}
-        )
+        return self._made(self.arguments, {**self.env_updates, **(env_updates or {}), **updates})
 
     def in_shell_form(self) -> str:
         """As one would type it into a shell."""

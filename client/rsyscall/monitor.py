@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
+from rsyscall._checkpoint import shield
 from rsyscall.handle.process import ChildPid
 from rsyscall.near.sysif import SyscallError
 from rsyscall.signal import SIG
@@ -101,7 +102,7 @@ class AsyncChildPid:
 
     async def end(self) -> ChildState:
         """Kill it, if it still runs, and wait for it, cancelled or not."""
-        with trio.CancelScope(shield=True):
+        with shield():
             while self.pid.death_state is None:
                 try:
                     self.pid.send_signal(SIG.KILL)
@@ -110,7 +111,7 @@ class AsyncChildPid:
                         await self.pid.kill(SIG.KILL)
                 await self.pid.wait_readable()
                 await self.pid.read_state(W.EXITED)
-        return await self.waitpid(W.EXITED) if self.pid.death_state is None else self.pid.death_state
+        return self.pid.death_state
 
     async def __aenter__(self) -> Self:
         """Itself. Not a checkpoint."""

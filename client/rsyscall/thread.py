@@ -10,16 +10,17 @@ from typing import Any, Literal, Protocol, Self, TypeVar, overload
 import trio
 
 from rsyscall import near
+from rsyscall._checkpoint import shield
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
-from rsyscall.child.spawn import Descriptors, Setup, spawn
+from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
 from rsyscall.child.start import Child, start
 from rsyscall.child.strings import Strings
 from rsyscall.command import Command
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
-from rsyscall.handle.process import ChildPid
 from rsyscall.handle.pointer import Pointer, WrittenPointer
+from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
@@ -144,14 +145,8 @@ class Process:
         that has failed and its call as notes, and then there is no child. A checkpoint; if
         cancelled, nothing was started. posix_spawn(3), credentials(7).
         """
-        descriptors = dict(fds) if isinstance(fds, Mapping) else {int(fd.near): fd for fd in fds}
-        for number, fd in ((0, stdin), (1, stdout), (2, stderr)):
-            if fd is not None:
-                if number in descriptors:
-                    raise ValueError(f"fds: {number} is given twice")
-                descriptors[number] = fd
         setup = Setup(
-            descriptors=descriptors,
+            descriptors=by_number(fds, stdin, stdout, stderr),
             cwd=cwd,
             uid=uid,
             gid=gid,
@@ -339,7 +334,7 @@ class ChildProcess(Process):
 
     async def end(self) -> ChildState:
         """Kill it and its children, if they still run, and wait for them, cancelled or not."""
-        with trio.CancelScope(shield=True):
+        with shield():
             await self.end_children()
         return await self._child.pid.end()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rsyscall import near
+from rsyscall._checkpoint import shield
 from rsyscall._raw import ffi
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.namespaces import unshare_table
@@ -58,7 +59,7 @@ async def unshare_files(child: Child) -> None:
     steps = [call(SYS.unshare, int(CLONE.FILES))]
     steps += [call(SYS.close_range, *gap, 0) for gap in gaps(keep)]
     await run(task.sysif, steps)
-    with trio.CancelScope(shield=True):
+    with shield():
         unshare_table(task, keep - child.lent.numbers, child.lent.numbers)
         await child.has_own_table()
 
@@ -67,7 +68,7 @@ async def _sentinel(task: Task) -> tuple[int, socket.socket]:
     """A socket whose far end is open in the child and nowhere else; its number there, and ours."""
     done = await run(task.sysif, [call(SYS.socketpair, 1, 1 | socket.SOCK_CLOEXEC, 0, Out(8))])
     there, other = struct.unpack("2i", done.outs[0])
-    with trio.CancelScope(shield=True):
+    with shield():
         reply = await task.sysif.call(SYS.fcntl, (other, _F_DUPFD_CLOEXEC, 0), return_fd=True)
         await task.sysif.syscall(SYS.close, other)
     if reply.fd is None:
@@ -129,18 +130,18 @@ async def execute(
         mask = int.from_bytes((await run(task.sysif, [_mask_call()])).outs[0], sys.byteorder)
         steps = _steps(dirfd, name, at, at + strings.envp, flags, blocked, mask)
         try:
-            with trio.CancelScope(shield=True):
+            with shield():
                 failed = await _until_gone(child, here, steps)
             if failed is not None:
                 await _close(task, there)
                 raise failed
-            with trio.CancelScope(shield=True):
+            with shield():
                 await _settle(child)
         finally:
             memory.free()
     child.pid.pid.did_exec(command)
     child.over("has exec'd")
-    with trio.CancelScope(shield=True):
+    with shield():
         await child.pid.pid.clear_away()
     return child.pid
 
@@ -164,9 +165,7 @@ def _steps(
         undo = (int(SYS.rt_sigaction), (int(sig), _action(_IGN), 0, 8))
         steps.append(call(SYS.rt_sigaction, int(sig), _action(_DFL), 0, 8, undo=undo))
     undo = (int(SYS.rt_sigprocmask), (_SETMASK, In(mask.to_bytes(8, sys.byteorder)), 0, 8))
-    steps.append(
-        call(SYS.rt_sigprocmask, _SETMASK, In(signal_mask(blocked)), 0, 8, undo=undo)
-    )
+    steps.append(call(SYS.rt_sigprocmask, _SETMASK, In(signal_mask(blocked)), 0, 8, undo=undo))
     steps.append(call(SYS.execveat, dirfd, name, argv, envp, flags))
     return steps
 
@@ -197,7 +196,7 @@ async def _until_gone(child: Child, here: socket.socket, steps: list[Step]) -> O
 
 
 async def _close(task: Task, number: int) -> None:
-    with trio.CancelScope(shield=True):
+    with shield():
         await task.sysif.syscall(SYS.close, near.FileDescriptor(number))
 
 

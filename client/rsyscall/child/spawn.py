@@ -7,18 +7,14 @@ whether the program runs or which step has failed. Nothing is copied, and no des
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import struct
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import trio
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from rsyscall import near
-from rsyscall._checkpoint import checkpoint
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
 from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
@@ -34,13 +30,23 @@ from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
-from rsyscall_protocol import Batch, Batched, In, Limits, Ref, Size, Status, Step, StepFlag
-from rsyscall_protocol import decode, encode
+from rsyscall_protocol import (
+    Batch,
+    Batched,
+    In,
+    Limits,
+    Ref,
+    Size,
+    Step,
+    StepFlag,
+    decode,
+    encode,
+)
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
 
-__all__ = ["Descriptors", "Setup", "spawn"]
+__all__ = ["Descriptors", "Setup", "by_number", "spawn"]
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
@@ -74,6 +80,26 @@ class Setup:
     tty: FileDescriptor | None = None
     pdeathsig: SIG | int | None = None
     blocked: Collection[SIG] = ()
+
+
+def by_number(
+    fds: Descriptors,
+    stdin: FileDescriptor | None,
+    stdout: FileDescriptor | None,
+    stderr: FileDescriptor | None,
+) -> dict[int, FileDescriptor]:
+    """The descriptors that a program is to have, by number. ValueError if one is given twice."""
+    found = dict[int, FileDescriptor]()
+    if isinstance(fds, Mapping):
+        found.update(cast("Mapping[int, FileDescriptor]", fds))
+    else:
+        found.update({int(fd.near): fd for fd in fds})
+    for number, fd in ((0, stdin), (1, stdout), (2, stderr)):
+        if fd is not None:
+            if number in found:
+                raise ValueError(f"fds: {number} is given twice")
+            found[number] = fd
+    return found
 
 
 class _Steps:
@@ -215,7 +241,7 @@ async def spawn(
     paths = _candidates(command.executable_path, env)
     room = len(encode(Batch(1, tuple(s.steps)))) + sum(map(len, paths)) + 64 * len(paths) + 4096
     await checkpoint()
-    with trio.CancelScope(shield=True):
+    with shield():
         memory = await start_memory(task, room + strings.size)
         try:
             where = memory.extra + room

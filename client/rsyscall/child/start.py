@@ -8,10 +8,8 @@ import socket
 import struct
 import time
 
-import trio
-
 from rsyscall import far, near
-from rsyscall._checkpoint import checkpoint
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
@@ -135,6 +133,7 @@ class Lent:
     """What a child needs in its parent's table: its end of the socket, and a pidfd of ours."""
 
     def __init__(self, parent: Task) -> None:
+        """Nothing is open yet."""
         self.parent = parent
         self.table = parent.fd_table
         self.direct = isinstance(parent.sysif, DirectSyscallInterface)
@@ -142,6 +141,7 @@ class Lent:
         self.closed = False
 
     async def open(self, theirs: socket.socket) -> None:
+        """Put them into the table; closes our own copy of the socket."""
         with theirs:
             if self.direct:
                 self.socket = theirs.detach()
@@ -155,9 +155,11 @@ class Lent:
 
     @property
     def numbers(self) -> set[int]:
+        """What they are in the child's table, and in the parent's as long as they are open."""
         return {self.socket, self.pidfd} - {-1}
 
     async def close(self) -> None:
+        """Close them in the parent's table; nothing if that was done before."""
         if self.closed:
             return
         self.closed = True
@@ -243,7 +245,7 @@ async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> C
     await checkpoint()
     ours, theirs = socket.socketpair()
     try:
-        with trio.CancelScope(shield=True):
+        with shield():
             child = await _start(parent, flags & ~CLONE.VM, vm, ring, address, ours, theirs)
     except BaseException:
         ours.close()
@@ -323,9 +325,7 @@ async def _start(
     return child
 
 
-def _task(
-    parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, vm: bool
-) -> Task:
+def _task(parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, vm: bool) -> Task:
     """Without a door, so far."""
     space = parent.address_space if vm else far.AddressSpace(child_pid.near.id)
     task = Task(parent.sysif, child_pid.near, table, space, parent.pidns)

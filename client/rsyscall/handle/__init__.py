@@ -27,7 +27,6 @@ from rsyscall.memory.allocator import AllocatorClient
 from rsyscall.memory.ram import RAMTask
 from rsyscall.near.sysif import SyscallInterface
 from rsyscall.sys.mman import MappableFileDescriptor, MemoryMapping, MemoryMappingTask
-from rsyscall.sys.syscall import SYS
 from rsyscall.sys.stat import StatFileDescriptor
 from rsyscall.unistd import (
     CredentialsTask,
@@ -53,23 +52,11 @@ __all__ = [
     "WrittenPointer",
 ]
 
-_F_SETFD, _FD_CLOEXEC = 2, 1
-
 
 class FileDescriptor(
     SeekableFileDescriptor, FSFileDescriptor, MappableFileDescriptor, StatFileDescriptor
 ):
     """A file descriptor, with every call that takes one."""
-
-    async def disable_cloexec(self) -> None:
-        """Have it stay open in a program that is executed. A checkpoint. fcntl(2), F_SETFD."""
-        self._validate()
-        await self.task.sysif.syscall(SYS.fcntl, self.near, _F_SETFD, 0)
-
-    async def enable_cloexec(self) -> None:
-        """Have it closed when a program is executed. A checkpoint. fcntl(2), F_SETFD."""
-        self._validate()
-        await self.task.sysif.syscall(SYS.fcntl, self.near, _F_SETFD, _FD_CLOEXEC)
 
 
 class Task(

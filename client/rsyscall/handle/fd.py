@@ -24,6 +24,8 @@ __all__ = [
     "SharedHandleError",
     "T_fd",
     "close_call",
+    "disable_cloexec_call",
+    "enable_cloexec_call",
 ]
 
 
@@ -41,6 +43,8 @@ class SharedHandleError(HandleError):
 
 FDTable = rsyscall.far.FDTable
 
+_F_SETFD, _FD_CLOEXEC = 2, 1
+
 _Handles = dict[near.FileDescriptor, "weakref.WeakSet[BaseFileDescriptor]"]
 _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.WeakKeyDictionary()
 
@@ -49,6 +53,18 @@ _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.Wea
 def close_call(fd: SyscallArgument) -> TypedCall[None]:
     """close(2)."""
     return TypedCall(SYS.close, (fd,), nothing)
+
+
+@declares("disable_cloexec")
+def disable_cloexec_call(fd: SyscallArgument) -> TypedCall[None]:
+    """fcntl(2), F_SETFD without FD_CLOEXEC."""
+    return TypedCall(SYS.fcntl, (fd, _F_SETFD, 0), nothing)
+
+
+@declares("enable_cloexec")
+def enable_cloexec_call(fd: SyscallArgument) -> TypedCall[None]:
+    """fcntl(2), F_SETFD with FD_CLOEXEC."""
+    return TypedCall(SYS.fcntl, (fd, _F_SETFD, _FD_CLOEXEC), nothing)
 
 
 class BaseFileDescriptor:
@@ -136,6 +152,19 @@ class BaseFileDescriptor:
         except trio.Cancelled:
             self.revive()
             raise
+
+    async def disable_cloexec(self) -> None:
+        """Have it stay open in a program that is executed.
+
+        InvalidHandleError. A checkpoint; if cancelled, nothing has happened. fcntl(2), F_SETFD.
+        """
+        self._validate()
+        await perform(self.task, disable_cloexec_call(self.near))
+
+    async def enable_cloexec(self) -> None:
+        """Have it closed when a program is executed; see disable_cloexec."""
+        self._validate()
+        await perform(self.task, enable_cloexec_call(self.near))
 
     def for_task(self, task: FileDescriptorTask[T_fd]) -> T_fd:
         """The same file descriptor, for another task that has the same table.

@@ -15,6 +15,7 @@ import trio
 
 import rsyscall.far
 import rsyscall.near
+from rsyscall._checkpoint import shield
 from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
@@ -203,7 +204,7 @@ class ChildPid(Pid):
                 return self.death_state
             self._check_alive()
             await trio.lowlevel.checkpoint_if_cancelled()
-            with trio.CancelScope(shield=True):
+            with shield():
                 state = await self._take(options)
                 if state is not None and state.died() and W.NOWAIT not in options:
                     self.mark_dead(state)
@@ -237,7 +238,7 @@ class ChildPid(Pid):
 
     async def clear_away(self) -> None:
         """Do what on_release was told. Not a checkpoint."""
-        with trio.CancelScope(shield=True):
+        with shield():
             while self._remains:
                 try:
                     await self._remains.pop()()

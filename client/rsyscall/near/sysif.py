@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
-import trio
-
+from rsyscall._checkpoint import shield
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Argument,
@@ -340,7 +339,7 @@ class SyscallInterface(abc.ABC):
         _, pid, _ = struct.unpack("3q", reply.values)
         check_reply(SYS.clone, clone, pid)
         there = int.from_bytes(reply.outs[0], sys.byteorder)
-        with trio.CancelScope(shield=True):
+        with shield():
             try:
                 dup = (there, _F_DUPFD_CLOEXEC, 0)
                 came = (await self.call(SYS.fcntl, dup, return_fd=True)).fd
