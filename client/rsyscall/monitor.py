@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -36,6 +37,22 @@ class AsyncChildPid:
     def __init__(self, pid: ChildPid) -> None:
         """Nothing is asked of the kernel."""
         self.pid = pid
+        self._on_end = list[Callable[[], None]]()
+        self._detached = False
+        pid.on_death(self._ended)
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Have something done once it is known to be dead, or is detached."""
+        self._on_end.append(function)
+
+    def detach(self) -> None:
+        """Let it outlive its parent, and its block as a context manager."""
+        self._detached = True
+        self._ended()
+
+    def _ended(self) -> None:
+        while self._on_end:
+            self._on_end.pop()()
 
     @property
     def command(self) -> Command | None:
@@ -119,7 +136,8 @@ class AsyncChildPid:
 
     async def __aexit__(self, *exc: object) -> None:
         """Kill it, if it still runs, and wait for it, even when cancelled."""
-        await self.end()
+        if not self._detached:
+            await self.end()
 
     def __int__(self) -> int:
         """The pid, as its parent sees it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
@@ -52,7 +51,7 @@ class Process:
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         self.task = task
-        self._children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
+        self._children = set[ChildProcess | AsyncChildPid]()
         self.stdin: FileDescriptor = task.make_fd_handle(near.FileDescriptor(0))
         self.stdout: FileDescriptor = task.make_fd_handle(near.FileDescriptor(1))
         self.stderr: FileDescriptor = task.make_fd_handle(near.FileDescriptor(2))
@@ -102,7 +101,9 @@ class Process:
         there is no child. clone(2).
         """
         child = await start(self.task, flags, vm=vm, ring=ring)
-        return self._adopt(ChildProcess(child))
+        process = ChildProcess(child)
+        self._adopt(process)
+        return process
 
     async def spawn(
         self,
@@ -160,7 +161,9 @@ class Process:
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
         full = {**(os.environ if env is None else env), **command.env_updates}
-        return await spawn(self.task, command, setup, full)
+        pid = await spawn(self.task, command, setup, full)
+        self._adopt(pid)
+        return pid
 
     async def run(
         self,
@@ -182,14 +185,18 @@ class Process:
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""
         return await self.clone()
 
-    def _adopt(self, child: ChildProcess) -> ChildProcess:
+    def _adopt(self, child: ChildProcess | AsyncChildPid) -> None:
+        """Have it ended with us, unless it ends before."""
+        pid = child if isinstance(child, AsyncChildPid) else child.pid
         self._children.add(child)
-        return child
+        pid.on_end(lambda: self._children.discard(child))
 
     async def end_children(self) -> None:
         """Kill the children that still run and wait for them, and for theirs, cancelled or not."""
-        for child in list(self._children):
+        while self._children:
+            child = next(iter(self._children))
             await child.end()
+            self._children.discard(child)
 
     def inherit_fd(self, fd: FileDescriptor) -> FileDescriptor:
         """A handle for a descriptor that our table has inherited; see Task.inherit_fd."""

@@ -70,10 +70,15 @@ async def _sentinel(task: Task) -> tuple[int, socket.socket]:
     there, other = struct.unpack("2i", done.outs[0])
     with shield():
         reply = await task.sysif.call(SYS.fcntl, (other, _F_DUPFD_CLOEXEC, 0), return_fd=True)
-        await task.sysif.syscall(SYS.close, other)
-    if reply.fd is None:
-        raise AssertionError("a descriptor was asked for and did not come")
-    return there, socket.socket(fileno=reply.fd)
+        if reply.fd is None:
+            raise AssertionError("a descriptor was asked for and did not come")
+        here = socket.socket(fileno=reply.fd)
+        try:
+            await task.sysif.syscall(SYS.close, other)
+        except BaseException:
+            here.close()
+            raise
+    return there, here
 
 
 def has_exec(pid: ChildPid) -> bool | None:

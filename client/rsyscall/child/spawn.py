@@ -7,10 +7,11 @@ whether the program runs or which step has failed. Nothing is copied, and no des
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from rsyscall import near
@@ -50,7 +51,7 @@ __all__ = ["Descriptors", "Setup", "by_number", "spawn"]
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
-_PR_SET_PDEATHSIG, _TIOCSCTTY, _AT_FDCWD = 1, 0x540E, -100
+_PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
 _NAMESPACES = (
     CLONE.NEWNS
     | CLONE.NEWCGROUP
@@ -182,7 +183,10 @@ def _steps(task: Task, setup: Setup, mappings: Sequence[tuple[str, str]]) -> _St
     _add_ids(s, setup)
     if setup.pdeathsig is not None:
         sig = int(setup.pdeathsig)
-        s.add("setting the death signal", call(SYS.prctl, _PR_SET_PDEATHSIG, sig, 0, 0, 0))
+        s.add(
+            "setting the death signal",
+            call(SYS.prctl, _PR_SET_PDEATHSIG, sig, 0, 0, 0),
+        )
         # It may have died before.
         known = CLONE.NEWPID not in setup.unshare and task.pidns_for_children is task.pidns
         parent = task.near_process.id if known else 0
@@ -277,14 +281,33 @@ async def _run(
     await memory.write(memory.extra, body.ljust(room, b"\0") + strings)
     await memory.write(stack, block)
     flags = int(CLONE.VM | CLONE.VFORK | setup.unshare)
-    number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
-    pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
-    try:
-        await _check(pid, memory, stack, s)
-    except BaseException:
-        await pid.end()
-        raise
+    async with _dumpable(task, setup):
+        number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
+        pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
+        try:
+            await _check(pid, memory, stack, s)
+        except BaseException:
+            await pid.end()
+            raise
     return pid
+
+
+@contextlib.asynccontextmanager
+async def _dumpable(task: Task, setup: Setup) -> AsyncGenerator[None]:
+    """Leave the task as it is, though a child that shares its memory changes its ids.
+
+    It is not dumpable as long as the child does: whoever has those ids must not get at our memory
+    by way of the child. Afterwards there is only us.
+    """
+    if setup.uid is None and setup.gid is None and CLONE.NEWUSER not in setup.unshare:
+        yield
+        return
+    before = await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
+    try:
+        yield
+    finally:
+        if before == 1:
+            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
 
 
 async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps) -> None:

@@ -92,6 +92,8 @@ async def start_memory(task: Task, extra: int) -> ChildMemory:
 
 def entry(task: Task) -> int:
     """Where a child of the task begins. ValueError if its server is too old to know."""
+    if isinstance(task.sysif, DeadInterface):
+        raise task.sysif.error()
     if task.address_space.ours:
         return lib.rs_child_address()
     peer = getattr(task.sysif, "peer", None)
@@ -229,6 +231,9 @@ class Child:
         message = f"{task} {what}"
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
+        for handle in task.fd_handles:
+            if handle.task is task:
+                handle.orphan()
 
 
 async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> Child:

@@ -98,14 +98,18 @@ class BaseFileDescriptor:
 
     def _drop(self) -> None:
         self.valid = False
-        siblings = self._siblings()
-        siblings.discard(self)
-        if not siblings:
-            _tables.get(self.task.fd_table, {}).pop(self.near, None)
+        self.orphan()
 
     def forget(self) -> None:
         """Give up this handle: the descriptor is closed, or about to be, by other means."""
         self._drop()
+
+    def orphan(self) -> None:
+        """The task is over: others decide when the descriptor is closed."""
+        siblings = self._siblings()
+        siblings.discard(self)
+        if not siblings:
+            _tables.get(self.task.fd_table, {}).pop(self.near, None)
 
     def revive(self) -> None:
         """Take forget() back: the descriptor was not closed after all."""
@@ -120,7 +124,8 @@ class BaseFileDescriptor:
     def is_only_handle(self) -> bool:
         """Whether no other valid handle names the same number in the same table."""
         self._validate()
-        return len(self._siblings()) == 1
+        siblings = self._siblings()
+        return len(siblings) == 1 and self in siblings
 
     async def invalidate(self) -> bool:
         """Give up this handle; the file descriptor is closed if it was the last one.

@@ -114,6 +114,7 @@ class ChildPid(Pid):
         self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
         self._reaping = trio.Lock()
         #: What is to be cleared away once it no longer runs in the memory it was made in.
+        self._on_death = list[Callable[[], None]]()
         self._remains: list[Callable[[], Awaitable[None]]] = []
         task.fd_table.own.add(pidfd_there)
 
@@ -232,6 +233,10 @@ class ChildPid(Pid):
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
+    def on_death(self, function: Callable[[], None]) -> None:
+        """Have something done once it is known to be dead."""
+        self._on_death.append(function)
+
     def on_release(self, function: Callable[[], Awaitable[None]]) -> None:
         """Have something done once it no longer runs in the memory that it was made in."""
         self._remains.append(function)
@@ -251,6 +256,8 @@ class ChildPid(Pid):
         there, here = self.pidfd_there, self.pidfd
         self.task.fd_table.own.discard(there)
         self.pidfd = self.pidfd_there = -1
+        for function in self._on_death:
+            function()
         if here >= 0:
             trio.lowlevel.notify_closing(here)
             os.close(here)

@@ -87,11 +87,11 @@ class DeadInterface(SyscallInterface):
 
     def __init__(self, error: Callable[[], Exception]) -> None:
         """error: makes the exception."""
-        self._error = error
+        self.error = error
 
     async def _fail(self) -> NoReturn:
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise self._error()
+        raise self.error()
 
     async def call(
         self,
