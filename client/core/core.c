@@ -1,10 +1,19 @@
+#define _GNU_SOURCE
 #include "core.h"
+
+#include <stddef.h>
+#include <unistd.h>
 
 #include "child.h"
 #include "sys.h"
 #include "transport.h"
 
-enum { PROT_READ_WRITE = 3, MAP_PRIVATE_ANONYMOUS = 0x22 };
+enum {
+    PROT_READ_WRITE = 3,
+    MAP_PRIVATE_ANONYMOUS = 0x22,
+    MAP_CHILD = MAP_PRIVATE_ANONYMOUS | 0x4000, /* MAP_NORESERVE */
+    MADV_NOHUGE = 15,
+};
 
 int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                   uint64_t a5) {
@@ -45,6 +54,31 @@ int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd) {
 }
 
 uint64_t rs_child_address(void) { return (uint64_t)(uintptr_t)rs_child_entry; }
+
+void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size) {
+    struct rs_session *s = (struct rs_session *)(uintptr_t)session;
+    uint8_t *half = (uint8_t *)(uintptr_t)halves;
+    memset(s, 0, offsetof(struct rs_session, made));
+    memset(&s->store, 0, offsetof(struct rs_store, bytes));
+    for (int i = 0; i < 2; i++, half += RS_SIZE_RING_HEADER + size)
+        memset(half, 0, RS_SIZE_RING_PARKED + 64);
+}
+
+int64_t rs_child_map(uint64_t length) {
+    int64_t at = rs_sys(RS_NR_mmap, 0, length, PROT_READ_WRITE, MAP_CHILD, UINT64_MAX, 0);
+    if (at < 0)
+        return at;
+    int64_t err = rs_sys(RS_NR_mprotect, (uint64_t)at, 4096, 0, 0, 0, 0);
+    if (err < 0) {
+        rs_sys(RS_NR_munmap, (uint64_t)at, length, 0, 0, 0, 0);
+        return err;
+    }
+    /* Refused where there are no huge pages anyway. */
+    rs_sys(RS_NR_madvise, (uint64_t)at, length, MADV_NOHUGE, 0, 0, 0);
+    return at;
+}
+
+uint64_t rs_environ(void) { return rs_addr(environ); }
 
 uint32_t rs_spin_turns(uint32_t us) {
     uint64_t halves[2 * (RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN) / 8];

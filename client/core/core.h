@@ -17,6 +17,16 @@ int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd);
 /* The address of rs_child_entry. */
 uint64_t rs_child_address(void);
 
+/* Make a child's session and the memory of its ring, which another child has used, as good as new. */
+void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size);
+
+/* Map the memory of a child: so many bytes, of which the first page stays a guard. An address, or
+ * -errno. */
+int64_t rs_child_map(uint64_t length);
+
+/* Where our environment is. */
+uint64_t rs_environ(void);
+
 /* How many turns the server's loop makes while it spins for so many microseconds. */
 uint32_t rs_spin_turns(uint32_t us);
 

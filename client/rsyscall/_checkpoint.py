@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 
 import trio
 
 from rsyscall._ring import due, yielded
 
-__all__ = ["checkpoint", "due", "pause", "shield"]
+__all__ = ["checkpoint", "due", "held", "pause", "shield", "yielded"]
 
 
 async def checkpoint() -> None:
@@ -34,7 +34,26 @@ async def pause() -> None:
 
 
 @contextlib.contextmanager
-def shield() -> Generator[None]:
-    """What happens in the block is not cancelled from outside."""
+def shield(needed: bool = True) -> Generator[None]:
+    """What happens in the block is not cancelled from outside.
+
+    needed: False for a block without a checkpoint.
+    """
+    if not needed:
+        yield
+        return
     with trio.CancelScope(shield=True):
         yield
+
+
+@contextlib.asynccontextmanager
+async def held(lock: trio.Lock) -> AsyncGenerator[None]:
+    """Hold a lock; a checkpoint only if another task has it."""
+    if lock.locked():
+        await lock.acquire()
+    else:
+        lock.acquire_nowait()
+    try:
+        yield
+    finally:
+        lock.release()

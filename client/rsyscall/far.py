@@ -99,6 +99,8 @@ class PidNamespace:
     """A pid namespace."""
 
     creator_pid: int = 0
+    #: Whether it is that of this interpreter.
+    ours: bool = False
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
@@ -9,7 +10,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, overload
 import trio
 
 from rsyscall import near
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
 from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
@@ -27,6 +28,7 @@ from rsyscall.signal import SIG
 from rsyscall.struct import Struct
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState, W
+from rsyscall.sysif.child import DeadInterface
 
 __all__ = ["ChildProcess", "Process"]
 
@@ -42,19 +44,45 @@ class SignalMask(Protocol):
         ...
 
 
+def full_environment(
+    env: Mapping[str, str | os.PathLike[str]] | None,
+    updates: Mapping[str, str | os.PathLike[str]] | None,
+) -> Mapping[str, str | os.PathLike[str]] | None:
+    """An environment with its changes; None for our own as it is."""
+    return {**(os.environ if env is None else env), **updates} if updates else env
+
+
+def check_status(status: int) -> None:
+    """ValueError unless it can be the status of an exit."""
+    if not 0 <= status <= 255:
+        raise ValueError(f"status: {status} is not from 0 to 255")
+
+
 class Process:
     """A process in which we can make calls.
 
-    task: the calls. stdin, stdout, stderr: handles of its descriptors 0, 1 and 2.
+    task: the calls.
     """
 
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         self.task = task
         self._children = set[ChildProcess | AsyncChildPid]()
-        self.stdin: FileDescriptor = task.make_fd_handle(near.FileDescriptor(0))
-        self.stdout: FileDescriptor = task.make_fd_handle(near.FileDescriptor(1))
-        self.stderr: FileDescriptor = task.make_fd_handle(near.FileDescriptor(2))
+
+    @functools.cached_property
+    def stdin(self) -> FileDescriptor:
+        """Its descriptor 0."""
+        return self.task.make_fd_handle(near.FileDescriptor(0))
+
+    @functools.cached_property
+    def stdout(self) -> FileDescriptor:
+        """Its descriptor 1."""
+        return self.task.make_fd_handle(near.FileDescriptor(1))
+
+    @functools.cached_property
+    def stderr(self) -> FileDescriptor:
+        """Its descriptor 2."""
+        return self.task.make_fd_handle(near.FileDescriptor(2))
 
     @property
     def pid(self) -> near.Pid:
@@ -160,7 +188,7 @@ class Process:
             pdeathsig=pdeathsig,
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
-        full = {**(os.environ if env is None else env), **command.env_updates}
+        full = full_environment(env, command.env_updates)
         pid = await spawn(self.task, command, setup, full)
         self._adopt(pid)
         return pid
@@ -208,8 +236,7 @@ class Process:
         Whatever is tried through it afterwards is an error. A checkpoint; if cancelled, it goes on.
         _exit(2).
         """
-        if not 0 <= status <= 255:
-            raise ValueError(f"status: {status} is not from 0 to 255")
+        check_status(status)
         try:
             await self.task.sysif.syscall(SYS.exit_group, status)
         except SyscallSendError:
@@ -306,7 +333,7 @@ class ChildProcess(Process):
         fd: a handle of the child's; None: the working directory. A script that is executed by its
         descriptor must find it open. Otherwise as execve. execveat(2).
         """
-        full = {**(os.environ if env is None else env), **(env_updates or {})}
+        full = full_environment(env, env_updates)
         blocked = {sig for block in inherited_signal_blocks for sig in block.mask}
         return await execute(
             self._child,
@@ -338,6 +365,18 @@ class ChildProcess(Process):
             inherited_signal_blocks,
             command,
         )
+
+    async def exit(self, status: int = 0) -> None:
+        """End the process with a status from 0 to 255; see Process.exit.
+
+        It has been told to when this returns, and may still be about to; see `pid` for its end.
+        """
+        check_status(status)
+        await checkpoint()
+        if not isinstance(self.task.sysif, DeadInterface) and self._child.sysif.send_exit(status):
+            self._child.over("was told to exit")
+        else:
+            await super().exit(status)
 
     async def end(self) -> ChildState:
         """Kill it and its children, if they still run, and wait for them, cancelled or not."""

@@ -191,7 +191,8 @@ async def test_a_change_of_ids_leaves_us_dumpable(tmp_path: Path) -> None:
     """Dumpable or not is a matter of the memory, which was the child's, too."""
     async with rsyscall.open_process() as process, await process.clone() as child:
         for parent in (local_process, process, child):
-            for options in ({"uid": 33}, {"gid": 34}, {"unshare": CLONE.NEWUSER}):
+            changes: list[dict[str, Any]] = [{"uid": 33}, {"gid": 34}, {"unshare": CLONE.NEWUSER}]
+            for options in changes:
                 assert await dumpable(parent)
                 await ids(parent, tmp_path / "out", **options)
                 assert await dumpable(parent)
@@ -326,11 +327,12 @@ async def test_ids_that_one_may_not_have(parent: rsyscall.Process) -> None:
     """The child, for which 33 is nobody else, may not become 34."""
     async with await parent.clone(vm=False) as child:
         await child.task.sysif.syscall(SYS.setresuid, 33, 33, 33)
-        for options, note in (
+        cases: list[tuple[dict[str, Any], str]] = [
             ({"uid": 34}, "while setting the user id"),
             ({"gid": 34}, "while setting the group id"),
             ({"groups": [34]}, "while setting the groups"),
-        ):
+        ]
+        for options, note in cases:
             with pytest.raises(PermissionError) as caught:
                 await child.spawn(TRUE, **options)
             assert caught.value.__notes__[-1] == note

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import struct
 import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from rsyscall import near
 from rsyscall._checkpoint import shield
 from rsyscall._raw import ffi
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.namespaces import unshare_table
 from rsyscall.child.start import Child
-from rsyscall.child.steps import call, run
+from rsyscall.child.steps import call, raise_failure, run
 from rsyscall.child.strings import Strings
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid
@@ -28,7 +26,8 @@ from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
-from rsyscall_protocol import In, Step
+from rsyscall_protocol import Batch, In, Step
+from rsyscall_protocol._pending import Program
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["execute", "has_exec", "unshare_files"]
 
-_F_DUPFD_CLOEXEC = 1030
 _SETMASK, _DFL, _IGN, _RESTORER = 2, 0, 1, 0x04000000
 _PF_FORKNOEXEC = 0x40
 
@@ -64,40 +62,30 @@ async def unshare_files(child: Child) -> None:
         await child.has_own_table()
 
 
-async def _sentinel(task: Task) -> tuple[int, socket.socket]:
-    """A socket whose far end is open in the child and nowhere else; its number there, and ours."""
-    done = await run(task.sysif, [call(SYS.socketpair, 1, 1 | socket.SOCK_CLOEXEC, 0, Out(8))])
-    there, other = struct.unpack("2i", done.outs[0])
-    with shield():
-        reply = await task.sysif.call(SYS.fcntl, (other, _F_DUPFD_CLOEXEC, 0), return_fd=True)
-        if reply.fd is None:
-            raise AssertionError("a descriptor was asked for and did not come")
-        here = socket.socket(fileno=reply.fd)
-        try:
-            await task.sysif.syscall(SYS.close, other)
-        except BaseException:
-            here.close()
-            raise
-    return there, here
-
-
 def has_exec(pid: ChildPid) -> bool | None:
     """Whether a child has exec'd since it was cloned; None if that cannot be seen."""
-    number = _visible_pid(pid)
+    number = pid.near.id if pid.task.pidns.ours else _visible_pid(pid)
     try:
-        stat = Path(f"/proc/{number}/stat").read_text()
+        stat = _read(f"/proc/{number}/stat")
     except OSError:
         return None
-    return not int(stat.rpartition(")")[2].split()[6]) & _PF_FORKNOEXEC
+    return not int(stat.rpartition(b")")[2].split()[6]) & _PF_FORKNOEXEC
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
 
 
 def _visible_pid(pid: ChildPid) -> int:
-    try:
-        for line in Path(f"/proc/self/fdinfo/{pid.pidfd}").read_text().splitlines():
-            if line.startswith("Pid:"):
+    """As it is seen from here: its parent may be in another namespace."""
+    with contextlib.suppress(OSError):
+        for line in _read(f"/proc/self/fdinfo/{pid.pidfd}").splitlines():
+            if line.startswith(b"Pid:"):
                 return int(line.split()[1])
-    except OSError:
-        pass
     return pid.near.id
 
 
@@ -130,20 +118,13 @@ async def execute(
     memory = await task.malloc(bytes, strings.size)
     at = int(memory.near)
     await _write(task, at, strings.at(at))
-    there, here = await _sentinel(task)
-    with here:
-        mask = int.from_bytes((await run(task.sysif, [_mask_call()])).outs[0], sys.byteorder)
-        steps = _steps(dirfd, name, at, at + strings.envp, flags, blocked, mask)
-        try:
-            with shield():
-                failed = await _until_gone(child, here, steps)
-            if failed is not None:
-                await _close(task, there)
-                raise failed
-            with shield():
-                await _settle(child)
-        finally:
-            memory.free()
+    steps = _steps(dirfd, name, at, at + strings.envp, flags, blocked)
+    try:
+        await _until_gone(child, steps)
+        with shield():
+            await _settle(child)
+    finally:
+        memory.free()
     child.pid.pid.did_exec(command)
     child.over("has exec'd")
     with shield():
@@ -151,58 +132,44 @@ async def execute(
     return child.pid
 
 
-def _mask_call() -> Step:
-    return call(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8)
-
-
 def _steps(
-    dirfd: int,
-    name: In,
-    argv: int,
-    envp: int,
-    flags: int,
-    blocked: Collection[SIG],
-    mask: int,
+    dirfd: int, name: In, argv: int, envp: int, flags: int, blocked: Collection[SIG]
 ) -> list[Step]:
-    """What is done in one go, and taken back if the last step fails."""
-    steps: list[Step] = []
+    """What is done in one go. The mask, which comes first, is all that is not taken back."""
+    mask = In(signal_mask(blocked))
+    steps = [call(SYS.rt_sigprocmask, _SETMASK, mask, Out(8), 8)]
     for sig in (SIG.PIPE, SIG.XFSZ):
         undo = (int(SYS.rt_sigaction), (int(sig), _action(_IGN), 0, 8))
         steps.append(call(SYS.rt_sigaction, int(sig), _action(_DFL), 0, 8, undo=undo))
-    undo = (int(SYS.rt_sigprocmask), (_SETMASK, In(mask.to_bytes(8, sys.byteorder)), 0, 8))
-    steps.append(call(SYS.rt_sigprocmask, _SETMASK, In(signal_mask(blocked)), 0, 8, undo=undo))
     steps.append(call(SYS.execveat, dirfd, name, argv, envp, flags))
     return steps
 
 
-async def _until_gone(child: Child, here: socket.socket, steps: list[Step]) -> OSError | None:
-    """Make the calls; the error if the child is still there afterwards."""
-    failed: OSError | None = None
+async def _until_gone(child: Child, steps: list[Step]) -> None:
+    """Make the calls, and return if the child cannot answer. OSError if it can, and did not exec.
 
-    async def watch() -> None:
-        await trio.lowlevel.wait_readable(here.fileno())
-        child.sysif.give_up("it exec'd or died")
-
+    What tells that it cannot is the end of its socket: close-on-exec, and open nowhere else. But
+    when the interpreter was forked by others, they have a copy; so the child is looked at, too.
+    """
+    pid = child.pid.pid
+    request = Batch(0, tuple(steps))
     child.executing = True
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
-        try:
-            await run(child.task.sysif, steps)
-        except OSError as exc:
-            failed = exc
-        except SyscallSendError:
-            child.executing = False
-            raise
-        except SyscallHangup:
-            pass
-        nursery.cancel_scope.cancel()
-    child.executing = failed is None
-    return failed
-
-
-async def _close(task: Task, number: int) -> None:
+    child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
+    try:
+        reply = await child.task.sysif.batch(request, None, Program(request))
+    except SyscallSendError:
+        child.executing = False
+        raise
+    except SyscallHangup:
+        return
+    finally:
+        child.sysif.probe = None
+    child.executing = False
+    mask = In(reply.outs[0])
     with shield():
-        await task.sysif.syscall(SYS.close, near.FileDescriptor(number))
+        await run(child.task.sysif, [call(SYS.rt_sigprocmask, _SETMASK, mask, 0, 8)])
+    raise_failure(steps, reply)
+    raise AssertionError("an exec returned, and had not failed")
 
 
 async def _settle(child: Child) -> None:

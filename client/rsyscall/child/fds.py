@@ -13,7 +13,7 @@ _LAST = 2**32 - 1
 
 def kept(task: Task) -> set[int]:
     """The numbers that a copy of the task's table is to have: those of handles, and stdio."""
-    return {0, 1, 2} | {int(fd.near) for fd in task.fd_handles}
+    return {0, 1, 2, *task.fd_numbers}
 
 
 def gaps(keep: Iterable[int]) -> list[tuple[int, int]]:

@@ -38,6 +38,11 @@ _RING_AT = _SESSION_AT + Size.CHILD_MEMORY
 #: Flags of a child, as SPEC.md has them.
 SHARED, RUN = 1, 2
 
+#: Memory that children have left, for the next ones: to map it anew takes longer than the rest.
+_spare: list[int] = []
+_MOST_SPARE = 8
+_USUAL = _RING_AT + -(-RING_ROOM // _PAGE) * _PAGE
+
 _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
 _MAP = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
 _NOHUGEPAGE, _SETMASK = 15, 2
@@ -56,12 +61,13 @@ def start_block(
     socket: int = -1,
     pidfd: int = -1,
     page_size: int = _PAGE,
+    data: int | None = None,
     size: int = 0,
     spin: tuple[int, int] = (0, 0),
 ) -> tuple[int, bytes]:
     """What a child finds on its stack, and where that is.
 
-    size: of a half of the ring, or of a batch, that is in the extra memory.
+    data, size: where a batch is, and its bytes; or, of a half of the ring in the extra memory.
     """
     tail = b"".join([struct.pack("@II", *pair) for pair in ranges])
     length = -(-(_BLOCK.size + len(tail)) // 16) * 16
@@ -73,7 +79,7 @@ def start_block(
         memory.address + _SESSION_AT,
         mask,
         at + _BLOCK.size,
-        memory.extra,
+        memory.extra if data is None else data,
         len(ranges),
         flags,
         socket,
@@ -101,6 +107,11 @@ class ChildMemory(abc.ABC):
         self.length = _RING_AT + -(-extra // _PAGE) * _PAGE
 
     @property
+    def room(self) -> int:
+        """How many bytes there are behind what every child needs."""
+        return self.length - _RING_AT
+
+    @property
     def extra(self) -> int:
         """Where those begin."""
         return self.address + _RING_AT
@@ -118,26 +129,18 @@ class ChildMemory(abc.ABC):
         """Unmap it: nobody runs in it any more."""
 
 
-def _call(number: SYS, *args: int) -> int:
-    a = (*args, 0, 0, 0, 0, 0, 0)[:6]
-    value = lib.rs_direct(number, *[n & (2**64 - 1) for n in a])
-    check_reply(number, args, value)
-    return value
-
-
 class OwnMemory(ChildMemory):
     """In this interpreter's address space."""
 
     def __init__(self, extra: int = RING_ROOM) -> None:
         """Map it. OSError if there is no room."""
-        super().__init__(0, extra)
-        self.address = _call(SYS.mmap, 0, self.length, _PROT_RW, _MAP, -1, 0)
-        try:
-            _call(SYS.mprotect, self.address, _PAGE, lib.PROT_NONE)
-            lib.rs_direct(SYS.madvise, self.address, self.length, _NOHUGEPAGE, 0, 0, 0)
-        except OSError:
-            self.unmap()
-            raise
+        super().__init__(0, max(extra, RING_ROOM))
+        if self.length == _USUAL and _spare:
+            self.address = _spare.pop()
+            lib.rs_child_clear(self.address + _SESSION_AT, self.extra, RING_SIZE)
+        else:
+            self.address = lib.rs_child_map(self.length)
+            check_reply(SYS.mmap, (0, self.length), self.address)
         _mapped.add(self)
 
     def view(self, address: int, length: int) -> memoryview:
@@ -161,10 +164,12 @@ class OwnMemory(ChildMemory):
         self.unmap()
 
     def unmap(self) -> None:
-        """Unmap it; nothing if that was done before."""
-        if self.address:
-            lib.rs_direct(SYS.munmap, self.address, self.length, 0, 0, 0, 0)
-            self.address = 0
+        """Unmap it, or keep it for another child; nothing if that was done before."""
+        address, self.address = self.address, 0
+        if address and self.length == _USUAL and len(_spare) < _MOST_SPARE:
+            _spare.append(address)
+        elif address:
+            lib.rs_direct(SYS.munmap, address, self.length, 0, 0, 0, 0)
 
     def halves(self) -> SharedHalves:
         """The memory of a ring, as long as it is mapped."""
@@ -187,6 +192,8 @@ def _after_fork_in_child() -> None:
     for memory in list(_mapped):
         memory.unmap()
     _mapped.clear()
+    while _spare:
+        lib.rs_direct(SYS.munmap, _spare.pop(), _USUAL, 0, 0, 0, 0)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

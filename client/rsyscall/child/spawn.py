@@ -7,15 +7,15 @@ whether the program runs or which step has failed. Nothing is copied, and no des
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import struct
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._raw import lib
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
 from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
@@ -51,6 +51,7 @@ __all__ = ["Descriptors", "Setup", "by_number", "spawn"]
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
+_VM_VFORK = int(CLONE.VM | CLONE.VFORK)
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
 _NAMESPACES = (
     CLONE.NEWNS
@@ -65,7 +66,7 @@ _NAMESPACES = (
 Descriptors: TypeAlias = "Mapping[int, FileDescriptor] | Iterable[FileDescriptor]"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Setup:
     """What a program is to find; see Process.spawn."""
 
@@ -198,18 +199,18 @@ def _steps(task: Task, setup: Setup, mappings: Sequence[tuple[str, str]]) -> _St
     return s
 
 
-def _candidates(path: PathLike, env: Mapping[str, PathLike]) -> list[bytes]:
+def _candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[bytes]:
     """Where the program may be: with a slash in its name just there, else in PATH."""
     name = path_to_bytes(path, "command")
     if b"/" in name or name == b"\0":
         return [name]
-    where = os.fsencode(env.get("PATH", os.defpath)).split(b":")
+    where = os.fsencode((os.environ if env is None else env).get("PATH", os.defpath)).split(b":")
     return [os.path.join(directory or b".", name) for directory in where]
 
 
 def check_setup(setup: Setup) -> None:
     """ValueError, naming the argument, for what cannot be."""
-    if unknown := setup.unshare & ~_NAMESPACES:
+    if setup.unshare and (unknown := setup.unshare & ~_NAMESPACES):
         raise ValueError(f"unshare: {unknown!r} is no namespace that a program can begin in")
     for name in ("uid", "gid"):
         value = getattr(setup, name)
@@ -222,7 +223,7 @@ def check_setup(setup: Setup) -> None:
 
 async def _mappings(task: Task, setup: Setup) -> list[tuple[str, str]]:
     """The lines that give a new user namespace our ids, or those that are wanted."""
-    if CLONE.NEWUSER not in setup.unshare:
+    if not setup.unshare or CLONE.NEWUSER not in setup.unshare:
         return []
     uid = await task.sysif.syscall(SYS.geteuid)
     gid = await task.sysif.syscall(SYS.getegid)
@@ -235,53 +236,68 @@ async def _mappings(task: Task, setup: Setup) -> list[tuple[str, str]]:
 
 
 async def spawn(
-    task: Task, command: Command, setup: Setup, env: Mapping[str, PathLike]
+    task: Task, command: Command, setup: Setup, env: Mapping[str, PathLike] | None
 ) -> AsyncChildPid:
     """Start a program; see Process.spawn."""
     check_setup(setup)
     address = entry(task)
-    strings = Strings(command.arguments, env)
+    # Our own environment is already where the child can see it.
+    ours = env is None and task.address_space.ours
+    strings = Strings(command.arguments, {} if ours else env)
     s = _steps(task, setup, await _mappings(task, setup))
     paths = _candidates(command.executable_path, env)
-    room = len(encode(Batch(1, tuple(s.steps)))) + sum(map(len, paths)) + 64 * len(paths) + 4096
     await checkpoint()
-    with shield():
-        memory = await start_memory(task, room + strings.size)
+    with shield(not task.sysif.immediate):
+        memory, body = await _lay_out(task, s, paths, strings, lib.rs_environ() if ours else None)
         try:
-            where = memory.extra + room
-            for path in paths:
-                step = call(SYS.execve, In(path), where, where + strings.envp)
-                if path is not paths[-1]:
-                    step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
-                s.add("executing the program", step)
-            pid = await _run(task, address, memory, setup, s, strings.at(where), room)
+            stack, block = start_block(
+                address,
+                memory,
+                mask=memory.mask,
+                ranges=[],
+                flags=SHARED | RUN,
+                data=memory.extra + strings.size,
+                size=len(body),
+            )
+            await memory.write(memory.extra, strings.at(memory.extra) + body)
+            await memory.write(stack, block)
+            pid = await _run(task, memory, setup, s, stack)
         finally:
             await memory.free()
     pid.pid.did_exec(command)
     return pid
 
 
+async def _lay_out(
+    task: Task, s: _Steps, paths: list[bytes], strings: Strings, environ: int | None
+) -> tuple[ChildMemory, bytes]:
+    """Memory for the strings and, behind them, the batch, to which the exec is added."""
+    extra, before = strings.size, len(s.steps)
+    while True:
+        memory = await start_memory(task, extra)
+        where = memory.extra
+        envp = where + strings.envp if environ is None else environ
+        del s.steps[before:], s.names[before:]
+        for path in paths:
+            step = call(SYS.execve, In(path), where, envp)
+            if path is not paths[-1]:
+                step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
+            s.add("executing the program", step)
+        body = encode(Batch(1, tuple(s.steps)))
+        if strings.size + len(body) <= memory.room:
+            return memory, body
+        await memory.free()
+        if len(body) > Size.RING_MAX:
+            raise ValueError(f"the set-up of a program is too large: {len(body)} bytes")
+        extra = strings.size + len(body) + 64
+
+
 async def _run(
-    task: Task,
-    address: int,
-    memory: ChildMemory,
-    setup: Setup,
-    s: _Steps,
-    strings: bytes,
-    room: int,
+    task: Task, memory: ChildMemory, setup: Setup, s: _Steps, stack: int
 ) -> AsyncChildPid:
-    body = encode(Batch(1, tuple(s.steps)))
-    if len(body) > room:
-        raise AssertionError("a batch is larger than it was thought to be")
-    if len(body) > Size.RING_MAX:
-        raise ValueError(f"the set-up of a program is too large: {len(body)} bytes")
-    stack, block = start_block(
-        address, memory, mask=memory.mask, ranges=[], flags=SHARED | RUN, size=len(body)
-    )
-    await memory.write(memory.extra, body.ljust(room, b"\0") + strings)
-    await memory.write(stack, block)
-    flags = int(CLONE.VM | CLONE.VFORK | setup.unshare)
-    async with _dumpable(task, setup):
+    flags = _VM_VFORK | int(setup.unshare)
+    before = await _dumpable(task) if _changes_ids(setup) else 0
+    try:
         number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
         pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
         try:
@@ -289,25 +305,20 @@ async def _run(
         except BaseException:
             await pid.end()
             raise
+    finally:
+        # Not earlier: whoever has the child's ids must not get at our memory by way of the child.
+        if before == 1:
+            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
     return pid
 
 
-@contextlib.asynccontextmanager
-async def _dumpable(task: Task, setup: Setup) -> AsyncGenerator[None]:
-    """Leave the task as it is, though a child that shares its memory changes its ids.
+def _changes_ids(setup: Setup) -> bool:
+    return setup.uid is not None or setup.gid is not None or CLONE.NEWUSER in setup.unshare
 
-    It is not dumpable as long as the child does: whoever has those ids must not get at our memory
-    by way of the child. Afterwards there is only us.
-    """
-    if setup.uid is None and setup.gid is None and CLONE.NEWUSER not in setup.unshare:
-        yield
-        return
-    before = await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
-    try:
-        yield
-    finally:
-        if before == 1:
-            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
+
+async def _dumpable(task: Task) -> int:
+    """Whether the task is, which a child that shares its memory and changes its ids ends."""
+    return await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
 
 
 async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps) -> None:
@@ -318,7 +329,9 @@ async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps)
         if not isinstance(reply, Batched):
             raise AssertionError("a child wrote something else than a BATCHED")
         raise_failure(s.steps, _most_telling(s, reply), s.names)
-    if has_exec(pid.pid) is False:
+    # One that is killed before its exec has ended when clone returns, or is about to; then it is as
+    # if it had been killed right after.
+    if pid.pid.is_dead() and has_exec(pid.pid) is False:
         state = await pid.waitpid(W.EXITED)
         raise SyscallHangup(f"the child (pid {pid.pid.near.id}) has {state} before its exec")
 

@@ -21,7 +21,7 @@ from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import FdArg, InOut, Out, SyscallError
 from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
-from rsyscall.sysif.child import ChildInterface, DeadInterface
+from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE, spin_us
 from rsyscall_protocol import Feature, Hello
@@ -231,9 +231,10 @@ class Child:
         message = f"{task} {what}"
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
-        for handle in task.fd_handles:
-            if handle.task is task:
-                handle.orphan()
+        if self.shares_files:
+            for handle in task.fd_handles:
+                if handle.task is task:
+                    handle.orphan()
 
 
 async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> Child:
@@ -250,7 +251,7 @@ async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> C
     await checkpoint()
     ours, theirs = socket.socketpair()
     try:
-        with shield():
+        with shield(not parent.sysif.immediate):
             child = await _start(parent, flags & ~CLONE.VM, vm, ring, address, ours, theirs)
     except BaseException:
         ours.close()
@@ -326,7 +327,9 @@ async def _start(
             "pid": pid,
             "child": address,
         }
-        child.sysif.begin(Hello(features=_FEATURES, info=info), memory.halves(), spin[0])
+        child.sysif.begin(
+            Hello(features=_FEATURES, limits=LIMITS, info=info), memory.halves(), spin[0]
+        )
     return child
 
 

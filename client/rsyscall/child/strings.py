@@ -30,10 +30,13 @@ class Strings:
     arguments comes first.
     """
 
-    def __init__(self, argv: Sequence[PathLike], env: Mapping[str, PathLike]) -> None:
-        """ValueError for a string with a NUL, or a variable whose name is none."""
+    def __init__(self, argv: Sequence[PathLike], env: Mapping[str, PathLike] | None) -> None:
+        """env: None for our own. ValueError for a string with a NUL, or a name that is none."""
         args = [path_to_bytes(arg, f"argv[{i}]") for i, arg in enumerate(argv)]
-        variables = [_variable(name, value) for name, value in env.items()]
+        if env is None:
+            variables = [b"%b=%b\0" % pair for pair in os.environb.items()]
+        else:
+            variables = [_variable(name, value) for name, value in env.items()]
         self._counts = len(args), len(variables)
         self.envp = _POINTER * (len(args) + 1)
         self._first = self.envp + _POINTER * (len(variables) + 1)

@@ -254,6 +254,12 @@ class FileDescriptorTask(rsyscall.far.Task, Generic[T_fd]):
         return fd.inherit(self)
 
     @property
+    def fd_numbers(self) -> list[int]:
+        """The numbers of all descriptors of this task's table that have a valid handle."""
+        table = _tables.get(self.fd_table, {})
+        return [fd.number for fd, handles in table.items() if handles]
+
+    @property
     def fd_handles(self) -> list[BaseFileDescriptor]:
         """All valid handles of this task's table."""
         table = _tables.get(self.fd_table, {})

@@ -15,7 +15,7 @@ import trio
 
 import rsyscall.far
 import rsyscall.near
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import held, shield, yielded
 from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
@@ -187,10 +187,11 @@ class ChildPid(Pid):
 
     async def wait_readable(self) -> None:
         """Return once it is dead. A checkpoint."""
-        async with self._waiting:
+        async with held(self._waiting):
             if self.death_state is None and self.pidfd >= 0:
                 try:
                     await trio.lowlevel.wait_readable(self.pidfd)
+                    yielded()  # others have had their turn
                 except trio.ClosedResourceError:  # somebody else has waited for it
                     await trio.lowlevel.checkpoint()
 
@@ -200,12 +201,12 @@ class ChildPid(Pid):
         If it is dead, all that was there for it is cleared away. A checkpoint; if cancelled,
         nothing has happened.
         """
-        async with self._reaping:
+        async with held(self._reaping):
             if self.death_state is not None:
                 return self.death_state
             self._check_alive()
             await trio.lowlevel.checkpoint_if_cancelled()
-            with shield():
+            with shield(not self.task.sysif.immediate):
                 state = await self._take(options)
                 if state is not None and state.died() and W.NOWAIT not in options:
                     self.mark_dead(state)
@@ -243,7 +244,7 @@ class ChildPid(Pid):
 
     async def clear_away(self) -> None:
         """Do what on_release was told. Not a checkpoint."""
-        with shield():
+        with shield(not self.task.sysif.immediate):
             while self._remains:
                 try:
                     await self._remains.pop()()

@@ -318,6 +318,9 @@ class SyscallInterface(abc.ABC):
 
     # Children: what an interface of our own process can do better.
 
+    #: Whether calls are made at once, without a checkpoint, as far as children are concerned.
+    immediate = False
+
     async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 

@@ -11,13 +11,28 @@ import trio
 
 from rsyscall.near.sysif import Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.syscall import SYS
-from rsyscall.sysif._frames import Dead
+from rsyscall.sysif._frames import Dead, Frame
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.sysif.ring import SharedHalves, make_ring
-from rsyscall_protocol import Argument, Batch, Batched, BatchFlag, Hello, SideChannel, Step
+from rsyscall_protocol import (
+    Argument,
+    Batch,
+    Batched,
+    BatchFlag,
+    Call,
+    Hello,
+    Limits,
+    SideChannel,
+    Step,
+)
+from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
 from rsyscall_protocol._pending import Program
 
 __all__ = ["ChildInterface", "DeadInterface"]
+
+LIMITS = Limits()
+#: When and how often to look at a child that ought to end its socket, in seconds.
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.1
 
 
 class ChildInterface(RemoteSyscallInterface):
@@ -35,8 +50,10 @@ class ChildInterface(RemoteSyscallInterface):
         death: Callable[[], Awaitable[None]] | None,
     ) -> None:
         """Take over a connected stream socket; nothing is sent before `start` or `begin`."""
-        super().__init__(sock, post_mortem=post_mortem)
+        super().__init__(sock, limits=LIMITS, post_mortem=post_mortem)
         self._death = death
+        #: Asked now and then while somebody waits: whether it will not answer any more.
+        self.probe: Callable[[], bool] | None = None
 
     def begin(self, hello: Hello, halves: SharedHalves, spin: int) -> None:
         """Begin in shared memory that the child has, too; hello is what it would have said.
@@ -51,6 +68,16 @@ class ChildInterface(RemoteSyscallInterface):
         self._side = SideChannel(hello.limits)
         self._looked = time.monotonic()
 
+    def send_exit(self, status: int) -> bool:
+        """Have the child exit, without waiting for that; False if it is not that simple."""
+        if self._dead is not None or self._waiters or self._out:
+            return False
+        request = Call(self._take_id(), int(SYS.exit_group), (status,))
+        body = encode(request)
+        self._out.append(Frame(HEADER.pack(HEADER_TAG, len(body)) + body, (), None))
+        self._flush()
+        return not self._out and self._dead is None
+
     def sees_death(self) -> None:
         """Nobody else has its socket any more."""
         self._death = None
@@ -60,6 +87,15 @@ class ChildInterface(RemoteSyscallInterface):
         self._die(Dead(reason))
 
     async def _wait_readable(self) -> None:
+        pause = _FIRST_LOOK
+        while (probe := self.probe) is not None:
+            with trio.move_on_after(pause):
+                await super()._wait_readable()
+                return
+            pause = min(2 * pause, _LAST_LOOK)
+            if probe():
+                self._die(Dead(""))
+                raise trio.ClosedResourceError
         if self._death is None:
             await super()._wait_readable()
             return

@@ -130,6 +130,7 @@ class DirectSyscallInterface(SyscallInterface):
     """
 
     wants_numbers = True
+    immediate = True
 
     def __init__(self) -> None:
         """Nothing is opened."""

@@ -20,7 +20,7 @@ def _make() -> Process:
             near.Pid(pid),
             far.FDTable(pid),
             far.AddressSpace(pid, ours=True),
-            far.PidNamespace(pid),
+            far.PidNamespace(pid, ours=True),
             mountns=far.MountNamespace(pid),
         )
     )
