@@ -61,6 +61,10 @@ class FDTable:
     creator_pid: int = 0
     #: Numbers in it that are ours and no user's: what a copy of the table must not keep.
     own: set[int] = field(default_factory=set[int], init=False, repr=False)
+    #: The tasks that are known to have it.
+    tasks: weakref.WeakSet[Task] = field(
+        default_factory=lambda: weakref.WeakSet[Task](), init=False, repr=False
+    )
     #: The table that it began as a copy of, and the numbers that were kept.
     parent: FDTable | None = field(default=None, init=False, repr=False)
     inherited: frozenset[int] = field(default=frozenset(), init=False, repr=False)
@@ -180,12 +184,15 @@ class Task:
         self.sysif = sysif
         self.near_process = near_process
         self.fd_table = fd_table
+        fd_table.tasks.add(self)
         self.address_space = address_space
         self.pidns = pidns
         self.mountns: MountNamespace = (
             MountNamespace(fd_table.creator_pid) if mountns is None else mountns
         )
         self._allocator = allocator
+        #: Of the numbers in fd_table.own those that this task needs.
+        self.own_fds: set[int] = set()
         pid = fd_table.creator_pid
         #: Where its children will be; not the task itself, after unshare(2) or setns(2).
         self.pidns_for_children: PidNamespace = pidns

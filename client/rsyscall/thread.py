@@ -13,9 +13,11 @@ from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
+from rsyscall.child.mappings import effective_ids, write_user_mappings
 from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
 from rsyscall.child.start import Child, start
 from rsyscall.child.strings import Strings
+from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
@@ -119,18 +121,28 @@ class Process:
         flags: what it shares or has anew: CLONE.FILES, FS, IO, SYSVSEM, and the namespaces, of
         which each moves exactly the far object of its name. Without CLONE.FILES the child has a
         copy of the table, in which nothing is open but stdio and what has a handle now; see
-        inherit_fd. vm: whether it shares our address space; without it the child has a copy of its
-        own, made at a cost that grows with it. ring: whether calls go through shared memory; None:
-        if they can.
+        inherit_fd. automatically_write_user_mappings: whether in a user namespace of its own the
+        ids are to be as they were outside. vm: whether it shares our address space; without it the
+        child has a copy of its own, made at a cost that grows with it. ring: whether calls go
+        through shared memory; None: if they can.
 
         As a context manager the child is killed and waited for at the end of the block. ValueError
         for flags that a child cannot have or that exclude each other; OSError, with the call as a
         note, as clone reports it, and see the contract of near.sysif. A checkpoint; if cancelled,
         there is no child. clone(2).
         """
+        outside = None
+        if automatically_write_user_mappings and CLONE.NEWUSER in flags:
+            outside = await effective_ids(self.task)
         child = await start(self.task, flags, vm=vm, ring=ring)
         process = ChildProcess(child)
         self._adopt(process)
+        if outside is not None:
+            try:
+                await write_user_mappings(process.task, outside, outside)
+            except BaseException:
+                await process.end()
+                raise
         return process
 
     async def spawn(
@@ -208,6 +220,45 @@ class Process:
         async with await self.spawn(command) as child:
             task_status.started(child)
             return await (child.check() if check else child.waitpid(W.EXITED))
+
+    async def unshare(self, flags: CLONE) -> None:
+        """Leave what is shared with others, or begin new namespaces.
+
+        flags: CLONE.FILES (see unshare_files), FS, SYSVSEM, NEWNS, NEWNET, NEWUTS, NEWIPC,
+        NEWCGROUP, NEWUSER; and NEWPID, NEWTIME, in which only children will be. Each moves exactly
+        the far object of its name. ValueError for other flags; OSError, with what may be wrong as
+        a note; SyscallSendError for local_process while the interpreter has several threads. A
+        checkpoint; if cancelled, nothing has happened. unshare(2).
+        """
+        await unshare(self.task, flags)
+
+    async def unshare_files(self, going_to_exec: bool = True) -> None:
+        """Get a table of file descriptors of our own, a copy of that which we share, if we do.
+
+        Our handles go with us. In the copy of a child only stdio and what has a handle stays open.
+        A checkpoint; if cancelled, nothing has happened. unshare(2).
+        """
+        del going_to_exec  # what is closed on exec is closed then, in any case
+        await unshare_files(self.task)
+
+    async def unshare_user(
+        self, in_namespace_uid: int | None = None, in_namespace_gid: int | None = None
+    ) -> None:
+        """Begin a user namespace in which our ids are these; by default the same.
+
+        OSError, with what may be wrong as a note. A checkpoint; if cancelled, nothing has happened
+        or the ids are not mapped yet. user_namespaces(7).
+        """
+        await unshare_user(self.task, in_namespace_uid, in_namespace_gid)
+
+    async def setns(self, fd: FileDescriptor, nstype: CLONE = CLONE.NONE) -> None:
+        """Enter a namespace.
+
+        fd: a handle of a file of /proc/PID/ns, or of a pidfd, and then nstype says which of its
+        namespaces. ValueError for another nstype; OSError as the call reports it. A checkpoint; if
+        cancelled, nothing has happened. setns(2).
+        """
+        await setns(self.task, fd, nstype)
 
     async def fork(self) -> ChildProcess:
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""
@@ -288,6 +339,17 @@ class ChildProcess(Process):
     def pid(self) -> AsyncChildPid:  # type: ignore[override] # the name that its users know
         """To wait for it; its `pid` is the handle."""
         return self._child.pid
+
+    async def unshare_files(self, going_to_exec: bool = True) -> None:
+        """See Process.unshare_files."""
+        await unshare_child_files(self._child)
+
+    async def unshare(self, flags: CLONE) -> None:
+        """See Process.unshare."""
+        if CLONE.FILES in flags:
+            await self.unshare_files()
+            flags &= ~CLONE.FILES
+        await super().unshare(flags)
 
     async def execve(
         self,

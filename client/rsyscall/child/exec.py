@@ -13,15 +13,13 @@ import trio
 
 from rsyscall._checkpoint import shield
 from rsyscall._raw import ffi
-from rsyscall.child.fds import gaps, kept
-from rsyscall.child.namespaces import unshare_table
 from rsyscall.child.start import Child
 from rsyscall.child.steps import call, raise_failure, run
 from rsyscall.child.strings import Strings
+from rsyscall.child.unshare import unshare_child_files
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.near.sysif import Out, SyscallHangup, SyscallSendError
-from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from rsyscall.command import Command
     from rsyscall.monitor import AsyncChildPid
 
-__all__ = ["execute", "has_exec", "unshare_files"]
+__all__ = ["execute", "has_exec", "signal_mask"]
 
 _SETMASK, _DFL, _IGN, _RESTORER = 2, 0, 1, 0x04000000
 _PF_FORKNOEXEC = 0x40
@@ -46,20 +44,6 @@ def signal_mask(signals: Collection[int]) -> bytes:
 
 def _action(handler: int) -> In:
     return In(struct.pack("@QQQQ", handler, _RESTORER, 0, 0))
-
-
-async def unshare_files(child: Child) -> None:
-    """Give the child a table of its own, with what has a handle and no more. A checkpoint."""
-    task = child.task
-    if not child.shares_files:
-        return
-    keep = kept(task) | child.lent.numbers
-    steps = [call(SYS.unshare, int(CLONE.FILES))]
-    steps += [call(SYS.close_range, *gap, 0) for gap in gaps(keep)]
-    await run(task.sysif, steps)
-    with shield():
-        unshare_table(task, keep - child.lent.numbers, child.lent.numbers)
-        await child.has_own_table()
 
 
 def has_exec(pid: ChildPid) -> bool | None:
@@ -114,7 +98,7 @@ async def execute(
             dirfd = int(number)
     else:
         dirfd = -100
-    await unshare_files(child)
+    await unshare_child_files(child)
     memory = await task.malloc(bytes, strings.size)
     at = int(memory.near)
     await _write(task, at, strings.at(at))

@@ -125,8 +125,11 @@ class ChildMemory(abc.ABC):
         """Read from it."""
 
     @abc.abstractmethod
-    async def free(self) -> None:
-        """Unmap it: nobody runs in it any more."""
+    async def free(self, *, sound: bool = True) -> None:
+        """Unmap it: nobody runs in it any more.
+
+        sound: whether whoever did left it as it was.
+        """
 
 
 class OwnMemory(ChildMemory):
@@ -159,14 +162,14 @@ class OwnMemory(ChildMemory):
         """Read from it. Not a checkpoint."""
         return bytes(self.view(address, length)[:])
 
-    async def free(self) -> None:
-        """Unmap it. Not a checkpoint."""
-        self.unmap()
+    async def free(self, *, sound: bool = True) -> None:
+        """Unmap it, or keep it for another child. Not a checkpoint."""
+        self.unmap(keep=sound)
 
-    def unmap(self) -> None:
-        """Unmap it, or keep it for another child; nothing if that was done before."""
+    def unmap(self, *, keep: bool = False) -> None:
+        """Unmap it; nothing if that was done before."""
         address, self.address = self.address, 0
-        if address and self.length == _USUAL and len(_spare) < _MOST_SPARE:
+        if keep and address and self.length == _USUAL and len(_spare) < _MOST_SPARE:
             _spare.append(address)
         elif address:
             lib.rs_direct(SYS.munmap, address, self.length, 0, 0, 0, 0)
@@ -231,7 +234,7 @@ class TaskMemory(ChildMemory):
         """Read from it. A checkpoint."""
         return await self.task.sysif.read_memory(address, length)
 
-    async def free(self) -> None:
+    async def free(self, *, sound: bool = True) -> None:
         """Unmap it; nothing if that was done before. A checkpoint."""
         address, self.address = self.address, 0
         if address:

@@ -62,6 +62,8 @@ def unshare_table(task: Task, kept: set[int], own: set[int]) -> None:
         handle.forget()
     table = far.FDTable(task.near_process.id)
     table.parent, table.inherited, table.own = task.fd_table, frozenset(kept), own
+    task.fd_table.tasks.discard(task)
     task.fd_table = table
+    table.tasks.add(task)
     for handle in handles:
         handle.revive()

@@ -18,6 +18,7 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
+from rsyscall.child.mappings import effective_ids, map_lines, map_steps
 from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
 from rsyscall.child.start import entry, start_memory
 from rsyscall.child.steps import call, raise_failure
@@ -140,15 +141,6 @@ def _add_descriptors(s: _Steps, task: Task, wanted: Mapping[int, FileDescriptor]
             s.add(name, call(SYS.dup3, moved.get(source, source), target, 0))
 
 
-def _add_map(s: _Steps, file: str, line: str) -> None:
-    name = f"writing {line!r} to /proc/self/{file}"
-    path = In(f"/proc/self/{file}".encode() + b"\0")
-    fd = s.add(name, call(SYS.openat, _AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0))
-    data = line.encode()
-    s.add(name, dataclasses.replace(call(SYS.write, Ref(fd), In(data), len(data)), ok=len(data)))
-    s.add(name, call(SYS.close, Ref(fd)))
-
-
 def _add_ids(s: _Steps, setup: Setup) -> None:
     if setup.groups is not None:
         data = struct.pack(f"@{len(setup.groups)}I", *setup.groups)
@@ -163,7 +155,8 @@ def _steps(task: Task, setup: Setup, mappings: Sequence[tuple[str, str]]) -> _St
     """All but the exec."""
     s = _Steps()
     for file, line in mappings:
-        _add_map(s, file, line)
+        for name, step in map_steps(len(s.steps), file, line):
+            s.add(name, step)
     _add_descriptors(s, task, setup.descriptors)
     if isinstance(setup.cwd, FileDescriptor):
         s.add("changing the directory", call(SYS.fchdir, _number(task, setup.cwd)))
@@ -225,14 +218,9 @@ async def _mappings(task: Task, setup: Setup) -> list[tuple[str, str]]:
     """The lines that give a new user namespace our ids, or those that are wanted."""
     if not setup.unshare or CLONE.NEWUSER not in setup.unshare:
         return []
-    uid = await task.sysif.syscall(SYS.geteuid)
-    gid = await task.sysif.syscall(SYS.getegid)
+    uid, gid = await effective_ids(task)
     inside = (uid if setup.uid is None else setup.uid, gid if setup.gid is None else setup.gid)
-    return [
-        ("setgroups", "deny"),
-        ("uid_map", f"{inside[0]} {uid} 1"),
-        ("gid_map", f"{inside[1]} {gid} 1"),
-    ]
+    return map_lines(inside, (uid, gid))
 
 
 async def spawn(

@@ -21,6 +21,7 @@ from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import FdArg, InOut, Out, SyscallError
 from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
+from rsyscall.sys.wait import CLD
 from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE, spin_us
@@ -154,6 +155,7 @@ class Lent:
         self.table.own.add(self.socket)
         self.pidfd = await _client_pidfd(self.parent, self.socket)
         self.table.own.update(self.numbers)
+        self.parent.own_fds.update(self.numbers)
 
     @property
     def numbers(self) -> set[int]:
@@ -166,6 +168,7 @@ class Lent:
             return
         self.closed = True
         self.table.own -= self.numbers
+        self.parent.own_fds -= self.numbers
         for number in self.numbers:
             if self.direct:
                 os.close(number)
@@ -231,6 +234,7 @@ class Child:
         message = f"{task} {what}"
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
+        task.fd_table.tasks.discard(task)
         if self.shares_files:
             for handle in task.fd_handles:
                 if handle.task is task:
@@ -313,12 +317,19 @@ async def _start(
         table = far.FDTable(pid)
         table.parent, table.inherited = parent.fd_table, frozenset(keep - own)
         table.own = own
-    for needed, undo in ((vm, memory.free), (shared, lent.close)):
+
+    async def free() -> None:
+        # What was killed may have been killed because it could no longer run there.
+        state = child_pid.death_state
+        await memory.free(sound=state is None or state.code is CLD.EXITED)
+
+    for needed, undo in ((vm, free), (shared, lent.close)):
         if needed:
             child_pid.on_release(undo)
         else:
             await undo()
     task = _task(parent, flags, child_pid, table, vm)
+    task.own_fds.update(own)
     child = Child(child_pid, task, ours, lent, shares_files=shared)
     if together and isinstance(memory, OwnMemory):
         info: dict[str, int | str] = {

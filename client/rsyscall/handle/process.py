@@ -117,6 +117,7 @@ class ChildPid(Pid):
         self._on_death = list[Callable[[], None]]()
         self._remains: list[Callable[[], Awaitable[None]]] = []
         task.fd_table.own.add(pidfd_there)
+        task.own_fds.add(pidfd_there)
 
     # ---- using it ----
 
@@ -256,6 +257,7 @@ class ChildPid(Pid):
         self.death_state = state
         there, here = self.pidfd_there, self.pidfd
         self.task.fd_table.own.discard(there)
+        self.task.own_fds.discard(there)
         self.pidfd = self.pidfd_there = -1
         for function in self._on_death:
             function()
