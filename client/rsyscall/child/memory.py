@@ -103,8 +103,8 @@ class ChildMemory(abc.ABC):
 
     def __init__(self, address: int, extra: int) -> None:
         """extra: the bytes behind what every child needs."""
-        self.address = address
-        self.length = _RING_AT + -(-extra // _PAGE) * _PAGE
+        self.address: int = address
+        self.length: int = _RING_AT + -(-extra // _PAGE) * _PAGE
 
     @property
     def room(self) -> int:
@@ -139,7 +139,7 @@ class OwnMemory(ChildMemory):
         """Map it. OSError if there is no room."""
         super().__init__(0, max(extra, RING_ROOM))
         if self.length == _USUAL and _spare:
-            self.address = _spare.pop()
+            self.address: int = _spare.pop()
             lib.rs_child_clear(self.address + _SESSION_AT, self.extra, RING_SIZE)
         else:
             self.address = lib.rs_child_map(self.length)

@@ -138,10 +138,11 @@ class Lent:
     def __init__(self, parent: Task) -> None:
         """Nothing is open yet."""
         self.parent = parent
-        self.table = parent.fd_table
-        self.direct = isinstance(parent.sysif, DirectSyscallInterface)
-        self.socket = self.pidfd = -1
-        self.closed = False
+        self.table: far.FDTable = parent.fd_table
+        self.direct: bool = isinstance(parent.sysif, DirectSyscallInterface)
+        self.socket: int = -1
+        self.pidfd: int = -1
+        self.closed: bool = False
 
     async def open(self, theirs: socket.socket) -> None:
         """Put them into the table; closes our own copy of the socket."""
@@ -189,15 +190,17 @@ class Child:
         self, pid: ChildPid, task: Task, ours: socket.socket, lent: Lent, *, shares_files: bool
     ) -> None:
         """See start."""
-        self.pid = AsyncChildPid(pid)
+        self.pid: AsyncChildPid = AsyncChildPid(pid)
         self.task = task
         self.lent = lent
-        self.shares_files = shares_files
+        self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
-        self.executing = False
+        self.executing: bool = False
         # The end of one that shares its table does not close its socket.
         death = pid.wait_readable if shares_files else None
-        self.sysif = ChildInterface(ours, post_mortem=self._post_mortem, death=death)
+        self.sysif: ChildInterface = ChildInterface(
+            ours, post_mortem=self._post_mortem, death=death
+        )
         task.sysif = self.sysif
         pid.on_release(self.died)
 

@@ -38,12 +38,12 @@ class Strings:
         else:
             variables = [_variable(name, value) for name, value in env.items()]
         self._counts = len(args), len(variables)
-        self.envp = _POINTER * (len(args) + 1)
+        self.envp: int = _POINTER * (len(args) + 1)
         self._first = self.envp + _POINTER * (len(variables) + 1)
         strings = args + variables
         self._ends = list(itertools.accumulate(map(len, strings), initial=self._first))
         self._data = b"".join(strings)
-        self.size = self._ends[-1]
+        self.size: int = self._ends[-1]
 
     def at(self, address: int) -> bytes:
         """What is to be written at an address of that memory."""

@@ -104,12 +104,12 @@ class ChildPid(Pid):
     ) -> None:
         """Take over two pidfds: one of ours, and the number of one in the task's table."""
         super().__init__(task, near)
-        self.pidfd = pidfd
-        self.pidfd_there = pidfd_there
+        self.pidfd: int = pidfd
+        self.pidfd_there: int = pidfd_there
         self.death_state: ChildState | None = None
         self.rusage: resource.struct_rusage | None = None
         self.command: Command | None = None
-        self.did_it_exec = False
+        self.did_it_exec: bool = False
         self._owner = os.getpid()
         self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
         self._reaping = trio.Lock()

@@ -33,6 +33,7 @@ local_process: Process = _make()
 def _after_fork_in_child() -> None:
     # The same object, but another process now: what was the parent's must not be taken for ours.
     fresh = _make()
+    local_process.__dict__.clear()
     local_process.__dict__.update(fresh.__dict__)
 
 
