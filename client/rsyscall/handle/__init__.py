@@ -21,6 +21,14 @@ from rsyscall.handle.pointer import (
     UseAfterFreeError,
     WrittenPointer,
 )
+from rsyscall.handle.process import (
+    ChildBusyError,
+    ChildDeadError,
+    ChildPid,
+    ChildPidError,
+    DeadTaskError,
+    Pid,
+)
 from rsyscall.linux.memfd import MemfdTask
 from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.memory.allocator import AllocatorClient
@@ -37,6 +45,11 @@ from rsyscall.unistd import (
 
 __all__ = [
     "BaseFileDescriptor",
+    "ChildBusyError",
+    "ChildDeadError",
+    "ChildPid",
+    "ChildPidError",
+    "DeadTaskError",
     "FDTable",
     "FileDescriptor",
     "FileDescriptorTask",
@@ -44,6 +57,7 @@ __all__ = [
     "InvalidHandleError",
     "LinearPointer",
     "MemoryMapping",
+    "Pid",
     "Pointer",
     "ReadablePointer",
     "SharedHandleError",

@@ -8,6 +8,7 @@ import resource
 import select
 import signal
 import struct
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,21 @@ _RUSAGE = struct.Struct("2q2q14q")
 def _rusage(data: bytes) -> resource.struct_rusage:
     sec, usec, sys_sec, sys_usec, *counts = _RUSAGE.unpack(data)
     return resource.struct_rusage((sec + usec / 1e6, sys_sec + sys_usec / 1e6, *counts))
+
+
+_children: weakref.WeakSet[ChildPid] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for child in list(_children):  # they are the parent's
+        if child.pidfd >= 0:
+            os.close(child.pidfd)
+            child.task.fd_table.own.discard(child.pidfd)
+            child.pidfd = child.pidfd_there = -1
+    _children.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Pid:
@@ -111,6 +127,7 @@ class ChildPid(Pid):
         self.command: Command | None = None
         self.did_it_exec: bool = False
         self._owner = os.getpid()
+        _children.add(self)
         self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
         self._reaping = trio.Lock()
         #: What is to be cleared away once it no longer runs in the memory it was made in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from rsyscall import far, near
@@ -32,6 +33,9 @@ local_process: Process = _make()
 
 def _after_fork_in_child() -> None:
     # The same object, but another process now: what was the parent's must not be taken for ours.
+    for number in local_process.task.fd_table.own:
+        with contextlib.suppress(OSError):
+            os.close(number)
     fresh = _make()
     local_process.__dict__.clear()
     local_process.__dict__.update(fresh.__dict__)
