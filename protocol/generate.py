@@ -24,9 +24,10 @@ CALL_BITS = {
     "THREAD": "concerns the state of one thread",
     "CREDENTIALS": "changes ids or capabilities",
     "RETURNS_FD": "a result >= 0 is a new file descriptor",
-    "CLOSES": "closes or replaces file descriptors named by its arguments",
+    "JUDGED": "whether it is made depends on its arguments",
 }
-CLOSES = {"close", "close_range", "dup2", "dup3"}
+# They close descriptors, or their control may not come back.
+JUDGED = {"close", "close_range", "dup2", "dup3", "clone"}
 
 Table = dict[str, dict[str, Any]]
 
@@ -108,7 +109,7 @@ def call_flags(name: str, row: dict[str, Any]) -> list[str]:
         "THREAD": bool(row.get("thread")),
         "CREDENTIALS": bool(row.get("credentials")),
         "RETURNS_FD": row.get("returns") == "fd",
-        "CLOSES": name in CLOSES,
+        "JUDGED": name in JUDGED,
     }
     return [bit for bit in CALL_BITS if held[bit]]
 

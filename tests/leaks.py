@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 T = TypeVar("T")
+_WALL = 0x40000000  # those, too, that send no signal when they end
 
 
 def file_descriptors() -> dict[int, str]:
@@ -40,7 +41,7 @@ def threads() -> dict[int, str]:
 def children() -> set[int]:
     """The child processes, zombies among them."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
     except ChildProcessError:
         return set()
     found: set[int] = set()

@@ -1,9 +1,19 @@
+#define _GNU_SOURCE
 #include "core.h"
 
-#include "session.h"
-#include "sys.h"
+#include <stddef.h>
+#include <unistd.h>
 
-enum { PROT_READ_WRITE = 3, MAP_PRIVATE_ANONYMOUS = 0x22 };
+#include "child.h"
+#include "sys.h"
+#include "transport.h"
+
+enum {
+    PROT_READ_WRITE = 3,
+    MAP_PRIVATE_ANONYMOUS = 0x22,
+    MAP_CHILD = MAP_PRIVATE_ANONYMOUS | 0x4000, /* MAP_NORESERVE */
+    MADV_NOHUGE = 15,
+};
 
 int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                   uint64_t a5) {
@@ -33,6 +43,51 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
 }
 
+int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd) {
+    struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
+    uint64_t all = UINT64_MAX;
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&child->mask), 8, 0, 0);
+    uint64_t mask = child->mask;
+    int64_t pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
+    return pid;
+}
+
+uint64_t rs_child_address(void) { return (uint64_t)(uintptr_t)rs_child_entry; }
+
+void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size) {
+    struct rs_session *s = (struct rs_session *)(uintptr_t)session;
+    uint8_t *half = (uint8_t *)(uintptr_t)halves;
+    memset(s, 0, offsetof(struct rs_session, made));
+    memset(&s->store, 0, offsetof(struct rs_store, bytes));
+    for (int i = 0; i < 2; i++, half += RS_SIZE_RING_HEADER + size)
+        memset(half, 0, RS_SIZE_RING_PARKED + 64);
+}
+
+int64_t rs_child_map(uint64_t length) {
+    int64_t at = rs_sys(RS_NR_mmap, 0, length, PROT_READ_WRITE, MAP_CHILD, UINT64_MAX, 0);
+    if (at < 0)
+        return at;
+    int64_t err = rs_sys(RS_NR_mprotect, (uint64_t)at, 4096, 0, 0, 0, 0);
+    if (err < 0) {
+        rs_sys(RS_NR_munmap, (uint64_t)at, length, 0, 0, 0, 0);
+        return err;
+    }
+    /* Refused where there are no huge pages anyway. */
+    rs_sys(RS_NR_madvise, (uint64_t)at, length, MADV_NOHUGE, 0, 0, 0);
+    return at;
+}
+
+uint64_t rs_environ(void) { return rs_addr(environ); }
+
+uint32_t rs_spin_turns(uint32_t us) {
+    uint64_t halves[2 * (RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN) / 8];
+    struct rs_ring ring;
+    memset(halves, 0, sizeof halves);
+    rs_ring_init(&ring, halves, (uint8_t *)halves + sizeof halves / 2, RS_SIZE_RING_MIN);
+    return rs_ring_turns(&ring, us);
+}
+
 int32_t rs_serve(int32_t fd) { return rs_serve_shared(fd, 0, 0); }
 
 int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size) {
@@ -43,10 +98,14 @@ int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size) {
         return (int32_t)memory;
     }
     struct rs_session *session = (struct rs_session *)(uintptr_t)memory;
-    rs_session_init(session, fd, RS_IN_PROCESS, 4096);
+    int32_t pidfd = rs_client_pidfd(fd);
+    rs_session_init(session, fd, pidfd, RS_IN_PROCESS, 4096);
     if (halves)
         rs_session_share(session, halves, size);
     rs_session_run(session);
+    rs_close(fd);
+    if (pidfd >= 0)
+        rs_close(pidfd);
     rs_sys(RS_NR_munmap, (uint64_t)memory, sizeof *session, 0, 0, 0, 0);
     return 0;
 }

@@ -8,6 +8,28 @@
 int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                   uint64_t a5);
 
+/* clone(2) in this very process, for a child that begins at rs_child_entry: stack leads to that
+ * address, and what follows is its struct rs_child, whose mask is set to ours. Every signal is
+ * blocked meanwhile, so that the child runs none of our handlers. flags: CLONE_*; *pidfd is filled
+ * in if CLONE_PIDFD is among them. The child's pid, or -errno. */
+int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd);
+
+/* The address of rs_child_entry. */
+uint64_t rs_child_address(void);
+
+/* Make a child's session and the memory of its ring, which another child has used, as good as new. */
+void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size);
+
+/* Map the memory of a child: so many bytes, of which the first page stays a guard. An address, or
+ * -errno. */
+int64_t rs_child_map(uint64_t length);
+
+/* Where our environment is. */
+uint64_t rs_environ(void);
+
+/* How many turns the server's loop makes while it spins for so many microseconds. */
+uint32_t rs_spin_turns(uint32_t us);
+
 /* A request's body, executed in this very process as a server would: the RESULT frame is written
  * to reply, which has room for `room` bytes. Returns its length; -RS_ERR_* if the body is no valid
  * CALL, READ, WRITE or BATCH, or if the room is too small. The body is overwritten. */

@@ -9,6 +9,7 @@ it or on the handles it returns. Modules are named after C headers.
 # and they need rsyscall.handle.fd; with this package's own import it is always handle that comes
 # first.
 from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
+from rsyscall.command import Command
 from rsyscall.handle import (
     FileDescriptor,
     LinearPointer,
@@ -17,6 +18,7 @@ from rsyscall.handle import (
     Task,
     WrittenPointer,
 )
+from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import (
     ForkedError,
     ProtocolHangup,
@@ -28,12 +30,15 @@ from rsyscall.sys.mman import MemoryMapping
 from rsyscall.tasks.local import local_process
 from rsyscall.tasks.spawn import open_process, stub_path
 from rsyscall.tasks.unix import connect
-from rsyscall.thread import Process
+from rsyscall.thread import ChildProcess, Process
 
 __all__ = [
     "RESULT",
+    "AsyncChildPid",
     "Batch",
     "BatchError",
+    "ChildProcess",
+    "Command",
     "FileDescriptor",
     "ForkedError",
     "LinearPointer",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator, Generator
+
 import trio
 
 from rsyscall._ring import due, yielded
 
-__all__ = ["checkpoint", "due", "pause"]
+__all__ = ["checkpoint", "due", "held", "pause", "shield", "yielded"]
 
 
 async def checkpoint() -> None:
@@ -28,3 +31,29 @@ async def pause() -> None:
         await trio.lowlevel.checkpoint()
     finally:
         yielded()
+
+
+@contextlib.contextmanager
+def shield(needed: bool = True) -> Generator[None]:
+    """What happens in the block is not cancelled from outside.
+
+    needed: False for a block without a checkpoint.
+    """
+    if not needed:
+        yield
+        return
+    with trio.CancelScope(shield=True):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def held(lock: trio.Lock) -> AsyncGenerator[None]:
+    """Hold a lock; a checkpoint only if another task has it."""
+    if lock.locked():
+        await lock.acquire()
+    else:
+        lock.acquire_nowait()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressSpace",
     "AddressSpaceMismatchError",
+    "CgroupNamespace",
     "FDTable",
     "FDTableMismatchError",
+    "FSInformation",
     "File",
+    "IPCNamespace",
     "MountNamespace",
     "NamespaceMismatchError",
+    "NetworkNamespace",
     "PidNamespace",
     "Task",
+    "TimeNamespace",
+    "UTSNamespace",
+    "UserNamespace",
 ]
 
 
@@ -52,6 +59,15 @@ class FDTable:
     """A table of file descriptors."""
 
     creator_pid: int = 0
+    #: Numbers in it that are ours and no user's: what a copy of the table must not keep.
+    own: set[int] = field(default_factory=set[int], init=False, repr=False)
+    #: The tasks that are known to have it.
+    tasks: weakref.WeakSet[Task] = field(
+        default_factory=lambda: weakref.WeakSet[Task](), init=False, repr=False
+    )
+    #: The table that it began as a copy of, and the numbers that were kept.
+    parent: FDTable | None = field(default=None, init=False, repr=False)
+    inherited: frozenset[int] = field(default=frozenset(), init=False, repr=False)
 
     def __str__(self) -> str:
         """For people."""
@@ -63,6 +79,8 @@ class AddressSpace:
     """An address space."""
 
     creator_pid: int = 0
+    #: Whether it is that of this interpreter.
+    ours: bool = False
     #: Mappings that were unmapped through a handle, so that no copy of the handle can be used.
     _unmapped: weakref.WeakKeyDictionary[File, set[tuple[int, int]]] = field(
         default_factory=weakref.WeakKeyDictionary[File, "set[tuple[int, int]]"],
@@ -85,11 +103,62 @@ class PidNamespace:
     """A pid namespace."""
 
     creator_pid: int = 0
+    #: Whether it is that of this interpreter.
+    ours: bool = False
 
 
 @dataclass(eq=False)
 class MountNamespace:
     """A mount namespace."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class NetworkNamespace:
+    """A network namespace."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class UTSNamespace:
+    """A namespace of host and domain names."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class IPCNamespace:
+    """A namespace of System V IPC objects and POSIX message queues."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class CgroupNamespace:
+    """A cgroup namespace."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class UserNamespace:
+    """A user namespace."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class TimeNamespace:
+    """A time namespace."""
+
+    creator_pid: int = 0
+
+
+@dataclass(eq=False)
+class FSInformation:
+    """A root directory, a working directory and a umask."""
 
     creator_pid: int = 0
 
@@ -115,12 +184,26 @@ class Task:
         self.sysif = sysif
         self.near_process = near_process
         self.fd_table = fd_table
+        fd_table.tasks.add(self)
         self.address_space = address_space
         self.pidns = pidns
         self.mountns: MountNamespace = (
             MountNamespace(fd_table.creator_pid) if mountns is None else mountns
         )
         self._allocator = allocator
+        #: Of the numbers in fd_table.own those that this task needs.
+        self.own_fds: set[int] = set()
+        pid = fd_table.creator_pid
+        #: Where its children will be; not the task itself, after unshare(2) or setns(2).
+        self.pidns_for_children: PidNamespace = pidns
+        self.timens: TimeNamespace = TimeNamespace(pid)
+        self.timens_for_children: TimeNamespace = self.timens
+        self.netns: NetworkNamespace = NetworkNamespace(pid)
+        self.utsns: UTSNamespace = UTSNamespace(pid)
+        self.ipcns: IPCNamespace = IPCNamespace(pid)
+        self.cgroupns: CgroupNamespace = CgroupNamespace(pid)
+        self.userns: UserNamespace = UserNamespace(pid)
+        self.fs: FSInformation = FSInformation(pid)
 
     @property
     def near_pid(self) -> Pid:

@@ -174,6 +174,15 @@ class Connection:
             event.fds if isinstance(event, Call | Result | Batch | Run) else ()
         )
 
+    def begin(self, peer: Hello) -> None:
+        """Begin in OPEN, in shared memory: both ends know what HELLO and RING would have said."""
+        self.peer = peer
+        self.limits = peer.limits
+        self.features = peer.features
+        self.batches = Feature.BATCH in peer.features
+        self.ring = True
+        self.state = State.OPEN
+
     def adopt(self, request: Request, program: Program | None = None) -> None:
         """Take note of a request that was checked, encoded and sent by other means.
 

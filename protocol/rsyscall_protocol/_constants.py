@@ -191,6 +191,8 @@ class Size(enum.IntEnum):
     """bytes of the body of a frame beside a ring at most"""
     STRUCT_DEPTH = 3
     """how far relocations may lead"""
+    CHILD_MEMORY = 4718592
+    """bytes that a child needs, zeroed"""
     ERROR_TEXT = 255
     """bytes of the text of an ERROR at most"""
 

@@ -17,8 +17,8 @@ CREDENTIALS = 16
 """changes ids or capabilities"""
 RETURNS_FD = 32
 """a result >= 0 is a new file descriptor"""
-CLOSES = 64
-"""closes or replaces file descriptors named by its arguments"""
+JUDGED = 64
+"""whether it is made depends on its arguments"""
 
 #: name: (arguments as name:kind, flags, what EINTR means, man page)
 CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
@@ -78,7 +78,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'socketpair': (('domain:enum:AF', 'type:enum:SOCK', 'protocol:enum:IPPROTO', 'sv:out:int[2]'), 0, '', 'socketpair'),
     'setsockopt': (('sockfd:fd', 'level:enum:SOL', 'optname:int', 'optval:ptr', 'optlen:size'), 0, '', 'getsockopt'),
     'getsockopt': (('sockfd:fd', 'level:enum:SOL', 'optname:int', 'optval:ptr', 'optlen:inout:socklen_t'), 0, '', 'getsockopt'),
-    'clone': (('flags:flags:CLONE', 'stack:addr', 'parent_tid:addr', 'child_tid:addr', 'tls:addr'), 7, '', 'clone'),
+    'clone': (('flags:flags:CLONE', 'stack:addr', 'parent_tid:addr', 'child_tid:addr', 'tls:addr'), 70, '', 'clone'),
     'fork': ((), 3, '', 'fork'),
     'vfork': ((), 7, '', 'vfork'),
     'execve': (('pathname:path', 'argv:ptr', 'envp:ptr'), 10, '', 'execve'),

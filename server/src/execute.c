@@ -45,8 +45,10 @@ static int64_t refuse(uint64_t nr, const uint64_t *a, const struct rs_guard *gua
         return -RS_EPERM;
     if (guard->made_bits && flags & RS_CALL_REFUSED_IN_PROCESS)
         return -RS_EPERM;
-    if (!(flags & RS_CALL_CLOSES))
+    if (!(flags & RS_CALL_JUDGED))
         return 0;
+    if (nr == RS_NR_clone) /* on our own stack the child would answer our client, too */
+        return a[1] ? 0 : -RS_EPERM;
     if (nr == RS_NR_close)
         return guarded(guard, a[0]) ? -RS_EPERM : 0;
     if (nr == RS_NR_close_range) {
@@ -268,7 +270,9 @@ int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs
     if (result == 0) {
         if (nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
             mark(guard, (int32_t)(uint32_t)a[0], 0);
-        result = rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        result = nr == RS_NR_clone
+                     ? rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5])
+                     : rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         remember(guard, nr, a, result);
     }
     if (*outs != before)

@@ -55,7 +55,7 @@ static inline int rs_plain_step(struct rs_reader *r, uint64_t *nr, uint64_t a[6]
  * else 0. */
 static inline int rs_plain_call(uint64_t nr, const uint64_t a[6], const struct rs_guard *guard,
                   int64_t *result) {
-    if (nr >= RS_CALLS || rs_call_flags[nr] & (RS_CALL_REFUSED | RS_CALL_CLOSES))
+    if (nr >= RS_CALLS || rs_call_flags[nr] & (RS_CALL_REFUSED | RS_CALL_JUDGED))
         return 0;
     if (guard->made_bits && (rs_call_flags[nr] & (RS_CALL_REFUSED_IN_PROCESS | RS_CALL_RETURNS_FD) ||
                              nr == RS_NR_fcntl))

@@ -1,5 +1,6 @@
 #include "session.h"
 
+#include "child.h"
 #include "sys.h"
 #include "transport.h"
 
@@ -138,7 +139,7 @@ static void hello(struct rs_session *s, uint64_t offset) {
     p = rs_put_uint(p, version);
     s->features = (uint32_t)(req->features & (RS_FEATURE_RING | RS_FEATURE_BATCH));
     p = rs_put_uint(p, s->features);
-    *p++ = RS_FIXMAP | 4;
+    *p++ = RS_FIXMAP | 5;
     p = rs_put_str(p, "limits");
     *p++ = RS_FIXMAP | RS_LIMIT_COUNT;
 #define RS_LIMIT(index, name, def, min, max) p = put_key(p, #name, s->limits.name);
@@ -148,6 +149,7 @@ static void hello(struct rs_session *s, uint64_t offset) {
     p = rs_put_str(p, RS_ARCH);
     p = put_key(p, "page_size", s->page_size);
     p = put_key(p, "pid", (uint64_t)rs_getpid());
+    p = put_key(p, "child", (uint64_t)(uintptr_t)rs_child_entry);
     rs_put_be(frame, RS_TAG_UINT32, (uint64_t)(p - frame) - RS_SIZE_HEADER, 4);
     rs_tx_add(s, (uint32_t)(p - frame));
 }
@@ -360,7 +362,7 @@ void rs_trim(struct rs_session *s) {
     s->stretched = 0;
 }
 
-static int32_t client_pidfd(int32_t fd) {
+int32_t rs_client_pidfd(int32_t fd) {
     struct rs_ucred cred = {0, 0, 0};
     int32_t pidfd = -1;
     uint32_t len = sizeof cred;
@@ -376,9 +378,10 @@ static int32_t client_pidfd(int32_t fd) {
     return (int32_t)rs_sys(RS_NR_pidfd_open, (uint64_t)cred.pid, 0, 0, 0, 0, 0);
 }
 
-void rs_session_init(struct rs_session *s, int32_t fd, uint32_t flags, uint32_t page_size) {
+void rs_session_init(struct rs_session *s, int32_t fd, int32_t pidfd, uint32_t flags,
+                     uint32_t page_size) {
     s->guard.fds[0] = fd;
-    s->guard.fds[1] = client_pidfd(fd);
+    s->guard.fds[1] = pidfd;
     s->guard.made = s->made;
     s->guard.made_bits = flags & RS_IN_PROCESS ? RS_MADE_BITS : 0;
     s->flags = flags;
@@ -390,6 +393,15 @@ void rs_session_share(struct rs_session *s, void *halves, uint32_t size) {
     uint8_t *theirs = halves, *ours = theirs + RS_SIZE_RING_HEADER + size;
     rs_ring_init(&s->ring, ours, theirs, size);
     s->ring_shared = size;
+}
+
+void rs_session_begin(struct rs_session *s, void *halves, uint32_t size, uint32_t spin_us,
+                      uint32_t spin_turns) {
+    rs_session_share(s, halves, size);
+    s->state = RS_STATE_OPEN;
+    s->features = RS_FEATURE_RING | RS_FEATURE_BATCH;
+    s->ring_on = 1;
+    s->spin = (struct rs_spin){spin_turns, spin_turns, 0, (uint64_t)spin_us * 1000};
 }
 
 void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why) {
@@ -442,7 +454,13 @@ void rs_session_run(struct rs_session *s) {
     drop_fds(s);
     drop_replies(s);
     rs_ring_end(s);
-    rs_close(s->guard.fds[0]);
-    if (s->guard.fds[1] >= 0)
-        rs_close(s->guard.fds[1]);
+}
+
+uint32_t rs_session_batch(struct rs_session *s, uint8_t *body, uint32_t len) {
+    const char *why;
+    s->limits.fds = 0; /* there is no frame that could bring any */
+    if (rs_decode_request(body, len, 1 << RS_MSG_BATCH, &s->limits, s->entries, &s->batch,
+                          &s->request, &why))
+        return 0;
+    return rs_run(&s->request, &s->limits, s->entries, &s->batch, 0, &s->guard, s->tx);
 }

@@ -87,8 +87,12 @@ struct rs_session {
     _Alignas(4096) uint8_t tx[RS_TX_SIZE];
 };
 
-/* s must be zeroed. Takes over the socket fd; the caller keeps nothing to close. */
-void rs_session_init(struct rs_session *s, int32_t fd, uint32_t flags, uint32_t page_size);
+/* s must be zeroed. fd: the socket; pidfd: of the client, or -1. */
+void rs_session_init(struct rs_session *s, int32_t fd, int32_t pidfd, uint32_t flags,
+                     uint32_t page_size);
+
+/* A pidfd of whoever made the other end of the socket, if it can be seen, or -1. */
+int32_t rs_client_pidfd(int32_t fd);
 
 /* Have memory ready for a ring with a client in the same address space: two halves of
  * RS_SIZE_RING_HEADER + size bytes, zeroed, the client's first. It stays the caller's. */
@@ -97,7 +101,17 @@ void rs_session_share(struct rs_session *s, void *halves, uint32_t size);
 /* Tell the client why it is not served; then rs_session_run says so and ends. */
 void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why);
 
-/* Serve until the client says BYE, ends, or breaks the protocol; closes every descriptor. */
+/* Begin where both sides know what HELLO and RING would have said: the memory as above, spinning
+ * for so long, which is so many turns of the loop. */
+void rs_session_begin(struct rs_session *s, void *halves, uint32_t size, uint32_t spin_us,
+                      uint32_t spin_turns);
+
+/* Serve until the client says BYE, ends, or breaks the protocol; closes every descriptor but those
+ * that it was begun with. */
 void rs_session_run(struct rs_session *s);
+
+/* Run one BATCH, whose body this is, instead of serving. The length of the BATCHED in tx; 0 if it
+ * is none. It does not return from a successful exec. */
+uint32_t rs_session_batch(struct rs_session *s, uint8_t *body, uint32_t len);
 
 #endif

@@ -57,22 +57,25 @@ void rs_ring_end(struct rs_session *s) {
     rs_sys(RS_NR_munmap, rs_addr(s->ring.theirs), length, 0, 0, 0, 0);
 }
 
-/* How many turns of the loop take how long is measured, since a pause takes 10 to 140 cycles. */
+/* It is measured, since a pause takes 10 to 140 cycles. */
+uint32_t rs_ring_turns(struct rs_ring *ring, uint32_t us) {
+    uint64_t start = rs_clock();
+    for (uint32_t i = 0; i < CALIBRATE; i++) {
+        rs_pause();
+        (void)rs_ring_available(ring);
+    }
+    uint64_t ns = rs_clock() - start;
+    return (uint32_t)((uint64_t)us * 1000 * CALIBRATE / (ns ? ns : 1));
+}
+
 static void calibrate(struct rs_session *s, uint32_t us) {
     struct rs_spin *spin = &s->spin;
     if (us > SPIN_MOST_US)
         us = SPIN_MOST_US;
     if (us == 0 || rs_one_cpu())
         return;
-    uint64_t start = rs_clock();
-    for (uint32_t i = 0; i < CALIBRATE; i++) {
-        rs_pause();
-        (void)rs_ring_available(&s->ring);
-    }
-    uint64_t ns = rs_clock() - start;
     spin->most_ns = (uint64_t)us * 1000;
-    spin->most = (uint32_t)(spin->most_ns * CALIBRATE / (ns ? ns : 1));
-    spin->limit = spin->most;
+    spin->limit = spin->most = rs_ring_turns(&s->ring, us);
 }
 
 int rs_ring_start(struct rs_session *s) {

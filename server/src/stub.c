@@ -14,13 +14,6 @@ enum {
     EXIT_USAGE = 2,
     LISTEN_FDS_START = 3,
     AT_PAGESZ = 6,
-    SIGTERM_ = 15,
-    SIGCHLD_ = 17,
-    SIGPIPE_ = 13,
-    SIGXFSZ_ = 25,
-    SIG_IGN_ = 1,
-    SIG_BLOCK_ = 0,
-    SIG_SETMASK_ = 2,
     SFD_CLOEXEC_ = 0x80000,
     WNOHANG_ = 1,
     RETRY_MS = 100,
@@ -107,7 +100,7 @@ static void close_others(int32_t keep) {
 
 static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
     close_others(fd);
-    rs_session_init(&session, fd, 0, page_size);
+    rs_session_init(&session, fd, rs_client_pidfd(fd), 0, page_size);
     if (check_peer) {
         struct rs_ucred peer = {0, UINT32_MAX, UINT32_MAX};
         uint32_t len = sizeof peer;
@@ -127,10 +120,10 @@ static void reap(void) {
 }
 
 static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
-    uint64_t mask = 1ull << (SIGTERM_ - 1) | 1ull << (SIGCHLD_ - 1), old = 0;
+    uint64_t mask = 1ull << (RS_SIGTERM - 1) | 1ull << (RS_SIGCHLD - 1), old = 0;
     close_others(fd);
     /* By signalfd and not by default action: as init of a namespace SIGTERM would do nothing. */
-    rs_sys(RS_NR_rt_sigprocmask, SIG_BLOCK_, rs_addr(&mask), rs_addr(&old), 8, 0, 0);
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_BLOCK, rs_addr(&mask), rs_addr(&old), 8, 0, 0);
     int64_t sigfd = rs_sys(RS_NR_signalfd4, UINT64_MAX, rs_addr(&mask), 8, SFD_CLOEXEC_, 0, 0);
     if (sigfd < 0)
         die("signalfd", ": refused");
@@ -146,7 +139,7 @@ static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
             rs_sys(RS_NR_read, (uint64_t)sigfd, rs_addr(info), sizeof info, 0, 0, 0);
             uint32_t signo;
             memcpy(&signo, info, sizeof signo);
-            if (signo == SIGTERM_)
+            if (signo == RS_SIGTERM)
                 quit(0);
             reap();
         }
@@ -162,9 +155,9 @@ static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
             continue;
         if (conn < 0)
             die("accept", ": the socket is no longer usable");
-        int64_t pid = rs_sys(RS_NR_clone, SIGCHLD_, 0, 0, 0, 0, 0);
+        int64_t pid = rs_sys(RS_NR_clone, RS_SIGCHLD, 0, 0, 0, 0, 0);
         if (pid == 0) {
-            rs_sys(RS_NR_rt_sigprocmask, SIG_SETMASK_, rs_addr(&old), 0, 8, 0, 0);
+            rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&old), 0, 8, 0, 0);
             serve((int32_t)conn, page_size, 1);
         }
         rs_close((int32_t)conn); /* without a process for it the client sees EOF */
@@ -246,9 +239,8 @@ _Noreturn void rs_main(uint64_t *stack) {
         die(by_hand ? "--fd" : "LISTEN_FDS", ": not a stream socket");
 
     /* As in Python: a write to a closed pipe is an error of that call, not the end of us. */
-    uint64_t ignore[4] = {SIG_IGN_, 0, 0, 0};
-    rs_sys(RS_NR_rt_sigaction, SIGPIPE_, rs_addr(ignore), 0, 8, 0, 0);
-    rs_sys(RS_NR_rt_sigaction, SIGXFSZ_, rs_addr(ignore), 0, 8, 0, 0);
+    rs_dispose(RS_SIGPIPE, RS_SIG_IGN);
+    rs_dispose(RS_SIGXFSZ, RS_SIG_IGN);
 
     if (sockopt_int(fd, RS_SO_ACCEPTCONN) == 1)
         listen_loop(fd, page_size);

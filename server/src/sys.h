@@ -7,11 +7,17 @@
 
 #include "rsyscall/syscalls.h"
 
-/* arch/<arch>/syscall.S: the two doors, see there. */
+/* arch/<arch>/syscall.S: the doors, see there. */
 int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                uint64_t a5);
 int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                        uint64_t a5);
+#ifdef RS_STUB
+#define rs_clone_call rs_client_call
+#else
+int64_t rs_clone_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                      uint64_t a5);
+#endif
 
 static inline uint64_t rs_addr(const void *p) { return (uint64_t)(uintptr_t)p; }
 
@@ -111,6 +117,18 @@ enum {
     RS_F_SEAL_GROW = 4,
     RS_F_SEAL_FUTURE_WRITE = 16,
     RS_CLOCK_MONOTONIC = 1,
+
+    RS_SIG_BLOCK = 0,
+    RS_SIG_SETMASK = 2,
+    RS_SIG_DFL = 0,
+    RS_SIG_IGN = 1,
+    RS_SIGKILL = 9,
+    RS_SIGPIPE = 13,
+    RS_SIGTERM = 15,
+    RS_SIGCHLD = 17,
+    RS_SIGXFSZ = 25,
+    RS_SIGNALS = 64,
+    RS_SA_RESTORER = 0x04000000,
 };
 
 static inline int64_t rs_close(int32_t fd) { return rs_sys(RS_NR_close, (uint64_t)fd, 0, 0, 0, 0, 0); }
@@ -130,6 +148,9 @@ uint64_t rs_clock(void);
 
 /* Whether we may run on one CPU only, so that nobody can answer while we spin. */
 int rs_one_cpu(void);
+
+/* Have a signal handled so, by default or not at all. */
+void rs_dispose(uint32_t sig, uint64_t handler);
 
 /* An address, or -errno. */
 int64_t rs_mmap(uint64_t length, uint32_t prot, uint32_t flags, int32_t fd);

@@ -38,6 +38,8 @@ int rs_socket_receive(struct rs_session *s);
 /* shared.c */
 /* Answer a RING. 0, or -1 when there is nobody to answer. */
 int rs_ring_start(struct rs_session *s);
+/* How many turns of the loop a spin of so many microseconds takes. */
+uint32_t rs_ring_turns(struct rs_ring *ring, uint32_t us);
 void rs_ring_end(struct rs_session *s); /* unmaps what rs_ring_start has mapped */
 int rs_ring_flush(struct rs_session *s);
 int rs_ring_receive(struct rs_session *s);

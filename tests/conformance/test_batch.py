@@ -29,7 +29,7 @@ async def test_credentials_are_those_of_the_calls(process: rsyscall.Process) -> 
     async with process.batch() as b:
         pid, ppid, uid, gid = b.getpid(), b.getppid(), b.getuid(), b.getgid()
 
-    assert pid.value == process.pid
+    assert pid.value == process.task.near_process
     assert ppid.value == await process.task.getppid()
     assert (uid.value, gid.value) == (os.getuid(), os.getgid())
 
@@ -186,7 +186,7 @@ async def test_a_large_batch(process: rsyscall.Process) -> None:
 async def test_as_many_steps_as_there_may_be(process: rsyscall.Process) -> None:
     async with process.batch() as b:
         steps = [b.getpid() for _ in range(1024)]
-    assert {step.value for step in steps} == {process.pid}
+    assert {step.value for step in steps} == {process.task.near_process}
     assert list(b.result.values) == [int(process.pid)] * 1024
 
 
@@ -200,7 +200,7 @@ async def test_one_step_too_many(process: rsyscall.Process, ok: tuple[int, ...] 
         await batch.run()
     with pytest.raises(BatchError, match="has not run"):
         _ = first.value
-    assert await process.task.getpid() == process.pid
+    assert await process.task.getpid() == process.task.near_process
 
 
 @pytest.mark.parametrize("ok", [None, ()])
@@ -235,7 +235,7 @@ async def test_a_brief_batch(process: rsyscall.Process) -> None:
         b.close(fd)
         last = b.getpid()
 
-    assert last.value == process.pid
+    assert last.value == process.task.near_process
     assert content.outs == (b"12345",)
     assert [step.status for step in b.steps] == [Status.DONE] * 5
     with pytest.raises(BatchError, match="only the last result"):
@@ -265,7 +265,7 @@ async def test_from_many_tasks_at_once(process: rsyscall.Process, tmp_path: Path
                 content = b.pread(fd, len(data) + 1, 0)
                 b.close(fd)
             assert content.value == data
-            assert await process.task.getpid() == process.pid
+            assert await process.task.getpid() == process.task.near_process
             results[number] = data
 
     async with trio.open_nursery() as nursery:
@@ -316,7 +316,7 @@ async def test_only_earlier_steps_of_the_same_batch_are_arguments(
     added = b.getpid()
     with pytest.raises(BatchError, match="added after"):
         _ = added.value
-    assert one.value == process.pid
+    assert one.value == process.task.near_process
 
 
 async def test_parameters_are_for_prepared_batches(process: rsyscall.Process) -> None:

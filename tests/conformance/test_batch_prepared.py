@@ -179,7 +179,7 @@ async def test_the_results_as_an_array(process: rsyscall.Process) -> None:
         good = await prepared.run(array=True, fd=fd)
         assert good == array("q", [int(process.pid), 7])
         # The steps and the result are those of this run too.
-        assert (pid.value, failing.value) == (process.pid, 7)
+        assert (pid.value, failing.value) == (process.task.near_process, 7)
         assert prepared.result is not None
         assert prepared.result.values == good
 
@@ -286,7 +286,7 @@ async def test_forgotten(process: rsyscall.Process) -> None:
     with pytest.raises(BatchError, match="forgotten"):
         await prepared.run()
     await prepared.unprepare()
-    assert await process.task.getpid() == process.pid
+    assert await process.task.getpid() == process.task.near_process
 
 
 async def test_forgetting_waits_for_the_runs(process: rsyscall.Process) -> None:

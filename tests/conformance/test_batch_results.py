@@ -110,7 +110,7 @@ async def test_nothing_is_undone_if_nothing_stops(process: rsyscall.Process) -> 
         bad = b.syscall(SYS.lseek, -1, 0, 0, on_error="continue")
         after = b.getpid()
     assert [step.status for step in b.steps] == [Status.DONE, Status.FAILED, Status.DONE]
-    assert after.value == process.pid
+    assert after.value == process.task.near_process
     error = failure(b, bad)
     assert isinstance(error, OSError)
     assert (error.errno, error.__notes__) == (
@@ -150,7 +150,7 @@ async def test_predicates_of_a_number(process: rsyscall.Process) -> None:
         right = b.getpid(ok=pid)
         wrong = b.getpid(ok=pid + 1, on_error="continue")
         errors_too = b.getpid(ok={errno.ENOENT})
-    assert right.value == errors_too.value == process.pid
+    assert right.value == errors_too.value == process.task.near_process
     assert wrong.status == Status.FAILED
     error = failure(b, wrong)
     assert isinstance(error, OSError)
@@ -199,7 +199,7 @@ async def test_results_before_and_without_a_run(process: rsyscall.Process) -> No
         with pytest.raises(BatchError, match="has not run"):
             ask()
     await batch.run()
-    assert step.value == process.pid
+    assert step.value == process.task.near_process
 
 
 # ---- against a model ----

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 import rsyscall
+from rsyscall.sched import CLONE
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks.pair import open_pair
 
@@ -111,6 +112,19 @@ async def checked(
         yield process
 
 
+@contextlib.asynccontextmanager
+async def child(
+    way: contextlib.AbstractAsyncContextManager[rsyscall.Process],
+    flags: CLONE = CLONE.NONE,
+    *,
+    ring: bool,
+    vm: bool = True,
+) -> AsyncGenerator[rsyscall.Process]:
+    """A child of the process that the other way reaches."""
+    async with way as parent, await parent.clone(flags, ring=ring, vm=vm) as process:
+        yield process
+
+
 WAYS: dict[str, Way] = {
     "direct": direct,
     "pair": lambda directory: checked(pair(directory, ring=True), ring=True),
@@ -123,5 +137,31 @@ WAYS: dict[str, Way] = {
     ),
     "socket-activate-accept": lambda directory: checked(
         activated(directory, "--accept", ring=True), ring=True
+    ),
+    "child": lambda directory: checked(child(direct(directory), ring=True), ring=True),
+    "child-no-ring": lambda directory: checked(child(direct(directory), ring=False), ring=False),
+    "child-shared-files": lambda directory: checked(
+        child(direct(directory), CLONE.FILES, ring=True), ring=True
+    ),
+    "child-shared-files-no-ring": lambda directory: checked(
+        child(direct(directory), CLONE.FILES, ring=False), ring=False
+    ),
+    "child-private-memory": lambda directory: checked(
+        child(direct(directory), vm=False, ring=True), ring=True
+    ),
+    "grandchild": lambda directory: checked(
+        child(child(direct(directory), ring=True), ring=True), ring=True
+    ),
+    "child-of-stub": lambda directory: checked(
+        child(stub(directory, ring=True), ring=True), ring=True
+    ),
+    "child-of-stub-no-ring": lambda directory: checked(
+        child(stub(directory, ring=False), ring=False), ring=False
+    ),
+    "child-of-stub-shared-files": lambda directory: checked(
+        child(stub(directory, ring=True), CLONE.FILES, ring=True), ring=True
+    ),
+    "grandchild-of-stub": lambda directory: checked(
+        child(child(stub(directory, ring=True), ring=True), vm=False, ring=True), ring=True
     ),
 }

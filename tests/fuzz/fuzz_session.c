@@ -310,6 +310,14 @@ int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64
     return open_fd(CLIENT); /* and where that is no descriptor, it is a number as good as any */
 }
 
+int64_t rs_clone_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                      uint64_t a5) {
+    REQUIRE(a1 != 0);
+    return rs_client_call(nr, a0, a1, a2, a3, a4, a5);
+}
+
+void rs_child_entry(void) { abort(); }
+
 /* What was sent must be whole frames that a client could read: HELLO, then results by ascending
  * ids, then perhaps BYE or ERROR. Or, as what a client has read of a ring, the middle of that. */
 static void check_output(const uint8_t *p, const uint8_t *end, int ring) {
@@ -374,12 +382,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         output = malloc(output_room = 65536);
     owners[SOCKET] = owners[PIDFD] = SERVER;
 
-    rs_session_init(&session, SOCKET, flags & IN_PROCESS ? RS_IN_PROCESS : 0, 4096);
+    rs_session_init(&session, SOCKET, rs_client_pidfd(SOCKET),
+                    flags & IN_PROCESS ? RS_IN_PROCESS : 0, 4096);
     if (flags & SHARED)
         rs_session_share(&session, halves, RS_SIZE_RING_MIN);
     if (flags & REFUSED)
         rs_session_refuse(&session, RS_ERR_PEER, "not served");
     rs_session_run(&session);
+    close_fd(SOCKET);
+    close_fd(PIDFD);
 
     check_output(output, output + output_len, 0);
     if (honest && ring_output_len)

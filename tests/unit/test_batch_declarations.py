@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_a_declaration_returns_a_call(name: str) -> None:
 @pytest.mark.parametrize("name", of_batches())
 def test_a_method_of_a_batch_says_what_it_is(name: str) -> None:
     """Each names its manual page, as every method does."""
-    assert f"{name}(2)" in (of_batches()[name].__doc__ or "")
+    assert re.search(r"\b[a-z_0-9]+\(2\)", of_batches()[name].__doc__ or "")
 
 
 def test_a_step_has_the_number_that_was_declared() -> None:

@@ -145,7 +145,7 @@ def expect(peer: Peer, form: Vector) -> None:
     said = decode(peer.receive(), Limits(), SENT_BY[Role.SERVER])
     expected = message(form)
     if isinstance(said, Hello):
-        assert said.info.keys() == {"arch", "page_size", "pid"}
+        assert said.info.keys() == {"arch", "page_size", "pid", "child"}
         said = Hello(said.version_min, said.version_max, said.features, said.limits)
     assert said == expected
 

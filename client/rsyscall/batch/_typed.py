@@ -19,7 +19,13 @@ from rsyscall.batch.step import (
     Undo,
 )
 from rsyscall.fcntl import O
-from rsyscall.handle.fd import BaseFileDescriptor, InvalidHandleError, close_call
+from rsyscall.handle.fd import (
+    BaseFileDescriptor,
+    InvalidHandleError,
+    close_call,
+    disable_cloexec_call,
+    enable_cloexec_call,
+)
 from rsyscall.linux.memfd import MFD, memfd_create_call
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall
@@ -163,6 +169,14 @@ class TypedSteps(abc.ABC):
         step = self.add(close_call(self._fd(fd)), **options)
         self._ends(step, fd)
         return step
+
+    def disable_cloexec(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[None]:
+        """Have it stay open in a program that is executed. fcntl(2)."""
+        return self.add(disable_cloexec_call(self._fd(fd)), **options)
+
+    def enable_cloexec(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[None]:
+        """Have it closed when a program is executed. fcntl(2)."""
+        return self.add(enable_cloexec_call(self._fd(fd)), **options)
 
     def read(self, fd: FdArgument, buf: int, **options: Unpack[StepOptions]) -> Step[bytes]:
         """Read up to `buf` bytes, and MAX_IO at most. read(2)."""

@@ -21,6 +21,14 @@ from rsyscall.handle.pointer import (
     UseAfterFreeError,
     WrittenPointer,
 )
+from rsyscall.handle.process import (
+    ChildBusyError,
+    ChildDeadError,
+    ChildPid,
+    ChildPidError,
+    DeadTaskError,
+    Pid,
+)
 from rsyscall.linux.memfd import MemfdTask
 from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.memory.allocator import AllocatorClient
@@ -37,6 +45,11 @@ from rsyscall.unistd import (
 
 __all__ = [
     "BaseFileDescriptor",
+    "ChildBusyError",
+    "ChildDeadError",
+    "ChildPid",
+    "ChildPidError",
+    "DeadTaskError",
     "FDTable",
     "FileDescriptor",
     "FileDescriptorTask",
@@ -44,6 +57,7 @@ __all__ = [
     "InvalidHandleError",
     "LinearPointer",
     "MemoryMapping",
+    "Pid",
     "Pointer",
     "ReadablePointer",
     "SharedHandleError",
@@ -93,3 +107,7 @@ class Task(
         )
         if allocator is None:
             self._allocator = AllocatorClient(self)
+
+    def inherit_memory(self, allocator: AllocatorClient) -> None:
+        """Have memory of the address space, which is shared, handed out by another task's."""
+        self._allocator = allocator.inherit(self)

@@ -24,6 +24,8 @@ __all__ = [
     "SharedHandleError",
     "T_fd",
     "close_call",
+    "disable_cloexec_call",
+    "enable_cloexec_call",
 ]
 
 
@@ -41,6 +43,8 @@ class SharedHandleError(HandleError):
 
 FDTable = rsyscall.far.FDTable
 
+_F_SETFD, _FD_CLOEXEC = 2, 1
+
 _Handles = dict[near.FileDescriptor, "weakref.WeakSet[BaseFileDescriptor]"]
 _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.WeakKeyDictionary()
 
@@ -49,6 +53,18 @@ _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.Wea
 def close_call(fd: SyscallArgument) -> TypedCall[None]:
     """close(2)."""
     return TypedCall(SYS.close, (fd,), nothing)
+
+
+@declares("disable_cloexec")
+def disable_cloexec_call(fd: SyscallArgument) -> TypedCall[None]:
+    """fcntl(2), F_SETFD without FD_CLOEXEC."""
+    return TypedCall(SYS.fcntl, (fd, _F_SETFD, 0), nothing)
+
+
+@declares("enable_cloexec")
+def enable_cloexec_call(fd: SyscallArgument) -> TypedCall[None]:
+    """fcntl(2), F_SETFD with FD_CLOEXEC."""
+    return TypedCall(SYS.fcntl, (fd, _F_SETFD, _FD_CLOEXEC), nothing)
 
 
 class BaseFileDescriptor:
@@ -82,14 +98,18 @@ class BaseFileDescriptor:
 
     def _drop(self) -> None:
         self.valid = False
-        siblings = self._siblings()
-        siblings.discard(self)
-        if not siblings:
-            _tables.get(self.task.fd_table, {}).pop(self.near, None)
+        self.orphan()
 
     def forget(self) -> None:
         """Give up this handle: the descriptor is closed, or about to be, by other means."""
         self._drop()
+
+    def orphan(self) -> None:
+        """The task is over: others decide when the descriptor is closed."""
+        siblings = self._siblings()
+        siblings.discard(self)
+        if not siblings:
+            _tables.get(self.task.fd_table, {}).pop(self.near, None)
 
     def revive(self) -> None:
         """Take forget() back: the descriptor was not closed after all."""
@@ -104,7 +124,8 @@ class BaseFileDescriptor:
     def is_only_handle(self) -> bool:
         """Whether no other valid handle names the same number in the same table."""
         self._validate()
-        return len(self._siblings()) == 1
+        siblings = self._siblings()
+        return len(siblings) == 1 and self in siblings
 
     async def invalidate(self) -> bool:
         """Give up this handle; the file descriptor is closed if it was the last one.
@@ -137,6 +158,19 @@ class BaseFileDescriptor:
             self.revive()
             raise
 
+    async def disable_cloexec(self) -> None:
+        """Have it stay open in a program that is executed.
+
+        InvalidHandleError. A checkpoint; if cancelled, nothing has happened. fcntl(2), F_SETFD.
+        """
+        self._validate()
+        await perform(self.task, disable_cloexec_call(self.near))
+
+    async def enable_cloexec(self) -> None:
+        """Have it closed when a program is executed; see disable_cloexec."""
+        self._validate()
+        await perform(self.task, enable_cloexec_call(self.near))
+
     def for_task(self, task: FileDescriptorTask[T_fd]) -> T_fd:
         """The same file descriptor, for another task that has the same table.
 
@@ -153,8 +187,18 @@ class BaseFileDescriptor:
         return handle
 
     def inherit(self, task: FileDescriptorTask[T_fd]) -> T_fd:
-        """The same number in the table of a task that inherited ours."""
+        """The same number in the table of a task that inherited ours.
+
+        FDTableMismatchError, naming both, if it has not.
+        """
         self._validate()
+        table: rsyscall.far.FDTable | None = task.fd_table
+        while table is not None and table is not self.task.fd_table:
+            table = table.parent if self.near.number in table.inherited else None
+        if table is None:
+            raise rsyscall.far.FDTableMismatchError(
+                f"{self} of {self.task.fd_table} is not in {task.fd_table} of {task}"
+            )
         return task.make_fd_handle(self.near)
 
     @contextlib.contextmanager
@@ -208,6 +252,12 @@ class FileDescriptorTask(rsyscall.far.Task, Generic[T_fd]):
     def inherit_fd(self, fd: BaseFileDescriptor) -> T_fd:
         """A handle for a descriptor that this task's table has inherited from that of `fd`."""
         return fd.inherit(self)
+
+    @property
+    def fd_numbers(self) -> list[int]:
+        """The numbers of all descriptors of this task's table that have a valid handle."""
+        table = _tables.get(self.fd_table, {})
+        return [fd.number for fd, handles in table.items() if handles]
 
     @property
     def fd_handles(self) -> list[BaseFileDescriptor]:

@@ -128,6 +128,12 @@ class AllocatorClient(AllocatorInterface):
         self.task = task
         self.arenas: list[Arena] = []
 
+    def inherit(self, task: MemoryMappingTask[BaseFileDescriptor]) -> AllocatorClient:
+        """The same memory, for another task that shares the address space."""
+        allocator = AllocatorClient(task)
+        allocator.arenas = self.arenas
+        return allocator
+
     async def malloc(self, size: int, alignment: int) -> tuple[MemoryMapping, Allocation]:
         """A piece from the first arena that has room, or from a new one.
 
@@ -140,7 +146,8 @@ class AllocatorClient(AllocatorInterface):
             raise ValueError(f"alignment: {alignment} is no power of two")
         for arena in self.arenas:
             try:
-                return await arena.malloc(size, alignment)
+                mapping, allocation = await arena.malloc(size, alignment)
+                return mapping.for_task(self.task), allocation
             except OutOfSpaceError:
                 continue
         length = max(_ARENA, align(size + alignment, _PAGE))

@@ -13,12 +13,16 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import errno
 import os
+import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
+from rsyscall._checkpoint import shield
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Argument,
@@ -32,7 +36,9 @@ from rsyscall_protocol import (
     RemoteProtocolError,
     Ret,
     Step,
+    StepFlag,
     Struct,
+    flatten,
 )
 from rsyscall_protocol._pending import Program
 from rsyscall_protocol._syscalls import CALLS
@@ -75,6 +81,12 @@ SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdA
 
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
+
+_CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
+_SIG_SETMASK, _SIGKILL = 2, 9
+_P_PIDFD, _WEXITED, _WALL = 3, 4, 0x40000000
+#: Bytes of what waitid(2) fills in.
+SIGINFO_SIZE, RUSAGE_SIZE = 128, 144
 
 
 class SyscallError(Exception):
@@ -303,6 +315,57 @@ class SyscallInterface(abc.ABC):
     async def unprepare(self, number: int) -> None:
         """Have a batch forgotten. A checkpoint; if cancelled, it is still there."""
         raise self._no_batches()
+
+    # Children: what an interface of our own process can do better.
+
+    #: Whether calls are made at once, without a checkpoint, as far as children are concerned.
+    immediate = False
+
+    async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
+        """clone(2), for a child that finds on its stack where to begin.
+
+        flags: without CLONE_PIDFD, which is added. stack: where the child's stack pointer leads.
+        mask: the signals that the caller has blocked, as a set of bits. Returns the pid, and the
+        number of a pidfd here and in the caller. OSError as the call reports it, or if the pidfd
+        cannot come here, and then the child has been killed. A checkpoint; if cancelled, there is
+        no child.
+        """
+        everything, blocked = In(b"\xff" * 8), In(mask.to_bytes(8, sys.byteorder))
+        clone = (int(flags) | _CLONE_PIDFD, stack, Out(4))
+        steps = (
+            Step(SYS.rt_sigprocmask, flatten([_SIG_SETMASK, everything, 0, 8])),
+            Step(SYS.clone, flatten(clone), flags=StepFlag.CONTINUE),
+            Step(SYS.rt_sigprocmask, flatten([_SIG_SETMASK, blocked, 0, 8])),
+        )
+        request = Batch(0, steps)
+        reply = await self.batch(request, None, Program(request))
+        _, pid, _ = struct.unpack("3q", reply.values)
+        check_reply(SYS.clone, clone, pid)
+        there = int.from_bytes(reply.outs[0], sys.byteorder)
+        with shield():
+            try:
+                dup = (there, _F_DUPFD_CLOEXEC, 0)
+                came = (await self.call(SYS.fcntl, dup, return_fd=True)).fd
+                if came is None:
+                    raise OSError(errno.EOPNOTSUPP, "no file descriptor can come from there")
+                here = came
+            except (OSError, SyscallSendError):
+                with contextlib.suppress(OSError, SyscallError):
+                    await self.call(SYS.pidfd_send_signal, (there, _SIGKILL, 0, 0))
+                    await self.call(SYS.waitid, (_P_PIDFD, there, 0, _WEXITED | _WALL, 0))
+                    await self.call(SYS.close, (there,))
+                raise
+        return pid, here, there
+
+    async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
+        """What waitid(2) says of the child whose pidfd has that number in the caller.
+
+        options: with WNOHANG. Returns a siginfo and a rusage. OSError as the call reports it. A
+        checkpoint; if cancelled, nothing has happened.
+        """
+        args = (_P_PIDFD, pidfd, Out(SIGINFO_SIZE), int(options), Out(RUSAGE_SIZE))
+        siginfo, rusage = (await self.call(SYS.waitid, args)).outs
+        return siginfo, rusage
 
     @abc.abstractmethod
     async def barrier(self) -> None:

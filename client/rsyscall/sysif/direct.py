@@ -15,6 +15,8 @@ import trio
 from rsyscall._checkpoint import checkpoint
 from rsyscall._raw import ffi, lib
 from rsyscall.near.sysif import (
+    RUSAGE_SIZE,
+    SIGINFO_SIZE,
     Reply,
     SyscallArgument,
     SyscallInterface,
@@ -52,6 +54,7 @@ from rsyscall_protocol._syscalls import BLOCKS, CALLS, CREDENTIALS, REFUSED, RET
 __all__ = ["DirectSyscallInterface"]
 
 T = TypeVar("T")
+_CLONE_PIDFD = 0x1000
 _LIMITS = Limits()
 _CHUNK = _LIMITS.frame - Size.REPLY_BASE - Size.REPLY_OUT
 _FLAGS = {int(SYS[name]): CALLS[name][1] for name in SYS.__members__}
@@ -63,6 +66,11 @@ def _check(request: Request) -> None:
         check_request(request, _LIMITS)
     except RemoteProtocolError as exc:
         raise ValueError(f"the call cannot be made: {exc.text}") from None
+
+
+def _address(buffer: bytearray) -> int:
+    """Of memory that the caller keeps."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
 
 
 def _returns_fd(number: int, args: Sequence[int]) -> bool:
@@ -122,6 +130,7 @@ class DirectSyscallInterface(SyscallInterface):
     """
 
     wants_numbers = True
+    immediate = True
 
     def __init__(self) -> None:
         """Nothing is opened."""
@@ -145,7 +154,7 @@ class DirectSyscallInterface(SyscallInterface):
 
     def _check(self, number: int) -> None:
         flags = _FLAGS.get(number, BLOCKS)
-        if flags & REFUSED:
+        if flags & REFUSED or number == SYS.clone:
             raise SyscallSendError(
                 f"{describe_call(number, ())}: cannot be made as a plain call; nothing was done"
             )
@@ -249,6 +258,20 @@ class DirectSyscallInterface(SyscallInterface):
         await checkpoint()
         for answered in list(self._unanswered):
             await answered.wait()
+
+    async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
+        """See SyscallInterface. The mask is that of the calling thread. Not a checkpoint."""
+        pidfd = ffi.new("int32_t *")
+        pid = lib.rs_clone(flags | _CLONE_PIDFD, stack, pidfd)
+        check_reply(SYS.clone, (flags, stack), pid)
+        return pid, pidfd[0], pidfd[0]
+
+    async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
+        """See SyscallInterface. Not a checkpoint."""
+        siginfo, rusage = bytearray(SIGINFO_SIZE), bytearray(RUSAGE_SIZE)
+        args = (os.P_PIDFD, pidfd, _address(siginfo), int(options), _address(rusage), 0)
+        check_reply(SYS.waitid, args, lib.rs_direct(SYS.waitid, *args))
+        return bytes(siginfo), bytes(rusage)
 
     async def close_interface(self) -> None:
         """Nothing to close. Not a checkpoint."""

@@ -405,6 +405,10 @@ class Link:
             self._sock.sendmsg([Connection.last_word(exc)], [], socket.MSG_NOSIGNAL)
         self._die(Dead(f"the server broke the protocol: {exc.text}", exc))
 
+    async def _wait_readable(self) -> None:
+        """Return when the socket has something, or the server has ended. A checkpoint."""
+        await trio.lowlevel.wait_readable(self._sock.fileno())
+
     # ---- requests ----
 
     def _wake(self, waiter: Waiter) -> None:
@@ -672,7 +676,7 @@ class Link:
             self._reader = waiter
             try:
                 with trio.CancelScope(shield=True) as self._sleep:
-                    await trio.lowlevel.wait_readable(self._sock.fileno())
+                    await self._wait_readable()
                 woken = not self._sleep.cancelled_caught
             finally:
                 self._reader = None

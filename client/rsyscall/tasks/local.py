@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from rsyscall import far, near
@@ -19,8 +20,8 @@ def _make() -> Process:
             DirectSyscallInterface(),
             near.Pid(pid),
             far.FDTable(pid),
-            far.AddressSpace(pid),
-            far.PidNamespace(pid),
+            far.AddressSpace(pid, ours=True),
+            far.PidNamespace(pid, ours=True),
             mountns=far.MountNamespace(pid),
         )
     )
@@ -32,7 +33,11 @@ local_process: Process = _make()
 
 def _after_fork_in_child() -> None:
     # The same object, but another process now: what was the parent's must not be taken for ours.
+    for number in local_process.task.fd_table.own:
+        with contextlib.suppress(OSError):
+            os.close(number)
     fresh = _make()
+    local_process.__dict__.clear()
     local_process.__dict__.update(fresh.__dict__)
 
 

@@ -155,7 +155,11 @@ async def open_process(
     sysif = RemoteSyscallInterface(ours, post_mortem=child.post_mortem)
     try:
         hello = await sysif.start(ring=ring)
-        yield foreign_process(sysif, hello)
+        process = foreign_process(sysif, hello)
+        try:
+            yield process
+        finally:
+            await process.end_children()
     finally:
         busy = sysif.busy
         await sysif.close_interface()

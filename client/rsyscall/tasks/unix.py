@@ -50,6 +50,10 @@ async def connect(address: str, *, ring: bool | None = None) -> AsyncGenerator[P
     sysif = RemoteSyscallInterface(plain)
     try:
         hello = await sysif.start(ring=ring)
-        yield foreign_process(sysif, hello)
+        process = foreign_process(sysif, hello)
+        try:
+            yield process
+        finally:
+            await process.end_children()
     finally:
         await sysif.close_interface()

@@ -61,6 +61,7 @@
 #define RS_SIZE_RING_PARKED 128 /* where: whether its owner sleeps, and for what */
 #define RS_SIZE_SIDE_MAX 300 /* bytes of the body of a frame beside a ring at most */
 #define RS_SIZE_STRUCT_DEPTH 3 /* how far relocations may lead */
+#define RS_SIZE_CHILD_MEMORY 4718592 /* bytes that a child needs, zeroed */
 #define RS_SIZE_ERROR_TEXT 255 /* bytes of the text of an ERROR at most */
 
 #define RS_ERR_MAGIC 1 /* the peer does not speak this protocol */

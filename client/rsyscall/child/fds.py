@@ -1,0 +1,28 @@
+"""Which file descriptors a child keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rsyscall.handle import Task
+
+__all__ = ["gaps", "kept"]
+
+_LAST = 2**32 - 1
+
+
+def kept(task: Task) -> set[int]:
+    """The numbers that a copy of the task's table is to have: those of handles, and stdio."""
+    return {0, 1, 2, *task.fd_numbers}
+
+
+def gaps(keep: Iterable[int]) -> list[tuple[int, int]]:
+    """All numbers but these, as pairs of the first and the last one of each gap."""
+    start, found = 0, list[tuple[int, int]]()
+    for number in sorted(set(keep)):
+        if number > start:
+            found.append((start, number - 1))
+        start = number + 1
+    if start <= _LAST:
+        found.append((start, _LAST))
+    return found

@@ -1,0 +1,241 @@
+"""What a child runs in: one mapping with a guard page, a stack, a session, and perhaps a ring."""
+
+from __future__ import annotations
+
+import abc
+import errno
+import os
+import struct
+import sys
+import weakref
+
+from rsyscall._raw import ffi, lib
+from rsyscall.child.steps import call, run
+from rsyscall.far import Task
+from rsyscall.near.sysif import check_reply
+from rsyscall.sys.syscall import SYS
+from rsyscall.sysif.ring import RING_SIZE, SharedHalves
+from rsyscall_protocol import Out, Ref, Size
+
+__all__ = [
+    "REPLY_AT",
+    "RING_ROOM",
+    "RUN",
+    "SHARED",
+    "ChildMemory",
+    "OwnMemory",
+    "TaskMemory",
+    "start_block",
+]
+
+_PAGE = 4096
+_STACK = 32768
+#: What a ring takes.
+RING_ROOM = 2 * (Size.RING_HEADER + RING_SIZE)
+_SESSION_AT = _PAGE + _STACK
+_RING_AT = _SESSION_AT + Size.CHILD_MEMORY
+
+#: Flags of a child, as SPEC.md has them.
+SHARED, RUN = 1, 2
+
+#: Memory that children have left, for the next ones: to map it anew takes longer than the rest.
+_spare: list[int] = []
+_MOST_SPARE = 8
+_USUAL = _RING_AT + -(-RING_ROOM // _PAGE) * _PAGE
+
+_PROT_RW = lib.PROT_READ | lib.PROT_WRITE
+_MAP = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
+_NOHUGEPAGE, _SETMASK = 15, 2
+#: Where in it the address of a BATCHED stands, and its length.
+REPLY_AT = 72
+_BLOCK = struct.Struct("@QQQQQIIiiIIIIQII")
+
+
+def start_block(
+    entry: int,
+    memory: ChildMemory,
+    *,
+    mask: int = 0,
+    ranges: list[tuple[int, int]],
+    flags: int,
+    socket: int = -1,
+    pidfd: int = -1,
+    page_size: int = _PAGE,
+    data: int | None = None,
+    size: int = 0,
+    spin: tuple[int, int] = (0, 0),
+) -> tuple[int, bytes]:
+    """What a child finds on its stack, and where that is.
+
+    data, size: where a batch is, and its bytes; or, of a half of the ring in the extra memory.
+    """
+    tail = b"".join([struct.pack("@II", *pair) for pair in ranges])
+    length = -(-(_BLOCK.size + len(tail)) // 16) * 16
+    if length > _STACK // 2:
+        raise ValueError(f"{len(ranges)} gaps between the file descriptors to keep are too many")
+    at = memory.address + _SESSION_AT - length
+    block = _BLOCK.pack(
+        entry,
+        memory.address + _SESSION_AT,
+        mask,
+        at + _BLOCK.size,
+        memory.extra if data is None else data,
+        len(ranges),
+        flags,
+        socket,
+        pidfd,
+        page_size,
+        size,
+        *spin,
+        0,
+        0,
+        0,
+    )
+    return at, (block + tail).ljust(length, b"\0")
+
+
+class ChildMemory(abc.ABC):
+    """One mapping, at `address` of some task's address space."""
+
+    #: The signals that whoever makes the child has blocked, as a set of bits; OwnMemory: they are
+    #: looked up when it is made.
+    mask = 0
+
+    def __init__(self, address: int, extra: int) -> None:
+        """extra: the bytes behind what every child needs."""
+        self.address: int = address
+        self.length: int = _RING_AT + -(-extra // _PAGE) * _PAGE
+
+    @property
+    def room(self) -> int:
+        """How many bytes there are behind what every child needs."""
+        return self.length - _RING_AT
+
+    @property
+    def extra(self) -> int:
+        """Where those begin."""
+        return self.address + _RING_AT
+
+    @abc.abstractmethod
+    async def write(self, address: int, data: bytes) -> None:
+        """Write into it."""
+
+    @abc.abstractmethod
+    async def read(self, address: int, length: int) -> bytes:
+        """Read from it."""
+
+    @abc.abstractmethod
+    async def free(self, *, sound: bool = True) -> None:
+        """Unmap it: nobody runs in it any more.
+
+        sound: whether whoever did left it as it was.
+        """
+
+
+class OwnMemory(ChildMemory):
+    """In this interpreter's address space."""
+
+    def __init__(self, extra: int = RING_ROOM) -> None:
+        """Map it. OSError if there is no room."""
+        super().__init__(0, max(extra, RING_ROOM))
+        if self.length == _USUAL and _spare:
+            self.address: int = _spare.pop()
+            lib.rs_child_clear(self.address + _SESSION_AT, self.extra, RING_SIZE)
+        else:
+            self.address = lib.rs_child_map(self.length)
+            check_reply(SYS.mmap, (0, self.length), self.address)
+        _mapped.add(self)
+
+    def view(self, address: int, length: int) -> memoryview:
+        """A part of it."""
+        return ffi.buffer(ffi.cast("char *", address), length)
+
+    async def write(self, address: int, data: bytes) -> None:
+        """Write into it. Not a checkpoint."""
+        self.put(address, data)
+
+    def put(self, address: int, data: bytes) -> None:
+        """Write into it."""
+        self.view(address, len(data))[:] = data
+
+    async def read(self, address: int, length: int) -> bytes:
+        """Read from it. Not a checkpoint."""
+        return bytes(self.view(address, length)[:])
+
+    async def free(self, *, sound: bool = True) -> None:
+        """Unmap it, or keep it for another child. Not a checkpoint."""
+        self.unmap(keep=sound)
+
+    def unmap(self, *, keep: bool = False) -> None:
+        """Unmap it; nothing if that was done before."""
+        address, self.address = self.address, 0
+        if keep and address and self.length == _USUAL and len(_spare) < _MOST_SPARE:
+            _spare.append(address)
+        elif address:
+            lib.rs_direct(SYS.munmap, address, self.length, 0, 0, 0, 0)
+
+    def halves(self) -> SharedHalves:
+        """The memory of a ring, as long as it is mapped."""
+        return _Halves(self.extra)
+
+
+class _Halves(SharedHalves):
+    def __init__(self, address: int) -> None:  # its memory is not its own
+        self.size = RING_SIZE
+        self.address = address
+
+    def close(self) -> None:
+        pass
+
+
+_mapped: weakref.WeakSet[OwnMemory] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for memory in list(_mapped):
+        memory.unmap()
+    _mapped.clear()
+    while _spare:
+        lib.rs_direct(SYS.munmap, _spare.pop(), _USUAL, 0, 0, 0, 0)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class TaskMemory(ChildMemory):
+    """In the address space of a task elsewhere."""
+
+    def __init__(self, task: Task, extra: int) -> None:
+        """See make."""
+        super().__init__(0, extra)
+        self.task = task
+
+    @classmethod
+    async def make(cls, task: Task, extra: int = 0) -> TaskMemory:
+        """Map it. OSError if there is no room. A checkpoint; if cancelled, nothing is mapped."""
+        memory = cls(task, extra)
+        length = memory.length
+        undo = (int(SYS.munmap), (Ref(0), length))
+        steps = (
+            call(SYS.mmap, 0, length, _PROT_RW, _MAP, -1, 0, undo=undo),
+            call(SYS.mprotect, Ref(0), _PAGE, lib.PROT_NONE),
+            call(SYS.madvise, Ref(0), length, _NOHUGEPAGE, ok=(errno.EINVAL,)),
+            call(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8),
+        )
+        done = await run(task.sysif, steps)
+        memory.address, memory.mask = done.values[0], int.from_bytes(done.outs[0], sys.byteorder)
+        return memory
+
+    async def write(self, address: int, data: bytes) -> None:
+        """Write into it. A checkpoint."""
+        await self.task.sysif.write_memory(address, data)
+
+    async def read(self, address: int, length: int) -> bytes:
+        """Read from it. A checkpoint."""
+        return await self.task.sysif.read_memory(address, length)
+
+    async def free(self, *, sound: bool = True) -> None:
+        """Unmap it; nothing if that was done before. A checkpoint."""
+        address, self.address = self.address, 0
+        if address:
+            await self.task.sysif.syscall(SYS.munmap, address, self.length)

@@ -1,0 +1,69 @@
+"""Which far object each flag of clone, unshare and setns moves."""
+
+from __future__ import annotations
+
+from rsyscall import far
+from rsyscall.handle import BaseFileDescriptor, Task
+from rsyscall.sched import CLONE
+
+__all__ = ["inherit", "move", "unshare_table"]
+
+_Kind = (
+    type[far.MountNamespace]
+    | type[far.NetworkNamespace]
+    | type[far.UTSNamespace]
+    | type[far.IPCNamespace]
+    | type[far.CgroupNamespace]
+    | type[far.UserNamespace]
+)
+
+_KINDS: dict[CLONE, tuple[str, _Kind]] = {
+    CLONE.NEWNS: ("mountns", far.MountNamespace),
+    CLONE.NEWNET: ("netns", far.NetworkNamespace),
+    CLONE.NEWUTS: ("utsns", far.UTSNamespace),
+    CLONE.NEWIPC: ("ipcns", far.IPCNamespace),
+    CLONE.NEWCGROUP: ("cgroupns", far.CgroupNamespace),
+    CLONE.NEWUSER: ("userns", far.UserNamespace),
+}
+
+
+def inherit(child: Task, parent: Task, flags: CLONE) -> None:
+    """Give a new task the namespaces in which clone(2) with these flags puts it."""
+    pid = child.fd_table.creator_pid
+    for flag, (name, kind) in _KINDS.items():
+        setattr(child, name, kind(pid) if flag in flags else getattr(parent, name))
+    child.pidns = far.PidNamespace(pid) if CLONE.NEWPID in flags else parent.pidns_for_children
+    child.pidns_for_children = child.pidns
+    child.timens = child.timens_for_children = parent.timens_for_children
+    child.fs = parent.fs if CLONE.FS in flags else far.FSInformation(pid)
+
+
+def move(task: Task, flags: CLONE) -> None:
+    """Put a task into new namespaces, or others that nobody else is known to be in."""
+    pid = task.near_process.id
+    for flag, (name, kind) in _KINDS.items():
+        if flag in flags:
+            setattr(task, name, kind(pid))
+    if CLONE.NEWPID in flags:
+        task.pidns_for_children = far.PidNamespace(pid)
+    if CLONE.NEWTIME in flags:
+        task.timens_for_children = far.TimeNamespace(pid)
+    if flags & (CLONE.FS | CLONE.NEWNS | CLONE.NEWUSER):  # the kernel unshares it with them
+        task.fs = far.FSInformation(pid)
+
+
+def unshare_table(task: Task, kept: set[int], own: set[int]) -> None:
+    """Give a task a table of its own that began as a copy: its handles go with it.
+
+    kept: the numbers that are open in it. own: those that are ours.
+    """
+    handles: list[BaseFileDescriptor] = [fd for fd in task.fd_handles if fd.task is task]
+    for handle in handles:
+        handle.forget()
+    table = far.FDTable(task.near_process.id)
+    table.parent, table.inherited, table.own = task.fd_table, frozenset(kept), own
+    task.fd_table.tasks.discard(task)
+    task.fd_table = table
+    table.tasks.add(task)
+    for handle in handles:
+        handle.revive()

@@ -1,0 +1,333 @@
+"""A program with all that it is to find around it, in one go.
+
+The child does not serve: it runs one batch, which lies in its memory, and whose last step is the
+exec. Its parent is suspended meanwhile (CLONE_VFORK), so that when clone(2) returns it is known
+whether the program runs or which step has failed. Nothing is copied, and no descriptor is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+from rsyscall import near
+from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._raw import lib
+from rsyscall.child.exec import has_exec, signal_mask
+from rsyscall.child.fds import gaps
+from rsyscall.child.mappings import effective_ids, map_lines, map_steps
+from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
+from rsyscall.child.start import entry, start_memory
+from rsyscall.child.steps import call, raise_failure
+from rsyscall.child.strings import PathLike, Strings
+from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle.process import ChildPid
+from rsyscall.monitor import AsyncChildPid
+from rsyscall.near.sysif import SyscallHangup
+from rsyscall.sched import CLONE
+from rsyscall.signal import SIG
+from rsyscall.struct import path_to_bytes
+from rsyscall.sys.syscall import SYS
+from rsyscall.sys.wait import W
+from rsyscall_protocol import (
+    Batch,
+    Batched,
+    In,
+    Limits,
+    Ref,
+    Size,
+    Step,
+    StepFlag,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from rsyscall.command import Command
+
+__all__ = ["Descriptors", "Setup", "by_number", "spawn"]
+
+_F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
+_SETMASK = 2
+_VM_VFORK = int(CLONE.VM | CLONE.VFORK)
+_PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
+_NAMESPACES = (
+    CLONE.NEWNS
+    | CLONE.NEWCGROUP
+    | CLONE.NEWUTS
+    | CLONE.NEWIPC
+    | CLONE.NEWUSER
+    | CLONE.NEWPID
+    | CLONE.NEWNET
+)
+
+Descriptors: TypeAlias = "Mapping[int, FileDescriptor] | Iterable[FileDescriptor]"
+
+
+@dataclasses.dataclass(slots=True)
+class Setup:
+    """What a program is to find; see Process.spawn."""
+
+    descriptors: Mapping[int, FileDescriptor]
+    cwd: PathLike | FileDescriptor | None = None
+    uid: int | None = None
+    gid: int | None = None
+    groups: Sequence[int] | None = None
+    rlimits: Mapping[int, tuple[int, int]] | None = None
+    unshare: CLONE = CLONE.NONE
+    pgid: ChildPid | Literal[0] | None = None
+    session: bool = False
+    tty: FileDescriptor | None = None
+    pdeathsig: SIG | int | None = None
+    blocked: Collection[SIG] = ()
+
+
+def by_number(
+    fds: Descriptors,
+    stdin: FileDescriptor | None,
+    stdout: FileDescriptor | None,
+    stderr: FileDescriptor | None,
+) -> dict[int, FileDescriptor]:
+    """The descriptors that a program is to have, by number. ValueError if one is given twice."""
+    found = dict[int, FileDescriptor]()
+    if isinstance(fds, Mapping):
+        found.update(cast("Mapping[int, FileDescriptor]", fds))
+    else:
+        found.update({int(fd.near): fd for fd in fds})
+    for number, fd in ((0, stdin), (1, stdout), (2, stderr)):
+        if fd is not None:
+            if number in found:
+                raise ValueError(f"fds: {number} is given twice")
+            found[number] = fd
+    return found
+
+
+class _Steps:
+    """The steps, and what each is for."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.names: list[str] = []
+
+    def add(self, name: str, step: Step) -> int:
+        self.steps.append(step)
+        self.names.append(name)
+        return len(self.steps) - 1
+
+
+def _number(task: Task, fd: FileDescriptor) -> int:
+    with fd.borrow(task) as number:
+        return int(number)
+
+
+def _add_descriptors(s: _Steps, task: Task, wanted: Mapping[int, FileDescriptor]) -> None:
+    """Put each descriptor where it is to be, whatever was there."""
+    sources = {target: _number(task, fd) for target, fd in wanted.items()}
+    free = max(wanted, default=0) + 1
+    moved = dict[int, Ref]()
+    for source in set(sources.values()) & wanted.keys():
+        if sources[source] == source:
+            continue  # it stays where it is
+        name = f"moving descriptor {source} out of the way"
+        moved[source] = Ref(s.add(name, call(SYS.fcntl, source, _F_DUPFD_CLOEXEC, free)))
+    for target, source in sources.items():
+        name = f"making descriptor {source} number {target}"
+        if source == target:
+            s.add(name, call(SYS.fcntl, target, _F_SETFD, 0))
+        else:
+            s.add(name, call(SYS.dup3, moved.get(source, source), target, 0))
+
+
+def _add_ids(s: _Steps, setup: Setup) -> None:
+    if setup.groups is not None:
+        data = struct.pack(f"@{len(setup.groups)}I", *setup.groups)
+        s.add("setting the groups", call(SYS.setgroups, len(setup.groups), In(data)))
+    if setup.gid is not None:
+        s.add("setting the group id", call(SYS.setresgid, *[setup.gid] * 3))
+    if setup.uid is not None:
+        s.add("setting the user id", call(SYS.setresuid, *[setup.uid] * 3))
+
+
+def _steps(task: Task, setup: Setup, mappings: Sequence[tuple[str, str]]) -> _Steps:
+    """All but the exec."""
+    s = _Steps()
+    for file, line in mappings:
+        for name, step in map_steps(len(s.steps), file, line):
+            s.add(name, step)
+    _add_descriptors(s, task, setup.descriptors)
+    if isinstance(setup.cwd, FileDescriptor):
+        s.add("changing the directory", call(SYS.fchdir, _number(task, setup.cwd)))
+    elif setup.cwd is not None:
+        path = In(path_to_bytes(setup.cwd, "cwd"))
+        s.add("changing the directory", call(SYS.chdir, path))
+    if setup.session or setup.tty is not None:
+        s.add("making a session", call(SYS.setsid))
+    if setup.pgid is not None:
+        number = setup.pgid.near.id if isinstance(setup.pgid, ChildPid) else 0
+        s.add("setting the process group", call(SYS.setpgid, 0, number))
+    if setup.tty is not None:
+        number = _number(task, setup.tty)
+        s.add("getting the controlling terminal", call(SYS.ioctl, number, _TIOCSCTTY, 0))
+    for limit, (soft, hard) in (setup.rlimits or {}).items():
+        data = In(struct.pack("@QQ", soft & (2**64 - 1), hard & (2**64 - 1)))
+        s.add(f"setting resource limit {limit!r}", call(SYS.prlimit64, 0, int(limit), data, 0))
+    _add_ids(s, setup)
+    if setup.pdeathsig is not None:
+        sig = int(setup.pdeathsig)
+        s.add(
+            "setting the death signal",
+            call(SYS.prctl, _PR_SET_PDEATHSIG, sig, 0, 0, 0),
+        )
+        # It may have died before.
+        known = CLONE.NEWPID not in setup.unshare and task.pidns_for_children is task.pidns
+        parent = task.near_process.id if known else 0
+        s.add("looking for the parent", dataclasses.replace(call(SYS.getppid), ok=parent))
+    for first, last in gaps({0, 1, 2} | setup.descriptors.keys()):
+        s.add("closing all other descriptors", call(SYS.close_range, first, last, 0))
+    mask = In(signal_mask(setup.blocked))
+    s.add("setting the signal mask", call(SYS.rt_sigprocmask, _SETMASK, mask, 0, 8))
+    return s
+
+
+def _candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[bytes]:
+    """Where the program may be: with a slash in its name just there, else in PATH."""
+    name = path_to_bytes(path, "command")
+    if b"/" in name or name == b"\0":
+        return [name]
+    where = os.fsencode((os.environ if env is None else env).get("PATH", os.defpath)).split(b":")
+    return [os.path.join(directory or b".", name) for directory in where]
+
+
+def check_setup(setup: Setup) -> None:
+    """ValueError, naming the argument, for what cannot be."""
+    if setup.unshare and (unknown := setup.unshare & ~_NAMESPACES):
+        raise ValueError(f"unshare: {unknown!r} is no namespace that a program can begin in")
+    for name in ("uid", "gid"):
+        value = getattr(setup, name)
+        if value is not None and not 0 <= value < 2**32 - 1:
+            raise ValueError(f"{name}: {value} is no id")
+    for number in setup.descriptors:
+        if not 0 <= number < 2**31:
+            raise ValueError(f"fds: {number} is no file descriptor")
+
+
+async def _mappings(task: Task, setup: Setup) -> list[tuple[str, str]]:
+    """The lines that give a new user namespace our ids, or those that are wanted."""
+    if not setup.unshare or CLONE.NEWUSER not in setup.unshare:
+        return []
+    uid, gid = await effective_ids(task)
+    inside = (uid if setup.uid is None else setup.uid, gid if setup.gid is None else setup.gid)
+    return map_lines(inside, (uid, gid))
+
+
+async def spawn(
+    task: Task, command: Command, setup: Setup, env: Mapping[str, PathLike] | None
+) -> AsyncChildPid:
+    """Start a program; see Process.spawn."""
+    check_setup(setup)
+    address = entry(task)
+    # Our own environment is already where the child can see it.
+    ours = env is None and task.address_space.ours
+    strings = Strings(command.arguments, {} if ours else env)
+    s = _steps(task, setup, await _mappings(task, setup))
+    paths = _candidates(command.executable_path, env)
+    await checkpoint()
+    with shield(not task.sysif.immediate):
+        memory, body = await _lay_out(task, s, paths, strings, lib.rs_environ() if ours else None)
+        try:
+            stack, block = start_block(
+                address,
+                memory,
+                mask=memory.mask,
+                ranges=[],
+                flags=SHARED | RUN,
+                data=memory.extra + strings.size,
+                size=len(body),
+            )
+            await memory.write(memory.extra, strings.at(memory.extra) + body)
+            await memory.write(stack, block)
+            pid = await _run(task, memory, setup, s, stack)
+        finally:
+            await memory.free()
+    pid.pid.did_exec(command)
+    return pid
+
+
+async def _lay_out(
+    task: Task, s: _Steps, paths: list[bytes], strings: Strings, environ: int | None
+) -> tuple[ChildMemory, bytes]:
+    """Memory for the strings and, behind them, the batch, to which the exec is added."""
+    extra, before = strings.size, len(s.steps)
+    while True:
+        memory = await start_memory(task, extra)
+        where = memory.extra
+        envp = where + strings.envp if environ is None else environ
+        del s.steps[before:], s.names[before:]
+        for path in paths:
+            step = call(SYS.execve, In(path), where, envp)
+            if path is not paths[-1]:
+                step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
+            s.add("executing the program", step)
+        body = encode(Batch(1, tuple(s.steps)))
+        if strings.size + len(body) <= memory.room:
+            return memory, body
+        await memory.free()
+        if len(body) > Size.RING_MAX:
+            raise ValueError(f"the set-up of a program is too large: {len(body)} bytes")
+        extra = strings.size + len(body) + 64
+
+
+async def _run(
+    task: Task, memory: ChildMemory, setup: Setup, s: _Steps, stack: int
+) -> AsyncChildPid:
+    flags = _VM_VFORK | int(setup.unshare)
+    before = await _dumpable(task) if _changes_ids(setup) else 0
+    try:
+        number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
+        pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
+        try:
+            await _check(pid, memory, stack, s)
+        except BaseException:
+            await pid.end()
+            raise
+    finally:
+        # Not earlier: whoever has the child's ids must not get at our memory by way of the child.
+        if before == 1:
+            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
+    return pid
+
+
+def _changes_ids(setup: Setup) -> bool:
+    return setup.uid is not None or setup.gid is not None or CLONE.NEWUSER in setup.unshare
+
+
+async def _dumpable(task: Task) -> int:
+    """Whether the task is, which a child that shares its memory and changes its ids ends."""
+    return await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
+
+
+async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps) -> None:
+    """The error of the step that has failed, if one has."""
+    where, length = struct.unpack("@QI", await memory.read(stack + REPLY_AT, 12))
+    if length:
+        reply = decode(await memory.read(where + Size.HEADER, length - Size.HEADER), Limits())
+        if not isinstance(reply, Batched):
+            raise AssertionError("a child wrote something else than a BATCHED")
+        raise_failure(s.steps, _most_telling(s, reply), s.names)
+    # One that is killed before its exec has ended when clone returns, or is about to; then it is as
+    # if it had been killed right after.
+    if pid.pid.is_dead() and has_exec(pid.pid) is False:
+        state = await pid.waitpid(W.EXITED)
+        raise SyscallHangup(f"the child (pid {pid.pid.near.id}) has {state} before its exec")
+
+
+def _most_telling(s: _Steps, reply: Batched) -> Batched:
+    """Of several places where the program is not, the one where it was found to be something."""
+    values = struct.unpack(f"{len(reply.values) // 8}q", reply.values)
+    for i, (step, value) in enumerate(zip(s.steps, values, strict=False)):
+        if step.nr == SYS.execve and value not in (-2, -20):
+            return dataclasses.replace(reply, stopped=i, values=reply.values[: 8 * (i + 1)])
+    return reply

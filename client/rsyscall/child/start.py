@@ -1,0 +1,357 @@
+"""Making a child that serves us."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+
+from rsyscall import far, near
+from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._raw import lib
+from rsyscall.child.fds import gaps, kept
+from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
+from rsyscall.child.namespaces import inherit
+from rsyscall.handle import Task
+from rsyscall.handle.process import ChildPid, DeadTaskError
+from rsyscall.memory.allocator import AllocatorClient
+from rsyscall.monitor import AsyncChildPid
+from rsyscall.near.sysif import FdArg, InOut, Out, SyscallError
+from rsyscall.sched import CLONE
+from rsyscall.sys.syscall import SYS
+from rsyscall.sys.wait import CLD
+from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
+from rsyscall.sysif.direct import DirectSyscallInterface
+from rsyscall.sysif.ring import RING_SIZE, spin_us
+from rsyscall_protocol import Feature, Hello
+
+__all__ = ["Child", "Lent", "check_flags", "entry", "start", "start_memory"]
+
+_ALLOWED = (
+    CLONE.VM
+    | CLONE.FS
+    | CLONE.FILES
+    | CLONE.IO
+    | CLONE.SYSVSEM
+    | CLONE.NEWNS
+    | CLONE.NEWCGROUP
+    | CLONE.NEWUTS
+    | CLONE.NEWIPC
+    | CLONE.NEWUSER
+    | CLONE.NEWPID
+    | CLONE.NEWNET
+)
+_TOGETHER = (
+    (CLONE.FS, CLONE.NEWNS),
+    (CLONE.FS, CLONE.NEWUSER),
+    (CLONE.SYSVSEM, CLONE.NEWIPC),
+)
+_SO_PEERPIDFD, _SO_PEERCRED, _SOL_SOCKET = 77, 17, 1
+_F_DUPFD_CLOEXEC = 1030
+_INT = struct.Struct("@i")
+_FEATURES = Feature.RING | Feature.BATCH
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+def check_flags(flags: CLONE) -> None:
+    """Raise ValueError for what a child that serves us cannot have."""
+    if unknown := flags & ~_ALLOWED:
+        raise ValueError(f"flags: {unknown!r} cannot be given to a child")
+    for one, other in _TOGETHER:
+        if one in flags and other in flags:
+            raise ValueError(f"flags: {one!r} and {other!r} exclude each other")
+
+
+class _Spin:
+    """How long it pays to spin, in microseconds, and how many turns of the loop that is."""
+
+    def __init__(self) -> None:
+        self._looked = float("-inf")
+        self._us = 0
+        self._turns = dict[int, int]()
+
+    def get(self) -> tuple[int, int]:
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AGAIN_SECONDS:
+            self._looked, self._us = now, spin_us()
+        if self._us not in self._turns:
+            self._turns[self._us] = lib.rs_spin_turns(self._us)
+        return self._us, self._turns[self._us]
+
+
+_spin = _Spin()
+
+
+async def start_memory(task: Task, extra: int) -> ChildMemory:
+    """Memory for a child of the task. A checkpoint unless it is ours."""
+    if task.address_space.ours:
+        return OwnMemory(extra)
+    return await TaskMemory.make(task, extra)
+
+
+def entry(task: Task) -> int:
+    """Where a child of the task begins. ValueError if its server is too old to know."""
+    if isinstance(task.sysif, DeadInterface):
+        raise task.sysif.error()
+    if task.address_space.ours:
+        return lib.rs_child_address()
+    peer = getattr(task.sysif, "peer", None)
+    address = peer.info.get("child") if isinstance(peer, Hello) else None
+    if not isinstance(address, int):
+        raise ValueError(f"{task}: its server cannot start children")
+    return address
+
+
+def _page_size(task: Task) -> int:
+    peer = getattr(task.sysif, "peer", None)
+    if isinstance(peer, Hello):
+        return int(peer.info.get("page_size", 4096))
+    return os.sysconf("SC_PAGESIZE")
+
+
+async def _client_pidfd(task: Task, number: int) -> int:
+    """Open a pidfd of this interpreter in the task's table; -1 if it cannot have one.
+
+    number: of a socket whose other end is ours. A checkpoint unless the task is ours.
+    """
+    if isinstance(task.sysif, DirectSyscallInterface):
+        return os.pidfd_open(os.getpid())
+    call = task.sysif.call
+    try:
+        args = (number, _SOL_SOCKET, _SO_PEERPIDFD, Out(4), InOut(_INT.pack(4)))
+        return int(_INT.unpack((await call(SYS.getsockopt, args)).outs[0])[0])
+    except OSError:
+        pass  # before 6.5, or it has no name for us
+    try:
+        args = (number, _SOL_SOCKET, _SO_PEERCRED, Out(12), InOut(_INT.pack(12)))
+        pid = _INT.unpack_from((await call(SYS.getsockopt, args)).outs[0])[0]
+        return (await call(SYS.pidfd_open, (pid, 0))).value if pid > 0 else -1
+    except OSError:
+        return -1
+
+
+class Lent:
+    """What a child needs in its parent's table: its end of the socket, and a pidfd of ours."""
+
+    def __init__(self, parent: Task) -> None:
+        """Nothing is open yet."""
+        self.parent = parent
+        self.table: far.FDTable = parent.fd_table
+        self.direct: bool = isinstance(parent.sysif, DirectSyscallInterface)
+        self.socket: int = -1
+        self.pidfd: int = -1
+        self.closed: bool = False
+
+    async def open(self, theirs: socket.socket) -> None:
+        """Put them into the table; closes our own copy of the socket."""
+        with theirs:
+            if self.direct:
+                self.socket = theirs.detach()
+            else:
+                dup = (FdArg(0), _F_DUPFD_CLOEXEC, 0)
+                fds = (theirs.fileno(),)
+                self.socket = (await self.parent.sysif.call(SYS.fcntl, dup, fds=fds)).value
+        self.table.own.add(self.socket)
+        self.pidfd = await _client_pidfd(self.parent, self.socket)
+        self.table.own.update(self.numbers)
+        self.parent.own_fds.update(self.numbers)
+
+    @property
+    def numbers(self) -> set[int]:
+        """What they are in the child's table, and in the parent's as long as they are open."""
+        return {self.socket, self.pidfd} - {-1}
+
+    async def close(self) -> None:
+        """Close them in the parent's table; nothing if that was done before."""
+        if self.closed:
+            return
+        self.closed = True
+        self.table.own -= self.numbers
+        self.parent.own_fds -= self.numbers
+        for number in self.numbers:
+            if self.direct:
+                os.close(number)
+            else:
+                await self.parent.sysif.syscall(SYS.close, number)
+
+
+# ---- making it ----
+
+
+class Child:
+    """A child that serves us, and what belongs to it.
+
+    pid: to wait for it. task: to use it.
+    """
+
+    def __init__(
+        self, pid: ChildPid, task: Task, ours: socket.socket, lent: Lent, *, shares_files: bool
+    ) -> None:
+        """See start."""
+        self.pid: AsyncChildPid = AsyncChildPid(pid)
+        self.task = task
+        self.lent = lent
+        self.shares_files: bool = shares_files
+        #: It may have exec'd: its end is not the end of its process.
+        self.executing: bool = False
+        # The end of one that shares its table does not close its socket.
+        death = pid.wait_readable if shares_files else None
+        self.sysif: ChildInterface = ChildInterface(
+            ours, post_mortem=self._post_mortem, death=death
+        )
+        task.sysif = self.sysif
+        pid.on_release(self.died)
+
+    async def _post_mortem(self) -> str:
+        if self.executing:
+            return f"{self.task} was to exec"
+        return await self.pid.post_mortem()
+
+    async def has_own_table(self) -> None:
+        """Take note that what was lent to it is in its own table as well. Not a checkpoint."""
+        self.shares_files = False
+        self.sysif.sees_death()
+        await self.lent.close()
+
+    async def greet(self, ring: bool | None) -> None:
+        """Hear what it has to say of itself, if that is not known. A checkpoint if it is not."""
+        task = self.task
+        if not self.sysif.uses_ring:
+            hello = await self.sysif.start(ring=ring)
+            task.near_process = near.Pid(int(hello.info["pid"]))
+        elif task.pidns is not self.pid.pid.task.pidns:
+            task.near_process = await task.getpid()
+
+    async def died(self) -> None:
+        """It is over, or is something else by now."""
+        state = self.pid.pid.death_state
+        self.over("has exec'd" if state is None else f"has {state}")
+
+    def over(self, what: str) -> None:
+        """Whatever is tried through the task from now on is an error that says why."""
+        if isinstance(self.task.sysif, DeadInterface):
+            return
+        task = self.task
+        message = f"{task} {what}"
+        self.sysif.give_up(message)
+        task.sysif = DeadInterface(lambda: DeadTaskError(message))
+        task.fd_table.tasks.discard(task)
+        if self.shares_files:
+            for handle in task.fd_handles:
+                if handle.task is task:
+                    handle.orphan()
+
+
+async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> Child:
+    """Clone a child that serves us.
+
+    flags: see CLONE; CLONE.VM counts for nothing here. vm: whether it shares the parent's address
+    space. ring: whether calls go through shared memory; None: if it can. A checkpoint; if
+    cancelled, there is no child.
+    """
+    check_flags(flags)
+    if parent.timens_for_children is not parent.timens and vm:
+        raise ValueError("vm: a child in another time namespace needs a private address space")
+    address = entry(parent)
+    await checkpoint()
+    ours, theirs = socket.socketpair()
+    try:
+        with shield(not parent.sysif.immediate):
+            child = await _start(parent, flags & ~CLONE.VM, vm, ring, address, ours, theirs)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    try:
+        await child.greet(ring)
+    except BaseException:
+        child.over("was never used")
+        await child.pid.end()
+        raise
+    return child
+
+
+async def _start(
+    parent: Task,
+    flags: CLONE,
+    vm: bool,
+    ring: bool | None,
+    address: int,
+    ours: socket.socket,
+    theirs: socket.socket,
+) -> Child:
+    """Clone it, and nothing else; all that is left over is cleared away when it is over."""
+    shared = CLONE.FILES in flags
+    together = vm and parent.address_space.ours and ring is not False
+    spin = _spin.get() if together else (0, 0)
+    lent = Lent(parent)
+    memory: ChildMemory | None = None
+    try:
+        await lent.open(theirs)
+        memory = await start_memory(parent, RING_ROOM if together else 0)
+        keep = kept(parent) | lent.numbers
+        stack, block = start_block(
+            address,
+            memory,
+            mask=memory.mask,
+            ranges=[] if shared else gaps(keep),
+            flags=SHARED if vm else 0,
+            socket=lent.socket,
+            pidfd=lent.pidfd,
+            page_size=_page_size(parent),
+            size=RING_SIZE if together else 0,
+            spin=spin,
+        )
+        await memory.write(stack, block)
+        how = int(flags | (CLONE.VM if vm else CLONE.NONE))
+        pid, here, there = await parent.sysif.start_child(how, stack, memory.mask)
+    except BaseException:
+        with contextlib.suppress(OSError, SyscallError):
+            await lent.close()
+            if memory is not None:
+                await memory.free()
+        raise
+    child_pid = ChildPid(parent, near.Pid(pid), here, there)
+    own = lent.numbers
+    table = parent.fd_table
+    if not shared:
+        table = far.FDTable(pid)
+        table.parent, table.inherited = parent.fd_table, frozenset(keep - own)
+        table.own = own
+
+    async def free() -> None:
+        # What was killed may have been killed because it could no longer run there.
+        state = child_pid.death_state
+        await memory.free(sound=state is None or state.code is CLD.EXITED)
+
+    for needed, undo in ((vm, free), (shared, lent.close)):
+        if needed:
+            child_pid.on_release(undo)
+        else:
+            await undo()
+    task = _task(parent, flags, child_pid, table, vm)
+    task.own_fds.update(own)
+    child = Child(child_pid, task, ours, lent, shares_files=shared)
+    if together and isinstance(memory, OwnMemory):
+        info: dict[str, int | str] = {
+            "arch": os.uname().machine,
+            "page_size": _page_size(parent),
+            "pid": pid,
+            "child": address,
+        }
+        child.sysif.begin(
+            Hello(features=_FEATURES, limits=LIMITS, info=info), memory.halves(), spin[0]
+        )
+    return child
+
+
+def _task(parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, vm: bool) -> Task:
+    """Without a door, so far."""
+    space = parent.address_space if vm else far.AddressSpace(child_pid.near.id)
+    task = Task(parent.sysif, child_pid.near, table, space, parent.pidns)
+    inherit(task, parent, flags)
+    if vm and isinstance(parent.allocator, AllocatorClient):
+        task.inherit_memory(parent.allocator)
+    return task

@@ -1,0 +1,61 @@
+"""Batches of the library's own: calls by number, of which the first that fails is an OSError."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rsyscall.near.sysif import SyscallInterface, check_reply
+from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import Argument, Batch, Batched, Step, flatten
+from rsyscall_protocol._pending import Program
+
+__all__ = ["Done", "call", "raise_failure", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a batch has come to: the result of each step that was started, and all outputs."""
+
+    values: tuple[int, ...]
+    outs: tuple[bytes, ...]
+
+
+def call(
+    number: SYS,
+    *args: Argument,
+    ok: Sequence[int] = (),
+    undo: tuple[int, tuple[Argument, ...]] | None = None,
+) -> Step:
+    """A call as a step. ok: errors that count as a success."""
+    if undo is not None:
+        undo = undo[0], flatten(undo[1])
+    return Step(int(number), flatten(args), ok=tuple(sorted(ok)) or None, undo=undo)
+
+
+def raise_failure(steps: Sequence[Step], reply: Batched, names: Sequence[str] = ()) -> Done:
+    """The OSError of the step that stopped the batch, if one did.
+
+    names: what each step is for, for the error's notes.
+    """
+    values = struct.unpack(f"{len(reply.values) // 8}q", reply.values)
+    if reply.stopped < len(steps):
+        step = steps[reply.stopped]
+        try:
+            check_reply(step.nr, step.args[:6], values[reply.stopped])  # type: ignore[arg-type] # what is not described is shown as what it is
+        except OSError as exc:
+            if names:
+                exc.add_note(f"while {names[reply.stopped]}")
+            raise
+        raise AssertionError("a step stopped a batch and had not failed")
+    return Done(values, reply.outs)
+
+
+async def run(sysif: SyscallInterface, steps: Sequence[Step], names: Sequence[str] = ()) -> Done:
+    """Make the calls. OSError of the one that failed, with the call and what it was for as notes.
+
+    A checkpoint; if cancelled, nothing was sent.
+    """
+    request = Batch(0, tuple(steps))
+    return raise_failure(steps, await sysif.batch(request, None, Program(request)), names)

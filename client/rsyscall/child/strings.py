@@ -1,0 +1,52 @@
+"""The arguments and the environment of a program, as the kernel wants them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from rsyscall.struct import path_to_bytes
+
+__all__ = ["PathLike", "Strings"]
+
+PathLike: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+
+_POINTER = 8
+
+
+def _variable(name: str, value: PathLike) -> bytes:
+    if not name or "=" in name:
+        raise ValueError(f"env: {name!r} is no name of a variable")
+    return path_to_bytes(name, "env")[:-1] + b"=" + path_to_bytes(value, f"env: {name}")
+
+
+class Strings:
+    """Two arrays of pointers and what they point at, in one piece of memory.
+
+    size: how many bytes that is. envp: where in it the environment's array begins; that of the
+    arguments comes first.
+    """
+
+    def __init__(self, argv: Sequence[PathLike], env: Mapping[str, PathLike] | None) -> None:
+        """env: None for our own. ValueError for a string with a NUL, or a name that is none."""
+        args = [path_to_bytes(arg, f"argv[{i}]") for i, arg in enumerate(argv)]
+        if env is None:
+            variables = [b"%b=%b\0" % pair for pair in os.environb.items()]
+        else:
+            variables = [_variable(name, value) for name, value in env.items()]
+        self._counts = len(args), len(variables)
+        self.envp: int = _POINTER * (len(args) + 1)
+        self._first = self.envp + _POINTER * (len(variables) + 1)
+        strings = args + variables
+        self._ends = list(itertools.accumulate(map(len, strings), initial=self._first))
+        self._data = b"".join(strings)
+        self.size: int = self._ends[-1]
+
+    def at(self, address: int) -> bytes:
+        """What is to be written at an address of that memory."""
+        pointers = [address + start for start in self._ends[:-1]]
+        pointers.insert(self._counts[0], 0)
+        return struct.pack(f"@{len(pointers)}QQ", *pointers, 0) + self._data

@@ -1,0 +1,127 @@
+"""A process leaves what it shares, or enters what others have."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from rsyscall._checkpoint import checkpoint, shield
+from rsyscall.child.fds import gaps, kept
+from rsyscall.child.mappings import effective_ids, write_user_mappings
+from rsyscall.child.namespaces import move, unshare_table
+from rsyscall.child.start import Child
+from rsyscall.child.steps import call, run
+from rsyscall.handle import FileDescriptor, Task
+from rsyscall.near.sysif import SyscallSendError
+from rsyscall.sched import CLONE
+from rsyscall.sys.syscall import SYS
+
+__all__ = ["setns", "unshare", "unshare_child_files", "unshare_files", "unshare_user"]
+
+_NAMESPACES = (
+    CLONE.NEWNS
+    | CLONE.NEWCGROUP
+    | CLONE.NEWUTS
+    | CLONE.NEWIPC
+    | CLONE.NEWUSER
+    | CLONE.NEWPID
+    | CLONE.NEWNET
+    | CLONE.NEWTIME
+)
+_UNSHARED = _NAMESPACES | CLONE.FILES | CLONE.FS | CLONE.SYSVSEM
+_NS_GET_NSTYPE = 0xB703
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
+
+
+def _check_alone(task: Task) -> None:
+    """Such a call concerns one thread, and the interpreter would fall apart."""
+    if task.sysif.immediate and len(os.listdir("/proc/self/task")) > 1:
+        raise SyscallSendError(
+            f"{task}: the interpreter has several threads, and this would concern one only;"
+            " nothing was done"
+        )
+
+
+async def unshare(task: Task, flags: CLONE) -> None:
+    """See Process.unshare."""
+    if unknown := flags & ~_UNSHARED:
+        raise ValueError(f"flags: {unknown!r} cannot be unshared")
+    _check_alone(task)
+    if CLONE.FILES in flags:
+        await unshare_files(task)
+    rest = flags & ~CLONE.FILES
+    if not rest:
+        return
+    dumpable = 0
+    if CLONE.NEWUSER in flags:
+        dumpable = await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
+    with shield(not task.sysif.immediate):
+        try:
+            await task.sysif.syscall(SYS.unshare, int(rest))
+        except PermissionError as exc:
+            exc.add_note(f"{rest!r} needs CAP_SYS_ADMIN, or CLONE.NEWUSER with it")
+            raise
+        except OSError as exc:
+            if CLONE.NEWUSER in flags:
+                exc.add_note("see /proc/sys/user/max_user_namespaces, and AppArmor's rules")
+            raise
+        move(task, rest)
+        if dumpable == 1:
+            # The memory may be shared with others, and the ids have not changed.
+            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
+
+
+async def unshare_files(task: Task) -> None:
+    """See Process.unshare_files."""
+    if len(task.fd_table.tasks) == 1:
+        await checkpoint()
+        return
+    _check_alone(task)
+    own, others = set(task.own_fds), task.fd_table.own - task.own_fds
+    steps = [call(SYS.unshare, int(CLONE.FILES))]
+    steps += [call(SYS.close, number, ok=(errno.EBADF,)) for number in sorted(others)]
+    with shield(not task.sysif.immediate):
+        await run(task.sysif, steps)
+        unshare_table(task, kept(task), own)
+
+
+async def unshare_child_files(child: Child) -> None:
+    """See ChildProcess.unshare_files."""
+    task = child.task
+    if not child.shares_files:
+        await unshare_files(task)
+        return
+    # What others who have the table need of it is of no use here.
+    own = set(task.own_fds)
+    keep = kept(task) | own
+    steps = [call(SYS.unshare, int(CLONE.FILES))]
+    steps += [call(SYS.close_range, *gap, 0) for gap in gaps(keep)]
+    await run(task.sysif, steps)
+    with shield():
+        unshare_table(task, keep - own, own)
+        await child.has_own_table()
+
+
+async def unshare_user(task: Task, uid: int | None, gid: int | None) -> None:
+    """See Process.unshare_user."""
+    outside = await effective_ids(task)
+    await unshare(task, CLONE.NEWUSER)
+    inside = (outside[0] if uid is None else uid, outside[1] if gid is None else gid)
+    await write_user_mappings(task, inside, outside)
+
+
+async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
+    """See Process.setns."""
+    if unknown := nstype & ~_NAMESPACES:
+        raise ValueError(f"nstype: {unknown!r} is no namespace")
+    _check_alone(task)
+    with fd.borrow(task) as number:
+        kind = nstype
+        if not kind:
+            try:
+                kind = CLONE(await task.sysif.syscall(SYS.ioctl, number, _NS_GET_NSTYPE))
+            except OSError as exc:
+                raise ValueError(f"nstype: missing, and {fd} does not tell") from exc
+        with shield(not task.sysif.immediate):
+            await task.sysif.syscall(SYS.setns, number, int(nstype))
+            move(task, kind)

@@ -1,0 +1,296 @@
+"""Handles of processes: a pid, and the task that may signal it or wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import struct
+import weakref
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING
+
+import trio
+
+import rsyscall.far
+import rsyscall.near
+from rsyscall._checkpoint import held, shield, yielded
+from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallSendHangup
+from rsyscall.signal import SIG
+from rsyscall.sys.syscall import SYS
+from rsyscall.sys.wait import CLD, ChildState, W
+
+if TYPE_CHECKING:
+    from rsyscall.command import Command
+
+__all__ = [
+    "ChildBusyError",
+    "ChildDeadError",
+    "ChildPid",
+    "ChildPidError",
+    "DeadTaskError",
+    "Pid",
+]
+
+
+class ChildPidError(Exception):
+    """A child's pid cannot be used the way it was."""
+
+
+class ChildDeadError(ChildPidError):
+    """The child is dead: its pid may be somebody else's by now."""
+
+
+class ChildBusyError(ChildPidError):
+    """The pid is used by a call that could end the child, and must not be by another."""
+
+
+class DeadTaskError(ChildDeadError, SyscallSendHangup):
+    """A call was to be made in a task that is over: it has exec'd, exited or died."""
+
+
+_RUSAGE = struct.Struct("2q2q14q")
+
+
+def _rusage(data: bytes) -> resource.struct_rusage:
+    sec, usec, sys_sec, sys_usec, *counts = _RUSAGE.unpack(data)
+    return resource.struct_rusage((sec + usec / 1e6, sys_sec + sys_usec / 1e6, *counts))
+
+
+_children: weakref.WeakSet[ChildPid] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for child in list(_children):  # they are the parent's
+        if child.pidfd >= 0:
+            os.close(child.pidfd)
+            child.task.fd_table.own.discard(child.pidfd)
+            child.pidfd = child.pidfd_there = -1
+    _children.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Pid:
+    """A process, named by its pid in the pid namespace of some task.
+
+    task: through which it is used. near: the pid. Nothing keeps the pid from becoming another
+    process's when this one has ended; see ChildPid.
+    """
+
+    def __init__(self, task: rsyscall.far.Task, near: rsyscall.near.Pid) -> None:
+        """Nothing is asked of the kernel."""
+        self.task = task
+        self.near = near
+
+    async def kill(self, sig: SIG | int) -> None:
+        """Send a signal. OSError as the call reports it. A checkpoint. kill(2)."""
+        await self.task.sysif.syscall(SYS.kill, self.near, sig)
+
+    async def killpg(self, sig: SIG | int) -> None:
+        """Send a signal to the process group that has its number. A checkpoint. kill(2)."""
+        await self.task.sysif.syscall(SYS.kill, -self.near.id, sig)
+
+    async def getpgid(self) -> rsyscall.near.Pgid:
+        """Its process group. OSError as the call reports it. A checkpoint. getpgid(2)."""
+        return rsyscall.near.Pgid(await self.task.sysif.syscall(SYS.getpgid, self.near))
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{type(self).__name__}({self.task}, {self.near})"
+
+    def __repr__(self) -> str:
+        """The same as str()."""
+        return str(self)
+
+
+class ChildPid(Pid):
+    """A child of a task: its pid is its own until it has been waited for.
+
+    death_state: how it ended, once that is known. rusage: what it has used, likewise, if known.
+    command: what it has executed. pidfd: a descriptor of this interpreter, readable once it is
+    dead; -1 afterwards.
+    """
+
+    def __init__(
+        self, task: rsyscall.far.Task, near: rsyscall.near.Pid, pidfd: int, pidfd_there: int
+    ) -> None:
+        """Take over two pidfds: one of ours, and the number of one in the task's table."""
+        super().__init__(task, near)
+        self.pidfd: int = pidfd
+        self.pidfd_there: int = pidfd_there
+        self.death_state: ChildState | None = None
+        self.rusage: resource.struct_rusage | None = None
+        self.command: Command | None = None
+        self.did_it_exec: bool = False
+        self._owner = os.getpid()
+        _children.add(self)
+        self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
+        self._reaping = trio.Lock()
+        #: What is to be cleared away once it no longer runs in the memory it was made in.
+        self._on_death = list[Callable[[], None]]()
+        self._remains: list[Callable[[], Awaitable[None]]] = []
+        task.fd_table.own.add(pidfd_there)
+        task.own_fds.add(pidfd_there)
+
+    # ---- using it ----
+
+    def _check_alive(self) -> None:
+        if self.death_state is not None:
+            raise ChildDeadError(f"{self} has {self.death_state}")
+        if self._owner != os.getpid():
+            raise ChildPidError(f"{self} is a child of the process that we were forked from")
+
+    @contextlib.contextmanager
+    def borrow(self) -> Generator[rsyscall.near.Pid]:
+        """The pid, while nobody can wait for the child. ChildDeadError, ChildBusyError."""
+        self._check_alive()
+        if self._reaping.locked():
+            raise ChildBusyError(f"{self}: it is being waited for")
+        self._reaping.acquire_nowait()
+        try:
+            yield self.near
+        finally:
+            self._reaping.release()
+
+    async def kill(self, sig: SIG | int) -> None:
+        """Send a signal. A child that has died but was not waited for takes it without a word.
+
+        ChildDeadError; OSError as the call reports it. A checkpoint; if cancelled, nothing was
+        sent. pidfd_send_signal(2).
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_alive()
+        try:
+            self.send_signal(sig)
+        except PermissionError:  # its parent may
+            args = (self.pidfd_there, sig, 0, 0)
+            await self.task.sysif.call(SYS.pidfd_send_signal, args)
+
+    def send_signal(self, sig: SIG | int) -> None:
+        """Send a signal from here, at once; nothing if it has ended."""
+        if self.pidfd >= 0 and self._owner == os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, sig)
+
+    async def killpg(self, sig: SIG | int) -> None:
+        """Send a signal to the process group that has its number.
+
+        ChildDeadError; OSError as the call reports it. A checkpoint. kill(2).
+        """
+        async with self._reaping:  # nobody reaps it meanwhile: the number stays its own
+            self._check_alive()
+            await super().killpg(sig)
+
+    async def getpgid(self) -> rsyscall.near.Pgid:
+        """Its process group. ChildDeadError; OSError. A checkpoint. getpgid(2)."""
+        async with self._reaping:
+            self._check_alive()
+            return await super().getpgid()
+
+    async def setpgid(self, pgid: ChildPid | None = None) -> None:
+        """Put it into the process group of another child, or into one of its own.
+
+        ChildDeadError; OSError as the call reports it. A checkpoint. setpgid(2).
+        """
+        async with self._reaping:
+            self._check_alive()
+            number = 0 if pgid is None else pgid.near
+            await self.task.sysif.syscall(SYS.setpgid, self.near, number)
+
+    # ---- its end ----
+
+    async def wait_readable(self) -> None:
+        """Return once it is dead. A checkpoint."""
+        async with held(self._waiting):
+            if self.death_state is None and self.pidfd >= 0:
+                try:
+                    await trio.lowlevel.wait_readable(self.pidfd)
+                    yielded()  # others have had their turn
+                except trio.ClosedResourceError:  # somebody else has waited for it
+                    await trio.lowlevel.checkpoint()
+
+    async def read_state(self, options: W) -> ChildState | None:
+        """Take a change of its state, if there is one of those that the options ask for.
+
+        If it is dead, all that was there for it is cleared away. A checkpoint; if cancelled,
+        nothing has happened.
+        """
+        async with held(self._reaping):
+            if self.death_state is not None:
+                return self.death_state
+            self._check_alive()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with shield(not self.task.sysif.immediate):
+                state = await self._take(options)
+                if state is not None and state.died() and W.NOWAIT not in options:
+                    self.mark_dead(state)
+                    await self.clear_away()
+            return state
+
+    async def _take(self, options: W) -> ChildState | None:
+        # A child that has not exec'd sends no signal when it ends; it is waited for with __WALL.
+        options |= W.NOHANG | W.ALL
+        try:
+            siginfo, rusage = await self.task.sysif.wait_child(self.pidfd_there, options)
+        except (ChildProcessError, SyscallError):
+            # Somebody else has waited for it, or its parent is dead.
+            return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0) if self.is_dead() else None
+        state = ChildState.parse(siginfo)
+        if state is not None and state.died():
+            self.rusage = _rusage(rusage)
+        return state
+
+    def is_dead(self) -> bool:
+        """Whether it has ended, waited for or not."""
+        if self.pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def on_death(self, function: Callable[[], None]) -> None:
+        """Have something done once it is known to be dead."""
+        self._on_death.append(function)
+
+    def on_release(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Have something done once it no longer runs in the memory that it was made in."""
+        self._remains.append(function)
+
+    async def clear_away(self) -> None:
+        """Do what on_release was told. Not a checkpoint."""
+        with shield(not self.task.sysif.immediate):
+            while self._remains:
+                try:
+                    await self._remains.pop()()
+                except (OSError, SyscallHangup):
+                    continue  # with those who had it, it is gone
+
+    def mark_dead(self, state: ChildState) -> None:
+        """Take note of how it has ended, from whoever has waited for it."""
+        self.death_state = state
+        there, here = self.pidfd_there, self.pidfd
+        self.task.fd_table.own.discard(there)
+        self.task.own_fds.discard(there)
+        self.pidfd = self.pidfd_there = -1
+        for function in self._on_death:
+            function()
+        if here >= 0:
+            trio.lowlevel.notify_closing(here)
+            os.close(here)
+        if there != here:
+            task = self.task
+
+            async def close() -> None:
+                await task.sysif.syscall(SYS.close, there)
+
+            self._remains.append(close)
+
+    def did_exec(self, command: Command | None) -> ChildPid:
+        """Take note that it has exec'd. Returns itself."""
+        self.did_it_exec = True
+        self.command = command
+        return self

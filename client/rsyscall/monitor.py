@@ -1,0 +1,148 @@
+"""Waiting for children."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from rsyscall._checkpoint import shield
+from rsyscall.handle.process import ChildPid
+from rsyscall.near.sysif import SyscallError
+from rsyscall.signal import SIG
+from rsyscall.sys.wait import CalledProcessError, ChildState, W
+
+if TYPE_CHECKING:
+    from rsyscall.command import Command
+
+__all__ = ["AsyncChildPid"]
+
+#: How long to wait for the end of a child alone before it is also asked whether it has stopped, and
+#: then how long at least and at most until it is asked again, in seconds.
+_FIRST, _SHORT, _LONG = 0.01, 0.01, 0.1
+
+#: How long a child that has closed its socket may take to be dead, in seconds.
+_END_SECONDS = 1.0
+
+
+class AsyncChildPid:
+    """A child that can be waited for.
+
+    pid: the handle. Leaving its block as a context manager kills it, if it still runs, and waits
+    for it.
+    """
+
+    def __init__(self, pid: ChildPid) -> None:
+        """Nothing is asked of the kernel."""
+        self.pid = pid
+        self._on_end = list[Callable[[], None]]()
+        self._detached = False
+        pid.on_death(self._ended)
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Have something done once it is known to be dead, or is detached."""
+        self._on_end.append(function)
+
+    def detach(self) -> None:
+        """Let it outlive its parent, and its block as a context manager."""
+        self._detached = True
+        self._ended()
+
+    def _ended(self) -> None:
+        while self._on_end:
+            self._on_end.pop()()
+
+    @property
+    def command(self) -> Command | None:
+        """What it has executed, if that is known."""
+        return self.pid.command
+
+    async def waitpid(self, options: W) -> ChildState:
+        """Wait until its state has changed in one of the ways that the options name.
+
+        options: W.EXITED, W.STOPPED, W.CONTINUED, with W.NOWAIT to leave the change for others.
+        Returns the state; that of a dead child again and again. If somebody else has waited for it,
+        or its parent is dead, the state's code is CLD.UNKNOWN. ValueError for other options. A
+        checkpoint; if cancelled, no change has been taken. waitid(2).
+        """
+        wanted = options & (W.EXITED | W.STOPPED | W.CONTINUED)
+        if not wanted or options & ~(wanted | W.NOWAIT | W.ALL | W.CLONE):
+            raise ValueError(f"options: {options!r} name no change that can be waited for")
+        if wanted == W.EXITED:
+            return await self._wait_exit(options)
+        pause = _FIRST
+        while True:
+            state = await self.pid.read_state(options)
+            if state is not None:
+                return state
+            # A pidfd tells the end, and nothing tells the rest but the signal to the parent, which
+            # belongs to whoever uses it.
+            with trio.move_on_after(pause):
+                await self.pid.wait_readable()
+            pause = min(max(_SHORT, 1.5 * pause), _LONG)
+
+    async def _wait_exit(self, options: W) -> ChildState:
+        while True:
+            await self.pid.wait_readable()
+            state = await self.pid.read_state(options)
+            if state is not None:
+                return state
+
+    async def wait(self, options: W = W.EXITED | W.STOPPED | W.CONTINUED) -> ChildState:
+        """Wait until its state has changed; see waitpid."""
+        return await self.waitpid(options)
+
+    async def check(self) -> ChildState:
+        """Wait for its end. CalledProcessError unless it has exited with status 0; see waitpid."""
+        state = await self.waitpid(W.EXITED)
+        if not state.clean():
+            raise CalledProcessError(state, self.command)
+        return state
+
+    async def kill(self, sig: SIG | int = SIG.KILL) -> None:
+        """Send a signal; see ChildPid.kill."""
+        await self.pid.kill(sig)
+
+    async def killpg(self, sig: SIG | int = SIG.KILL) -> None:
+        """Send a signal to the process group that has its number; see ChildPid.killpg."""
+        await self.pid.killpg(sig)
+
+    async def post_mortem(self) -> str:
+        """What has become of it, after its socket has been closed. A checkpoint."""
+        pid = self.pid
+        with trio.move_on_after(_END_SECONDS):
+            await self.waitpid(W.EXITED)
+        what = "still runs" if pid.death_state is None else f"has {pid.death_state}"
+        return f"the child (pid {pid.near.id}) {what}"
+
+    async def end(self) -> ChildState:
+        """Kill it, if it still runs, and wait for it, cancelled or not."""
+        with shield():
+            while self.pid.death_state is None:
+                try:
+                    self.pid.send_signal(SIG.KILL)
+                except PermissionError:
+                    with contextlib.suppress(OSError, SyscallError):
+                        await self.pid.kill(SIG.KILL)
+                await self.pid.wait_readable()
+                await self.pid.read_state(W.EXITED)
+        return self.pid.death_state
+
+    async def __aenter__(self) -> Self:
+        """Itself. Not a checkpoint."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Kill it, if it still runs, and wait for it, even when cancelled."""
+        if not self._detached:
+            await self.end()
+
+    def __int__(self) -> int:
+        """The pid, as its parent sees it."""
+        return self.pid.near.id
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"AsyncChildPid({self.pid})"

@@ -1,0 +1,174 @@
+"""The door of a child, and what is left of it when the child is over."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn, SupportsInt
+
+import trio
+
+from rsyscall.near.sysif import Reply, SyscallArgument, SyscallInterface
+from rsyscall.sys.syscall import SYS
+from rsyscall.sysif._frames import Dead, Frame
+from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall.sysif.ring import SharedHalves, make_ring
+from rsyscall_protocol import (
+    Argument,
+    Batch,
+    Batched,
+    BatchFlag,
+    Call,
+    Hello,
+    Limits,
+    SideChannel,
+    Step,
+)
+from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
+from rsyscall_protocol._pending import Program
+
+__all__ = ["ChildInterface", "DeadInterface"]
+
+LIMITS = Limits()
+#: When and how often to look at a child that ought to end its socket, in seconds.
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.1
+
+
+class ChildInterface(RemoteSyscallInterface):
+    """The door of a child.
+
+    death: returns once the child is dead, for one whose end does not close its socket, because
+    others have it too.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        post_mortem: Callable[[], Awaitable[str]],
+        death: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        """Take over a connected stream socket; nothing is sent before `start` or `begin`."""
+        super().__init__(sock, limits=LIMITS, post_mortem=post_mortem)
+        self._death = death
+        #: Asked now and then while somebody waits: whether it will not answer any more.
+        self.probe: Callable[[], bool] | None = None
+
+    def begin(self, hello: Hello, halves: SharedHalves, spin: int) -> None:
+        """Begin in shared memory that the child has, too; hello is what it would have said.
+
+        spin: for how many microseconds it pays to spin.
+        """
+        self._connection.begin(hello)
+        self._ring = make_ring(
+            halves.size, self._sock.fileno(), self._next_id, hello.limits.frame, halves, spin
+        )
+        self._halves = halves
+        self._side = SideChannel(hello.limits)
+        self._looked = time.monotonic()
+
+    def send_exit(self, status: int) -> bool:
+        """Have the child exit, without waiting for that; False if it is not that simple."""
+        if self._dead is not None or self._waiters or self._out:
+            return False
+        request = Call(self._take_id(), int(SYS.exit_group), (status,))
+        body = encode(request)
+        self._out.append(Frame(HEADER.pack(HEADER_TAG, len(body)) + body, (), None))
+        self._flush()
+        return not self._out and self._dead is None
+
+    def sees_death(self) -> None:
+        """Nobody else has its socket any more."""
+        self._death = None
+
+    def give_up(self, reason: str) -> None:
+        """Close the socket, if that was not done before: nobody is at the other end any more."""
+        self._die(Dead(reason))
+
+    async def _wait_readable(self) -> None:
+        pause = _FIRST_LOOK
+        while (probe := self.probe) is not None:
+            with trio.move_on_after(pause):
+                await super()._wait_readable()
+                return
+            pause = min(2 * pause, _LAST_LOOK)
+            if probe():
+                self._die(Dead(""))
+                raise trio.ClosedResourceError
+        if self._death is None:
+            await super()._wait_readable()
+            return
+        closed = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, self._death, nursery.cancel_scope)
+            try:
+                await super()._wait_readable()
+            except trio.ClosedResourceError:
+                closed = True
+            nursery.cancel_scope.cancel()
+        if closed:  # not inside, where it would become a group of one
+            raise trio.ClosedResourceError
+
+    async def _watch(self, death: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        await death()
+        while self._dead is None and self._receive(woken=True):
+            pass  # what it said last
+        self._die(Dead(""))
+        scope.cancel()
+
+
+class DeadInterface(SyscallInterface):
+    """The door of a task that is over: whatever is tried raises the same kind of error."""
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        """error: makes the exception."""
+        self.error = error
+
+    async def _fail(self) -> NoReturn:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise self.error()
+
+    async def call(
+        self,
+        number: SYS | int,
+        args: Sequence[SyscallArgument] = (),
+        *,
+        fds: Sequence[int] = (),
+        return_fd: bool = False,
+    ) -> Reply:
+        """Raise."""
+        await self._fail()
+
+    async def read_memory(self, address: SupportsInt, length: int) -> bytes:
+        """Raise."""
+        await self._fail()
+
+    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
+        """Raise."""
+        await self._fail()
+
+    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+        """Raise."""
+        await self._fail()
+
+    async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
+        """Raise."""
+        await self._fail()
+
+    async def run(
+        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
+    ) -> Batched:
+        """Raise."""
+        await self._fail()
+
+    async def unprepare(self, number: int) -> None:
+        """Raise."""
+        await self._fail()
+
+    async def barrier(self) -> None:
+        """Raise."""
+        await self._fail()
+
+    async def close_interface(self) -> None:
+        """Nothing is open. Not a checkpoint."""

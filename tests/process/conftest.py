@@ -1,0 +1,32 @@
+"""The process that makes children, reached in each way in turn."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+import rsyscall
+from conformance.ways import WAYS
+
+PARENTS = [
+    "direct",
+    "child",
+    "child-no-ring",
+    "child-shared-files",
+    "child-private-memory",
+    "grandchild",
+    "stub",
+    "stub-no-ring",
+    "child-of-stub",
+    "grandchild-of-stub",
+]
+
+
+@pytest.fixture(params=PARENTS)
+async def parent(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[rsyscall.Process]:
+    async with WAYS[request.param](tmp_path) as process:
+        yield process

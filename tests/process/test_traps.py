@@ -1,0 +1,172 @@
+"""What a child that lives in our memory must not do to us, nor others to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import trio
+
+import rsyscall
+from leaks import file_descriptors
+from process.seen import status
+from rsyscall import local_process
+from rsyscall.fcntl import O
+from rsyscall.near.sysif import In, Out, SyscallHangup
+from rsyscall.signal import SIG
+from rsyscall.sys.syscall import SYS
+from rsyscall.sys.wait import CLD, CalledProcessError, W
+from rsyscall_protocol import Size
+
+
+async def test_a_foreign_wait_does_not_steal_it() -> None:
+    async with await local_process.clone() as child:
+        await child.exit(5)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, 0)
+        assert (await child.pid.waitpid(W.EXITED)).exit_status == 5
+
+
+async def test_a_stolen_status_is_unknown() -> None:
+    async with await local_process.clone() as child:
+        await child.pid.kill(SIG.KILL)
+        await child.pid.pid.wait_readable()
+        os.waitid(os.P_PID, int(child.pid), os.WEXITED | 0x40000000)
+        state = await child.pid.waitpid(W.EXITED)
+        assert (state.code, state.died(), state.clean()) == (CLD.UNKNOWN, True, False)
+        with pytest.raises(CalledProcessError, match="unknown"):
+            await child.pid.check()
+
+
+@pytest.mark.parametrize(
+    "sig", [SIG.QUIT, SIG.ILL, SIG.TRAP, SIG.ABRT, SIG.BUS, SIG.FPE, SIG.SEGV, SIG.XCPU, SIG.SYS]
+)
+async def test_a_signal_that_dumps_core_kills_the_child_alone(sig: SIG) -> None:
+    """Its memory is ours: a dump would be ours, and before Linux 5.16 our end as well."""
+    async with await local_process.clone() as child:
+        await child.task.getpid()
+        assert int(status(int(child.pid))["SigCgt"], 16) & 1 << (sig - 1)
+        await child.pid.kill(sig)
+        state = await child.pid.waitpid(W.EXITED)
+        assert (state.code, state.sig) == (CLD.KILLED, SIG.KILL)
+
+
+async def test_a_bad_address_in_a_child_kills_the_child_alone() -> None:
+    async with await local_process.clone(ring=True) as child:
+        ring = getattr(child.task.sysif, "_halves")  # noqa: B009 - nobody else wants to know
+        session = ring.address - Size.CHILD_MEMORY
+        with pytest.raises(SyscallHangup):
+            await child.task.sysif.syscall(SYS.mprotect, session, Size.CHILD_MEMORY, 0)
+        state = await child.pid.waitpid(W.EXITED)
+        assert (state.code, state.sig) == (CLD.KILLED, SIG.KILL)
+
+
+async def test_handlers_of_the_interpreter_do_not_run_in_a_child() -> None:
+    seen: list[int] = []
+
+    def note(_signal: int, _frame: object) -> None:
+        seen.append(os.getpid())
+
+    before = signal.signal(signal.SIGUSR1, note)
+    try:
+        async with await local_process.clone() as child:
+            await child.task.getpid()
+            caught = int(status(int(child.pid))["SigCgt"], 16)
+            assert not caught & 1 << (signal.SIGUSR1 - 1)
+            await child.pid.kill(SIG.USR1)
+            assert (await child.pid.waitpid(W.EXITED)).killed_with() == SIG.USR1
+        assert seen == []
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+async def test_a_write_to_a_closed_pipe_is_an_error_of_that_call(parent: rsyscall.Process) -> None:
+    async with await parent.clone() as child:
+        reply = await child.task.sysif.call(SYS.pipe2, (Out(8), O.CLOEXEC))
+        first, second = (int.from_bytes(reply.outs[0][i : i + 4], sys.byteorder) for i in (0, 4))
+        await child.task.sysif.syscall(SYS.close, first)
+        with pytest.raises(BrokenPipeError):
+            await child.task.sysif.call(SYS.write, (second, In(b"x"), 1))
+        assert await child.task.getpid() == child.task.near_process
+
+
+async def test_sigpipe_and_the_mask_are_as_a_server_has_them(parent: rsyscall.Process) -> None:
+    async with await parent.clone() as child:
+        await child.task.getpid()
+        found = status(int(child.pid))
+        ignored = int(found["SigIgn"], 16)
+        for sig in (SIG.PIPE, SIG.XFSZ):
+            assert ignored & 1 << (sig - 1)
+        assert found["SigBlk"] == status(int(parent.pid))["SigBlk"]
+
+
+async def test_children_end_when_the_client_is_killed() -> None:
+    """Also those that share its table, in which its own end of the socket is open, too."""
+    program = """
+import os, signal, sys, trio
+from rsyscall import local_process
+from rsyscall.sched import CLONE
+async def main():
+    for flags in (CLONE.NONE, CLONE.FILES):
+        for ring in (True, False):
+            child = await local_process.clone(flags, ring=ring)
+            print(int(child.pid), flush=True)
+            globals().setdefault("keep", []).append(child)
+    os.kill(os.getpid(), signal.SIGKILL)
+trio.run(main)
+"""
+    done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(line) for line in done.stdout.split()]
+    assert len(pids) == 4
+    with trio.fail_after(10):
+        for pid in pids:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+
+
+async def test_the_interpreter_may_fork_while_it_has_children() -> None:
+    async with await local_process.clone() as child:
+        assert pidfds()
+        pid = os.fork()
+        if pid == 0:  # nothing of a child's is open there
+            code = 2
+            try:
+                code = len(pidfds())
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert await child.task.getpid() == child.task.near_process
+
+
+def test_nothing_is_looked_up_when_a_child_calls_it() -> None:
+    import rsyscall._raw
+
+    command = ["readelf", "--wide", "--dynamic", rsyscall._raw.__file__]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"BIND_NOW|Flags: NOW", said)
+
+
+def pidfds() -> set[str]:
+    return {what for what in file_descriptors().values() if "pidfd" in what}
+
+
+@pytest.mark.parametrize("number", [SYS.clone, SYS.clone3, SYS.fork, SYS.vfork], ids=str)
+async def test_a_raw_clone_that_would_answer_twice_is_refused(
+    parent: rsyscall.Process, number: SYS
+) -> None:
+    with pytest.raises((PermissionError, rsyscall.SyscallSendError)) as caught:
+        await parent.task.sysif.syscall(number, int(signal.SIGCHLD))
+    assert getattr(caught.value, "errno", errno.EPERM) == errno.EPERM
+    assert await parent.task.getpid() == parent.task.near_process
