@@ -76,11 +76,11 @@ class AloneLink(Link):
         """Wait until the socket is readable, or closed by us; no cancellation ends that."""
         try:
             try:
-                await trio.lowlevel.wait_readable(self._sock.fileno())
+                await self._wait_readable()
             except trio.Cancelled:
                 # It will be delivered by the next checkpoint. A shield from the start would cost
                 # every call more than this costs the few that are cancelled.
                 with trio.CancelScope(shield=True):
-                    await trio.lowlevel.wait_readable(self._sock.fileno())
+                    await self._wait_readable()
         except trio.ClosedResourceError:
             pass  # self._dead says why

@@ -61,9 +61,8 @@ class ChildInterface(RemoteSyscallInterface):
         spin: for how many microseconds it pays to spin.
         """
         self._connection.begin(hello)
-        self._ring = make_ring(
-            halves.size, self._sock.fileno(), self._next_id, hello.limits.frame, halves, spin
-        )
+        most, first = min(hello.limits.frame, hello.limits.window), self._core.last_id + 1
+        self._ring = make_ring(halves.size, self._sock.fileno(), first, most, halves, spin)
         self._halves = halves
         self._side = SideChannel(hello.limits)
         self._looked = time.monotonic()
@@ -112,6 +111,7 @@ class ChildInterface(RemoteSyscallInterface):
 
     async def _watch(self, death: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         await death()
+        self._join()
         while self._dead is None and self._receive(woken=True):
             pass  # what it said last
         self._die(Dead(""))
