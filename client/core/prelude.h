@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,4 +13,9 @@
 #endif
 #ifndef MFD_HUGE_1GB
 #define MFD_HUGE_1GB (30U << 26)
+#endif
+
+/* The kernel's, which the C library keeps for itself. */
+#ifndef SA_RESTORER
+#define SA_RESTORER 0x04000000
 #endif

@@ -82,6 +82,49 @@ class _Lib:
     S_IFCHR: int
     S_IFIFO: int
     S_IFMT: int
+    SIGHUP: int
+    SIGINT: int
+    SIGQUIT: int
+    SIGILL: int
+    SIGTRAP: int
+    SIGABRT: int
+    SIGIOT: int
+    SIGBUS: int
+    SIGFPE: int
+    SIGKILL: int
+    SIGUSR1: int
+    SIGSEGV: int
+    SIGUSR2: int
+    SIGPIPE: int
+    SIGALRM: int
+    SIGTERM: int
+    SIGSTKFLT: int
+    SIGCHLD: int
+    SIGCONT: int
+    SIGSTOP: int
+    SIGTSTP: int
+    SIGTTIN: int
+    SIGTTOU: int
+    SIGURG: int
+    SIGXCPU: int
+    SIGXFSZ: int
+    SIGVTALRM: int
+    SIGPROF: int
+    SIGWINCH: int
+    SIGIO: int
+    SIGPWR: int
+    SIGSYS: int
+    SA_NOCLDSTOP: int
+    SA_NOCLDWAIT: int
+    SA_NODEFER: int
+    SA_ONSTACK: int
+    SA_RESETHAND: int
+    SA_RESTART: int
+    SA_SIGINFO: int
+    SA_RESTORER: int
+    SIG_BLOCK: int
+    SIG_UNBLOCK: int
+    SIG_SETMASK: int
     def rs_direct(
         self,
         nr: int,

@@ -125,3 +125,6 @@ WAYS: dict[str, Way] = {
         activated(directory, "--accept", ring=True), ring=True
     ),
 }
+
+#: Those whose process is the interpreter itself, which refuses what would end or change it.
+INSIDE = {"direct", "pair", "pair-no-ring"}

@@ -26,6 +26,7 @@ from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.memory.allocator import AllocatorClient
 from rsyscall.memory.ram import RAMTask
 from rsyscall.near.sysif import SyscallInterface
+from rsyscall.signal import SignalTask, Sigset
 from rsyscall.sys.mman import MappableFileDescriptor, MemoryMapping, MemoryMappingTask
 from rsyscall.sys.stat import StatFileDescriptor
 from rsyscall.unistd import (
@@ -64,6 +65,7 @@ class Task(
     FSTask[FileDescriptor],
     MemoryMappingTask[FileDescriptor],
     CredentialsTask,
+    SignalTask,
     RAMTask,
 ):
     """A kernel task, with every call that concerns it."""
@@ -91,5 +93,6 @@ class Task(
             mountns=mountns,
             allocator=allocator,
         )
+        self.sigmask = Sigset()
         if allocator is None:
             self._allocator = AllocatorClient(self)
