@@ -80,7 +80,7 @@ async def test_sigaction_refuses_what_the_kernel_would_die_of(
             await task.sigaction(SIG.USR1, Sigaction(near.Address(0x10000)))
         with pytest.raises(ValueError, match="signum: 65 is no signal"):
             await task.sigaction(65)
-        with pytest.raises(ValueError, match="signum: .*NONE.* is no signal"):
+        with pytest.raises(ValueError, match=r"signum: .*NONE.* is no signal"):
             await task.sigaction(SIG.NONE)
     act = await stranger.ptr(Sigaction(Sighandler.IGN))
     with nothing_sent(task), pytest.raises(AddressSpaceMismatchError):

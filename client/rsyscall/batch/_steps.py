@@ -58,6 +58,7 @@ class Steps(abc.ABC):
     used: list[BaseFileDescriptor | MemoryMapping]
     ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
     closers: dict[int, Step[Any]]
+    end_closers: dict[tuple[int, int], Step[Any]]
     ended_parameters: list[tuple[Step[Any], Parameter]]
     gone: set[object]
 
@@ -107,7 +108,9 @@ class Steps(abc.ABC):
             self.ended.append((step, what))
         elif isinstance(what, Step):
             self.closers[what.index] = step
-        elif isinstance(what, Parameter):
+        elif isinstance(what, StepOutput):
+            self.end_closers[what.step.index, what.offset] = step
+        else:
             self.ended_parameters.append((step, what))
 
     def _sized(self, call: TypedCall[T], data: DataArgument) -> TypedCall[T]:

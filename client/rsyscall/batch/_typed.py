@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import rsyscall.far
 from rsyscall import near
+from rsyscall.batch._names import NameSteps
 from rsyscall.batch._process import ProcessSteps
 from rsyscall.batch._steps import (
     DataArgument,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["TypedSteps"]
 
 
-class TypedSteps(ProcessSteps):
+class TypedSteps(ProcessSteps, NameSteps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
     # ---- files ----

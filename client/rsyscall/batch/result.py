@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rsyscall.batch.step import BatchError, Step
 from rsyscall.handle.fd import BaseFileDescriptor
+from rsyscall.handle.pair import is_end
 from rsyscall.near.sysif import describe_call
 from rsyscall.sys.mman import MemoryMapping
 from rsyscall.sys.syscall import SYS
@@ -140,6 +141,11 @@ class BatchResult:
         if step.call is None:
             return value
         made = step.call.convert(self._task, value, self.outs(step) if step.call.outs else ())
+        for (index, offset), closer in self._batch.end_closers.items():
+            if index == step.index and self.ended(closer):
+                end = is_end(made, offset)
+                if end is not None:
+                    end.forget()
         if step.call.handle and self._is_ended(step.index):
             if isinstance(made, BaseFileDescriptor):
                 made.forget()

@@ -12,6 +12,8 @@ from rsyscall.handle.pointer import WrittenPointer
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
 from rsyscall.sys.syscall import SYS
+from rsyscall.unistd.dup import FcntlFileDescriptor
+from rsyscall.unistd.names import NamesFileDescriptor, NamesTask
 
 __all__ = [
     "FSFileDescriptor",
@@ -69,7 +71,7 @@ async def _openat(
     return cast("T_fd", fd)
 
 
-class FSFileDescriptor(BaseFileDescriptor):
+class FSFileDescriptor(NamesFileDescriptor, FcntlFileDescriptor):
     """A file descriptor of a file or a directory."""
 
     async def openat(self, path: PathArgument, flags: O, mode: int = 0o644) -> Self:
@@ -92,7 +94,7 @@ class FSFileDescriptor(BaseFileDescriptor):
         await perform(self.task, ftruncate_call(self.near, length))
 
 
-class FSTask(FileDescriptorTask[T_fd]):
+class FSTask(NamesTask[T_fd]):
     """A task that can open files."""
 
     async def open(self, path: PathArgument, flags: O, mode: int = 0o644) -> T_fd:
