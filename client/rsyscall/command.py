@@ -65,6 +65,10 @@ class Command:
         """AttributeError: it cannot be changed."""
         raise AttributeError(f"{name}: a command cannot be changed")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it is copied and pickled: by its constructor."""
+        return type(self), (self.executable_path, self.arguments, dict(self.env_updates))
+
     def args(self, *args: Argument) -> Self:
         """The same with further arguments."""
         return type(self)(self.executable_path, [*self.arguments, *args], self.env_updates)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path as OsPath
@@ -80,6 +82,7 @@ def test_commands_are_made_of_commands_and_do_not_change() -> None:
     with pytest.raises(TypeError):
         with_env.env_updates["A"] = "2"  # type: ignore[index] # pyright: ignore - what is refused
     assert isinstance(base.executable_path, Path)
+    assert copy.copy(with_env) == pickle.loads(pickle.dumps(with_env)) == with_env
     assert len({base, Command("/bin/echo", ["echo"]), more}) == 2
 
 

@@ -16,7 +16,6 @@ import abc
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall.sys.syscall import SYS
@@ -35,6 +34,7 @@ from rsyscall_protocol import (
     Struct,
 )
 from rsyscall_protocol._pending import Program
+from rsyscall_protocol._record import record
 from rsyscall_protocol._syscalls import CALLS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class ProtocolHangup(SyscallHangup, RemoteProtocolError):
     """The connection ended because a rule of the protocol was broken; the code says which."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """What a call returned.
 
