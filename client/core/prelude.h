@@ -1,8 +1,18 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/sched.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core.h"
@@ -17,3 +27,19 @@
 #ifndef MFD_HUGE_1GB
 #define MFD_HUGE_1GB (30U << 26)
 #endif
+#ifndef MS_LAZYTIME
+#define MS_LAZYTIME (1 << 25)
+#endif
+#ifndef MS_SILENT
+#define MS_SILENT (1 << 15)
+#endif
+
+/* The kernel's, which the C library keeps for itself. */
+#ifndef SA_RESTORER
+#define SA_RESTORER 0x04000000
+#endif
+
+/* Python would take names that begin with __ inside a class for private ones. */
+#define RS_WCLONE __WCLONE
+#define RS_WALL __WALL
+#define RS_WNOTHREAD __WNOTHREAD

@@ -3,30 +3,178 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, overload
 
+import rsyscall.far
 from rsyscall._raw import lib
+from rsyscall.handle.borrow import perform_with
+from rsyscall.handle.pointer import Pointer, WrittenPointer
+from rsyscall.near.sysif import In, Ret, SyscallArgument
+from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
+from rsyscall.struct import Struct
+from rsyscall.sys.syscall import SYS
 
-__all__ = ["CLONE"]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = [
+    "CLONE",
+    "CpuSet",
+    "SchedTask",
+    "sched_getaffinity_call",
+    "sched_setaffinity_call",
+    "setns_call",
+    "unshare_call",
+]
 
 
 class CLONE(enum.IntFlag):
-    """What a child shares with its parent, or has anew; what unshare(2) and setns(2) move."""
+    """Flags of clone(2), unshare(2) and setns(2). Those of more than 32 bits are for clone3(2)."""
 
     NONE = 0
     VM = lib.CLONE_VM
     FS = lib.CLONE_FS
     FILES = lib.CLONE_FILES
     SIGHAND = lib.CLONE_SIGHAND
+    PIDFD = lib.CLONE_PIDFD
+    PTRACE = lib.CLONE_PTRACE
     VFORK = lib.CLONE_VFORK
     PARENT = lib.CLONE_PARENT
+    THREAD = lib.CLONE_THREAD
     NEWNS = lib.CLONE_NEWNS
     SYSVSEM = lib.CLONE_SYSVSEM
+    SETTLS = lib.CLONE_SETTLS
+    PARENT_SETTID = lib.CLONE_PARENT_SETTID
     CHILD_CLEARTID = lib.CLONE_CHILD_CLEARTID
+    UNTRACED = lib.CLONE_UNTRACED
+    CHILD_SETTID = lib.CLONE_CHILD_SETTID
     NEWCGROUP = lib.CLONE_NEWCGROUP
     NEWUTS = lib.CLONE_NEWUTS
     NEWIPC = lib.CLONE_NEWIPC
     NEWUSER = lib.CLONE_NEWUSER
     NEWPID = lib.CLONE_NEWPID
     NEWNET = lib.CLONE_NEWNET
-    NEWTIME = lib.CLONE_NEWTIME
     IO = lib.CLONE_IO
+    NEWTIME = lib.CLONE_NEWTIME
+    CLEAR_SIGHAND = lib.CLONE_CLEAR_SIGHAND
+    INTO_CGROUP = lib.CLONE_INTO_CGROUP
+
+
+#: Bytes of a cpu_set_t, and of the largest mask that is asked for: more CPUs than Linux can have.
+_SETSIZE, _LARGEST = 128, 1024
+
+
+class CpuSet(set[int], Struct):
+    """A set of CPUs, by number from 0 on."""
+
+    def __init__(self, cpus: Iterable[int] = ()) -> None:
+        """ValueError for a negative number."""
+        super().__init__(cpus)
+        self._check(8 * _LARGEST)
+
+    def _check(self, limit: int) -> None:
+        for cpu in self:
+            if not 0 <= cpu < limit:
+                raise ValueError(f"cpus: {cpu!r} is not from 0 to {limit - 1}")
+
+    def to_bytes(self) -> bytes:
+        """A cpu_set_t. ValueError for a number that it has no room for."""
+        self._check(8 * _SETSIZE)
+        return self._bytes(_SETSIZE)
+
+    def _bytes(self, size: int) -> bytes:
+        # Words in little-endian order are bytes in that order.
+        return sum(1 << cpu for cpu in self).to_bytes(size, "little")
+
+    def to_mask(self) -> bytes:
+        """As many bytes as there are CPUs for, and those of a cpu_set_t at least."""
+        self._check(8 * _LARGEST)
+        return self._bytes(_LARGEST if any(cpu >= 8 * _SETSIZE for cpu in self) else _SETSIZE)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """From a mask of any size."""
+        mask = int.from_bytes(data, "little")
+        return cls(cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1)
+
+    @classmethod
+    def sizeof(cls) -> int:
+        """The size of a cpu_set_t in bytes."""
+        return _SETSIZE
+
+    def __repr__(self) -> str:
+        """In order."""
+        return f"CpuSet({sorted(self)})"
+
+
+def _cpus(_task: object, _value: int, outs: tuple[bytes, ...]) -> CpuSet:
+    return CpuSet.from_bytes(outs[0])
+
+
+def _setaffinity(size: int, mask: SyscallArgument) -> TypedCall[None]:
+    return TypedCall(SYS.sched_setaffinity, (0, size, mask), nothing)
+
+
+@declares("sched_setaffinity")
+def sched_setaffinity_call(mask: Iterable[int]) -> TypedCall[None]:
+    """sched_setaffinity(2), of the calling thread."""
+    data = CpuSet(mask).to_mask()
+    return _setaffinity(len(data), In(data))
+
+
+@declares("sched_getaffinity")
+def sched_getaffinity_call() -> TypedCall[CpuSet]:
+    """sched_getaffinity(2), of the calling thread."""
+    return TypedCall(SYS.sched_getaffinity, (0, _LARGEST, Ret(_LARGEST)), _cpus, outs=True)
+
+
+def _getaffinity(size: int, mask: SyscallArgument) -> TypedCall[int]:
+    return TypedCall(SYS.sched_getaffinity, (0, size, mask), number)
+
+
+def unshare_call(flags: CLONE) -> TypedCall[None]:
+    """unshare(2), and nothing but the call: who makes it must move the task's far objects."""
+    return TypedCall(SYS.unshare, (flags,), nothing)
+
+
+def setns_call(fd: SyscallArgument, nstype: CLONE) -> TypedCall[None]:
+    """setns(2), and nothing but the call: who makes it must move the task's far objects."""
+    return TypedCall(SYS.setns, (fd, nstype), nothing)
+
+
+class SchedTask(rsyscall.far.Task):
+    """A task that runs on CPUs."""
+
+    async def sched_setaffinity(self, mask: WrittenPointer[CpuSet] | Iterable[int]) -> None:
+        """Say on which CPUs it may run: a CpuSet, or anything that yields their numbers.
+
+        ValueError for a negative number; UseAfterFreeError or AddressSpaceMismatchError; OSError as
+        the call reports it. A checkpoint; if cancelled, nothing has changed. sched_setaffinity(2).
+        """
+        if isinstance(mask, WrittenPointer):
+            await perform_with(self, _setaffinity, mask.size(), mask)
+        else:
+            await perform(self, sched_setaffinity_call(mask))
+
+    @overload
+    async def sched_getaffinity(self) -> CpuSet: ...
+    @overload
+    async def sched_getaffinity(self, mask: Pointer[CpuSet]) -> Pointer[CpuSet]: ...
+
+    async def sched_getaffinity(
+        self, mask: Pointer[CpuSet] | None = None
+    ) -> CpuSet | Pointer[CpuSet]:
+        """On which CPUs it may run: returned, or left where mask points, which is consumed.
+
+        UseAfterFreeError or AddressSpaceMismatchError; OSError as the call reports it (EINVAL if
+        mask has no room for all CPUs). A checkpoint; if cancelled, nothing has happened.
+        sched_getaffinity(2).
+        """
+        if mask is None:
+            return await perform(self, sched_getaffinity_call())
+        n = await perform_with(self, _getaffinity, mask.size(), mask)
+        # Behind what it has filled the kernel leaves the memory as it was.
+        filled, rest = mask.readable_split(n)
+        rest.free()
+        return filled

@@ -5,14 +5,24 @@ from __future__ import annotations
 import abc
 import os
 import sys
-from typing import Generic, Self, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from rsyscall.far import Task
 
 __all__ = [
     "BytesSerializer",
+    "FixedSerializer",
     "FixedSize",
+    "HasSerializer",
+    "PathLikeSerializer",
+    "Record",
+    "Serializable",
     "Serializer",
     "StrSerializer",
     "Struct",
+    "check_size",
     "path_to_bytes",
 ]
 
@@ -68,7 +78,47 @@ class StrSerializer(Serializer[str]):
         return os.fsdecode(data.split(b"\0", 1)[0])
 
 
-class FixedSize(abc.ABC):
+T_path = TypeVar("T_path", bound=os.PathLike[str])
+
+
+class PathLikeSerializer(Serializer[T_path]):
+    """Paths, as NUL-terminated strings."""
+
+    def __init__(self, cls: Callable[[str], T_path]) -> None:
+        """cls: what a string read back becomes; it is called with the string."""
+        self.cls = cls
+
+    def to_bytes(self, val: T_path) -> bytes:
+        """The path with its NUL; ValueError if it contains another."""
+        return path_to_bytes(val, "val")
+
+    def from_bytes(self, data: bytes) -> T_path:
+        """The path up to the first NUL."""
+        return self.cls(StrSerializer().from_bytes(data))
+
+
+class HasSerializer(abc.ABC):
+    """A value that knows how it becomes bytes, in the memory of a given task."""
+
+    @abc.abstractmethod
+    def get_self_serializer(self, task: Task) -> Serializer[Any]:
+        """What turns this value into bytes for the task, and back."""
+
+
+class FixedSerializer(HasSerializer):
+    """A type all of whose values become bytes in the same way."""
+
+    @classmethod
+    @abc.abstractmethod
+    def get_serializer(cls, task: Task) -> Serializer[Any]:
+        """What turns its values into bytes for the task, and back."""
+
+    def get_self_serializer(self, task: Task) -> Serializer[Any]:
+        """The same as get_serializer."""
+        return self.get_serializer(task)
+
+
+class FixedSize(FixedSerializer):
     """A type whose values all have the same size."""
 
     @classmethod
@@ -77,33 +127,74 @@ class FixedSize(abc.ABC):
         """The size in bytes."""
 
 
-class Struct(FixedSize):
-    """A C structure."""
+class Serializable(FixedSerializer):
+    """A type whose values are turned into bytes by their own methods."""
 
     @abc.abstractmethod
     def to_bytes(self) -> bytes:
-        """The structure in memory."""
+        """The value in memory."""
 
     @classmethod
     @abc.abstractmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The structure that these bytes are; ValueError if there are too few."""
+        """The value that these bytes are; ValueError if there are too few."""
+
+    @classmethod
+    def get_serializer(cls, task: Task) -> Serializer[Any]:
+        """Its own methods."""
+        return _OwnSerializer(cls)
 
 
-T_struct = TypeVar("T_struct", bound=Struct)
+class Struct(Serializable, FixedSize):
+    """A C structure."""
 
 
-class StructSerializer(Serializer[T_struct]):
-    """Structures, by their own methods."""
+T_serializable = TypeVar("T_serializable", bound=Serializable)
 
-    def __init__(self, cls: type[T_struct]) -> None:
-        """Remember which structure."""
+
+class _OwnSerializer(Serializer[T_serializable]):
+    """Values by their own methods."""
+
+    def __init__(self, cls: type[T_serializable]) -> None:
         self.cls = cls
 
-    def to_bytes(self, val: T_struct) -> bytes:
-        """The structure in memory."""
+    def to_bytes(self, val: T_serializable) -> bytes:
+        """The value in memory."""
         return val.to_bytes()
 
-    def from_bytes(self, data: bytes) -> T_struct:
-        """The structure that these bytes are."""
+    def from_bytes(self, data: bytes) -> T_serializable:
+        """The value that these bytes are."""
         return self.cls.from_bytes(data)
+
+
+class Record:
+    """What a structure with a few named fields has besides: equality, and a form for people.
+
+    The fields are its __slots__. (A dataclass would do, and takes half a millisecond to be made.)
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def _fields(self) -> tuple[object, ...]:
+        return tuple([getattr(self, name) for name in self.__slots__])
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is of the same type, with the same fields."""
+        if not isinstance(other, type(self)) or type(other) is not type(self):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        """By its fields."""
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        """The fields, by name."""
+        fields = [f"{name}={getattr(self, name)!r}" for name in self.__slots__]
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+def check_size(data: bytes, size: int, what: str) -> None:
+    """ValueError if there are fewer bytes than the structure has."""
+    if len(data) < size:
+        raise ValueError(f"data: {len(data)} bytes, {what} has {size}")

@@ -23,18 +23,22 @@ from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.handle.process import ChildPid
+from rsyscall.memory.ram import MallocType, PtrValue
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
-from rsyscall.struct import Struct
+from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState, W
 from rsyscall.sysif.child import DeadInterface
 
 __all__ = ["ChildProcess", "Process"]
 
-T_struct = TypeVar("T_struct", bound=Struct)
+T_sized = TypeVar("T_sized", bound=FixedSize)
+T_fixed = TypeVar("T_fixed", bound=FixedSerializer)
+T_value = TypeVar("T_value", bound=HasSerializer)
+T_path = TypeVar("T_path", bound=os.PathLike[str])
 
 
 class SignalMask(Protocol):
@@ -296,26 +300,30 @@ class Process:
             pass  # as it should
 
     @overload
-    async def malloc(self, cls: type[T_struct]) -> Pointer[T_struct]: ...
+    async def malloc(self, cls: type[T_sized]) -> Pointer[T_sized]: ...
+    @overload
+    async def malloc(self, cls: type[T_fixed], size: int) -> Pointer[T_fixed]: ...
     @overload
     async def malloc(self, cls: type[bytes], size: int) -> Pointer[bytes]: ...
     @overload
     async def malloc(self, cls: type[str], size: int) -> Pointer[str]: ...
+    @overload
+    async def malloc(self, cls: type[T_path], size: int) -> Pointer[T_path]: ...
 
-    async def malloc(
-        self, cls: type[Struct] | type[bytes] | type[str], size: int | None = None
-    ) -> Pointer[Any]:
+    async def malloc(self, cls: MallocType, size: int | None = None) -> Pointer[Any]:
         """Memory of the process; see RAMTask.malloc."""
         return await self.task._malloc(cls, size)  # pyright: ignore[reportPrivateUsage] - ours
 
     @overload
-    async def ptr(self, data: T_struct) -> WrittenPointer[T_struct]: ...
+    async def ptr(self, data: T_value) -> WrittenPointer[T_value]: ...
     @overload
     async def ptr(self, data: bytes) -> WrittenPointer[bytes]: ...
     @overload
     async def ptr(self, data: str) -> WrittenPointer[str]: ...
+    @overload
+    async def ptr(self, data: T_path) -> WrittenPointer[T_path]: ...
 
-    async def ptr(self, data: Struct | bytes | str) -> WrittenPointer[Any]:
+    async def ptr(self, data: PtrValue) -> WrittenPointer[Any]:
         """Memory of the process that holds the value; see RAMTask.ptr."""
         return await self.task._ptr(data)  # pyright: ignore[reportPrivateUsage] - ours
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
+
+from rsyscall_protocol._record import record
 
 __all__ = ["Timespec"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timespec:
     """Seconds and nanoseconds."""
 

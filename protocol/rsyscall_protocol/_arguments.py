@@ -7,41 +7,42 @@ they are one flat list, in which a relocation can only point forward; `flatten` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from rsyscall_protocol._record import record
 
 Relocation: TypeAlias = "tuple[int, int | In | Out | InOut | Ret | Struct | Ref | Param]"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class In:
     """Bytes for the call to read; it gets their address."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Out:
     """Room for `size` bytes, zeroed before the call; all of them come back."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ret:
     """Room for `size` bytes; as many come back as the call returned (none if it failed)."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InOut:
     """Bytes for the call to read and change; they come back as it left them."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Struct:
     """Bytes with addresses to fill in.
 
@@ -55,7 +56,7 @@ class Struct:
     outs: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FdArg:
     """The index-th file descriptor that travels with this frame, as the receiver numbers it."""
 
@@ -66,7 +67,7 @@ class FdArg:
 RESULT = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ref:
     """In a batch: what an earlier step has returned, or a number that it has left.
 
@@ -79,7 +80,7 @@ class Ref:
     width: int = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Param:
     """In a prepared batch: the index-th argument of the run, a number or data."""
 

@@ -18,9 +18,10 @@ from rsyscall_protocol._constants import (
     StepFlag,
 )
 from rsyscall_protocol._limits import Limits
+from rsyscall_protocol._record import record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)  # no record: info can be changed
 class Hello:
     """Who is there.
 
@@ -36,7 +37,7 @@ class Hello:
     info: Mapping[str, int | str] = field(default_factory=dict[str, "int | str"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """Make system call `nr` with these (flat) arguments; `fds` travel with the frame."""
 
@@ -47,7 +48,7 @@ class Call:
     fds: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Read:
     """Read `length` bytes of the server's memory."""
 
@@ -56,7 +57,7 @@ class Read:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Write:
     """Write bytes into the server's memory."""
 
@@ -65,7 +66,7 @@ class Write:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Result:
     """What a request returned (-errno on failure), and its outputs in the order of its entries."""
 
@@ -75,7 +76,7 @@ class Result:
     fds: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ring:
     """Go on in shared memory, with `size` bytes in each direction.
 
@@ -87,12 +88,12 @@ class Ring:
     spin: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bell:
     """Beside a ring: there is something in it, or room."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fds:
     """Beside a ring: the number-th packet of `count` file descriptors, counted from 0."""
 
@@ -100,7 +101,7 @@ class Fds:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """One call of a batch.
 
@@ -116,7 +117,7 @@ class Step:
     undo: tuple[int, tuple[Argument, ...]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Batch:
     """Make these calls, one after the other; `fds` travel with the frame."""
 
@@ -126,7 +127,7 @@ class Batch:
     fds: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prepare:
     """Keep a batch whose steps may have so many parameters."""
 
@@ -136,7 +137,7 @@ class Prepare:
     flags: BatchFlag = BatchFlag.NONE
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Run:
     """Run a prepared batch with these arguments: numbers, In or FdArg."""
 
@@ -146,7 +147,7 @@ class Run:
     fds: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unprepare:
     """Forget a prepared batch."""
 
@@ -154,7 +155,7 @@ class Unprepare:
     program: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Batched:
     """What became of a batch.
 
@@ -170,7 +171,7 @@ class Batched:
     stopped: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Error:
     """Why the sender ends the connection, and where in the bytes it received the reason stands."""
 
@@ -179,7 +180,7 @@ class Error:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bye:
     """The client has no more requests; or the server has answered all of them."""
 

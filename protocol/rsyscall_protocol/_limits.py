@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rsyscall_protocol._constants import LIMITS
+from rsyscall_protocol._record import record
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What both sides hold to; SPEC.md says what each one limits. Bytes or counts."""
 
@@ -23,16 +22,15 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Refuse what no peer could accept."""
-        for field in dataclasses.fields(self):
-            value, (_, smallest, largest) = getattr(self, field.name), LIMITS[field.name]
+        for name, (_, smallest, largest) in LIMITS.items():
+            value = getattr(self, name)
             if not smallest <= value <= largest:
-                raise ValueError(f"limit {field.name}={value}: not from {smallest} to {largest}")
+                raise ValueError(f"limit {name}={value}: not from {smallest} to {largest}")
 
     def clamped(self, wanted: dict[str, int]) -> Limits:
         """The smaller of these and the wanted ones; what is not named keeps its default."""
-        names = [f.name for f in dataclasses.fields(self)]
-        return Limits(**{n: min(getattr(self, n), wanted.get(n, LIMITS[n][0])) for n in names})
+        return Limits(**{n: min(getattr(self, n), wanted.get(n, LIMITS[n][0])) for n in LIMITS})
 
     def as_dict(self) -> dict[str, int]:
         """By name, as HELLO carries them."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in LIMITS}

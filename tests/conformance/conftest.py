@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rsyscall
-from conformance.ways import WAYS
+from conformance.ways import INSIDE, WAYS
 from rsyscall.handle import Task
 
 
@@ -16,6 +16,22 @@ from rsyscall.handle import Task
 async def process(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncGenerator[rsyscall.Process]:
+    async with WAYS[request.param](tmp_path) as process:
+        yield process
+
+
+@pytest.fixture(params=[way for way in WAYS if way not in INSIDE])
+async def apart(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[rsyscall.Process]:
+    """A process that is not the interpreter: for calls that the latter refuses."""
+    async with WAYS[request.param](tmp_path) as process:
+        yield process
+
+
+@pytest.fixture(params=sorted(INSIDE))
+async def inside(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[rsyscall.Process]:
+    """The interpreter itself: for what it refuses."""
     async with WAYS[request.param](tmp_path) as process:
         yield process
 

@@ -66,7 +66,7 @@ async def test_malloc_refuses_sizes_that_cannot_be(task: Task) -> None:
         with pytest.raises(ValueError, match="size: missing, for bytes"):
             await task.malloc(bytes)  # type: ignore[type-var] # pyright: ignore
         with pytest.raises(ValueError, match="size: Stat has a size of its own"):
-            await task.malloc(Stat, 144)  # type: ignore[arg-type] # pyright: ignore
+            await task.malloc(Stat, 144)
 
 
 async def test_what_is_too_large_for_a_pointer_is_refused_before_it_is_sent(task: Task) -> None:

@@ -165,3 +165,6 @@ WAYS: dict[str, Way] = {
         child(child(stub(directory, ring=True), ring=True), vm=False, ring=True), ring=True
     ),
 }
+
+#: Those whose process is the interpreter itself, which refuses what would end or change it.
+INSIDE = {"direct", "pair", "pair-no-ring"}

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import abc
-import os
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import rsyscall.far
 from rsyscall import near
-from rsyscall.batch.step import (
-    Ledger,
-    OnError,
-    Parameter,
-    Step,
-    StepOptions,
-    StepOutput,
-    Success,
-    Undo,
+from rsyscall.batch._names import NameSteps
+from rsyscall.batch._process import ProcessSteps
+from rsyscall.batch._steps import (
+    DataArgument,
+    FdArgument,
+    MappingArgument,
+    NumberArgument,
+    PathArgument,
 )
+from rsyscall.batch.step import Parameter, Step, StepOptions
 from rsyscall.fcntl import O
-from rsyscall.handle.fd import (
-    BaseFileDescriptor,
-    InvalidHandleError,
-    close_call,
-    disable_cloexec_call,
-    enable_cloexec_call,
-)
+from rsyscall.handle.fd import close_call, disable_cloexec_call, enable_cloexec_call
 from rsyscall.linux.memfd import MFD, memfd_create_call
-from rsyscall.near.sysif import SyscallArgument
-from rsyscall.near.typed import TypedCall
 from rsyscall.sys.mman import (
     MAP,
     MS,
     PROT,
     MemoryMapping,
-    UseAfterUnmapError,
     mmap_call,
     mprotect_call,
     msync_call,
     munmap_call,
 )
 from rsyscall.sys.stat import Stat, fstat_call
-from rsyscall.sys.syscall import SYS
-from rsyscall.unistd.credentials import getgid_call, getpid_call, getppid_call, getuid_call
 from rsyscall.unistd.fs import ftruncate_call, open_call, openat_call
 from rsyscall.unistd.io import (
     SEEK,
@@ -58,85 +45,11 @@ if TYPE_CHECKING:
 
     from rsyscall.handle import FileDescriptor
 
-__all__ = ["FdArgument", "MappingArgument", "TypedSteps"]
-
-T = TypeVar("T")
-
-#: A handle, the step that makes one, an int that a step has left, or a parameter.
-FdArgument: TypeAlias = "BaseFileDescriptor | Step[FileDescriptor] | StepOutput | Parameter"
-MappingArgument: TypeAlias = "MemoryMapping | Step[MemoryMapping]"
-PathArgument: TypeAlias = "str | os.PathLike[str] | Parameter"
-DataArgument: TypeAlias = "bytes | Parameter"
-NumberArgument: TypeAlias = "int | Step[int] | Parameter"
+__all__ = ["TypedSteps"]
 
 
-def _key(mapping: MemoryMapping) -> object:
-    """The same for all handles to a mapping."""
-    return mapping.near, mapping.file
-
-
-class TypedSteps(abc.ABC):
+class TypedSteps(ProcessSteps, NameSteps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
-
-    ledger: Ledger
-    steps: list[Step[Any]]
-    used: list[BaseFileDescriptor | MemoryMapping]
-    ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
-    closers: dict[int, Step[Any]]
-    ended_parameters: list[tuple[Step[Any], Parameter]]
-    gone: set[object]
-
-    @abc.abstractmethod
-    def add(
-        self,
-        call: TypedCall[T],
-        *,
-        ok: Success = None,
-        on_error: OnError = "stop",
-        undo: Undo | None = None,
-    ) -> Step[T]:
-        """A typed call as a step."""
-
-    def _fd(self, fd: FdArgument) -> SyscallArgument:
-        if isinstance(fd, BaseFileDescriptor):
-            fd._validate()  # pyright: ignore[reportPrivateUsage] - ours
-            if fd in self.gone:
-                raise InvalidHandleError(f"{fd}: an earlier step closes it")
-            self.used.append(fd)
-            return fd.near
-        if fd in self.gone:
-            raise InvalidHandleError(f"{fd!r}: an earlier step closes it")
-        return fd
-
-    def _range(self, mapping: MappingArgument) -> tuple[SyscallArgument, int]:
-        if isinstance(mapping, MemoryMapping):
-            mapping.check_valid()
-            if _key(mapping) in self.gone:
-                raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
-            self.used.append(mapping)
-            return mapping.near.address, mapping.near.length
-        if mapping in self.gone:
-            raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")
-        length = mapping.args[1] if mapping.number == SYS.mmap else None
-        if mapping.ledger is not self.ledger or not isinstance(length, int):
-            raise ValueError(f"mapping: {mapping!r} is no mmap of this batch")
-        return mapping, length
-
-    def _ends(self, step: Step[Any], what: FdArgument | MappingArgument) -> None:
-        """The step closes or unmaps it, and later ones must not use it."""
-        self.gone.add(_key(what) if isinstance(what, MemoryMapping) else what)
-        if isinstance(what, BaseFileDescriptor | MemoryMapping):
-            self.ended.append((step, what))
-        elif isinstance(what, Step):
-            self.closers[what.index] = step
-        elif isinstance(what, Parameter):
-            self.ended_parameters.append((step, what))
-
-    def _sized(self, call: TypedCall[T], data: DataArgument) -> TypedCall[T]:
-        """The call, made for no data, with a parameter instead, and its length behind it."""
-        if isinstance(data, Parameter):
-            call.args = (call.args[0], data, data.length, *call.args[3:])
-        return call
 
     # ---- files ----
 
@@ -260,21 +173,3 @@ class TypedSteps(abc.ABC):
     ) -> Step[None]:
         """Write changed pages back. msync(2)."""
         return self.add(msync_call(*self._range(mapping), flags), **options)
-
-    # ---- who it is ----
-
-    def getpid(self, **options: Unpack[StepOptions]) -> Step[near.Pid]:
-        """The process id. getpid(2)."""
-        return self.add(getpid_call(), **options)
-
-    def getppid(self, **options: Unpack[StepOptions]) -> Step[near.Pid]:
-        """The parent's process id. getppid(2)."""
-        return self.add(getppid_call(), **options)
-
-    def getuid(self, **options: Unpack[StepOptions]) -> Step[int]:
-        """The real user id. getuid(2)."""
-        return self.add(getuid_call(), **options)
-
-    def getgid(self, **options: Unpack[StepOptions]) -> Step[int]:
-        """The real group id. getgid(2)."""
-        return self.add(getgid_call(), **options)

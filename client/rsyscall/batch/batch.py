@@ -41,6 +41,8 @@ class Batch(TypedSteps):
         #: Steps whose values are handles; by the index of one, the step that closes or unmaps it.
         self.makers: list[Step[Any]] = []
         self.closers: dict[int, Step[Any]] = {}
+        #: Likewise, for one of the two that a step makes: by its index and the output's offset.
+        self.end_closers: dict[tuple[int, int], Step[Any]] = {}
         #: Handles that are used, and those that are closed or unmapped, with the step that does so.
         self.used: list[BaseFileDescriptor | MemoryMapping] = []
         self.ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]] = []
@@ -49,7 +51,7 @@ class Batch(TypedSteps):
         self.gone: set[object] = set()
         self.parameters: list[Parameter] = []
         self._lengths: dict[int, Parameter] = {}
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
 
     @property
     def result(self) -> BatchResult:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rsyscall.batch.step import BatchError, Step
 from rsyscall.handle.fd import BaseFileDescriptor
+from rsyscall.handle.pair import is_end
 from rsyscall.near.sysif import describe_call
 from rsyscall.sys.mman import MemoryMapping
 from rsyscall.sys.syscall import SYS
@@ -48,6 +49,11 @@ class BatchResult:
         self._gone: Collection[int] = ()
         if batch.closers:
             self._gone = {i for i, closer in batch.closers.items() if self.ended(closer)}
+        #: Of a step that made two, where in its output the number of a closed one stands.
+        self._gone_ends: dict[int, list[int]] = {}
+        for (index, offset), closer in batch.end_closers.items():
+            if self.ended(closer):
+                self._gone_ends.setdefault(index, []).append(offset)
 
     @property
     def values(self) -> array[int]:
@@ -145,6 +151,10 @@ class BatchResult:
         if step.call is None:
             return value
         made = step.call.convert(self._task, value, self.outs(step) if step.call.outs else ())
+        for offset in self._gone_ends.get(step.index, ()):
+            end = is_end(made, offset)
+            if end is not None:
+                end.forget()
         if step.call.handle and step.index in self._gone:
             if isinstance(made, BaseFileDescriptor):
                 made.forget()

@@ -34,12 +34,23 @@ from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.memory.allocator import AllocatorClient
 from rsyscall.memory.ram import RAMTask
 from rsyscall.near.sysif import SyscallInterface
+from rsyscall.path import Path
+from rsyscall.sched import SchedTask
+from rsyscall.signal import SignalTask, Sigset
+from rsyscall.sys.capability import CapabilityTask
+from rsyscall.sys.ioctl import IoctlFileDescriptor
 from rsyscall.sys.mman import MappableFileDescriptor, MemoryMapping, MemoryMappingTask
+from rsyscall.sys.mount import MountTask
+from rsyscall.sys.prctl import PrctlTask
+from rsyscall.sys.resource import ResourceTask
+from rsyscall.sys.socket import SocketTask
 from rsyscall.sys.stat import StatFileDescriptor
 from rsyscall.unistd import (
     CredentialsTask,
+    CWDTask,
     FSFileDescriptor,
     FSTask,
+    PipeTask,
     SeekableFileDescriptor,
 )
 
@@ -68,16 +79,37 @@ __all__ = [
 
 
 class FileDescriptor(
-    SeekableFileDescriptor, FSFileDescriptor, MappableFileDescriptor, StatFileDescriptor
+    SeekableFileDescriptor,
+    FSFileDescriptor,
+    MappableFileDescriptor,
+    StatFileDescriptor,
+    IoctlFileDescriptor,
 ):
     """A file descriptor, with every call that takes one."""
+
+    def as_proc_path(self) -> Path:
+        """The name in /proc of what it has open, for who sees the process by the same number.
+
+        InvalidHandleError.
+        """
+        self._validate()
+        return Path(f"/proc/{int(self.task.near_process)}/fd/{int(self.near)}")
 
 
 class Task(
     MemfdTask[FileDescriptor],
     FSTask[FileDescriptor],
+    SocketTask[FileDescriptor],
+    PipeTask[FileDescriptor],
     MemoryMappingTask[FileDescriptor],
+    CWDTask[FileDescriptor],
+    CapabilityTask,
+    PrctlTask,
+    MountTask,
     CredentialsTask,
+    SchedTask,
+    ResourceTask,
+    SignalTask,
     RAMTask,
 ):
     """A kernel task, with every call that concerns it."""
@@ -105,6 +137,7 @@ class Task(
             mountns=mountns,
             allocator=allocator,
         )
+        self.sigmask = Sigset()
         if allocator is None:
             self._allocator = AllocatorClient(self)
 

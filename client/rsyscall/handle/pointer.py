@@ -132,6 +132,11 @@ class Pointer(Generic[T]):
         self._consume()
         return self._part(ReadablePointer[T], self.allocation)
 
+    def filled_once(self) -> LinearPointer[T]:
+        """unsafe(), where what it holds is to be read once; consumes this one."""
+        self._consume()
+        return self._part(LinearPointer[T], self.allocation)
+
     def free(self) -> None:
         """Give the memory back; nothing if that was done before."""
         if self.valid:

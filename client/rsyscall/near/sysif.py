@@ -19,7 +19,6 @@ import os
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall._checkpoint import shield
@@ -41,6 +40,7 @@ from rsyscall_protocol import (
     flatten,
 )
 from rsyscall_protocol._pending import Program
+from rsyscall_protocol._record import record
 from rsyscall_protocol._syscalls import CALLS
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class ProtocolHangup(SyscallHangup, RemoteProtocolError):
     """The connection ended because a rule of the protocol was broken; the code says which."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """What a call returned.
 

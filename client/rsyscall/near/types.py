@@ -6,8 +6,9 @@ They are plain numbers with a type. Which namespace they belong to is the handle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from rsyscall_protocol._record import record
 
 __all__ = [
     "Address",
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileDescriptor:
     """The number of a file descriptor in some table."""
 
@@ -35,7 +36,7 @@ class FileDescriptor:
         return f"fd {self.number}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WatchDescriptor:
     """The number of a watch in some inotify instance."""
 
@@ -46,7 +47,7 @@ class WatchDescriptor:
         return self.number
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Address:
     """An address in some address space."""
 
@@ -65,7 +66,7 @@ class Address:
         return f"{self.address:#x}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemoryMapping:
     """A range of pages in some address space: address and length in bytes, size of a page."""
 
@@ -106,7 +107,7 @@ class MemoryMapping:
         return f"{self.address:x}-{self.address + self.length:x}{pages}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pid:
     """A process (or thread) id in some pid namespace."""
 
@@ -121,7 +122,7 @@ class Pid:
         return f"pid {self.id}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pgid:
     """A process group id in some pid namespace."""
 

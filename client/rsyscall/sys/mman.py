@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import typing as t
-from dataclasses import dataclass
 
 import trio
 
@@ -23,6 +22,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
 from rsyscall.sys.syscall import SYS
+from rsyscall_protocol._record import record
 
 __all__ = [
     "MAP",
@@ -97,15 +97,13 @@ def msync_call(addr: SyscallArgument, length: int, flags: MS) -> TypedCall[None]
     return TypedCall(SYS.msync, (addr, length, flags), nothing)
 
 
-@dataclass(frozen=True)
+@record
 class MemoryMapping:
     """Memory mapped into the address space of a task.
 
     task: through which it is used. near: its address, length and size of a page. file: what is
     mapped; the same far.File means the same file. Two handles are equal if all three are.
     """
-
-    __slots__ = ("task", "near", "file")  # noqa: RUF023 - the order of the constructor
 
     task: MemoryMappingTask[BaseFileDescriptor]
     near: rsyscall.near.MemoryMapping

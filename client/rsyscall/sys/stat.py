@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import overload
 
 from rsyscall._raw import ffi, lib
@@ -14,6 +13,7 @@ from rsyscall.near.typed import TypedCall, declares, perform
 from rsyscall.struct import Struct
 from rsyscall.sys.syscall import SYS
 from rsyscall.time import Timespec
+from rsyscall_protocol._record import record
 
 __all__ = ["S_IF", "Mode", "Stat", "StatFileDescriptor", "TypeMode", "fstat_call"]
 
@@ -40,7 +40,7 @@ class Mode(int):
         return f"0o{int(self):03o}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TypeMode:
     """The type of a file and its permission bits."""
 
@@ -60,7 +60,7 @@ class TypeMode:
 _SIZE = ffi.sizeof("struct stat")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stat(Struct):
     """struct stat: sizes in bytes, blocks of 512 bytes."""
 

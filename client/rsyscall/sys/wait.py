@@ -3,146 +3,170 @@
 from __future__ import annotations
 
 import enum
-import os
-import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rsyscall.signal import SIG
+from rsyscall._raw import lib
+from rsyscall.signal import SIG, Siginfo, signal_number
+from rsyscall.struct import Record
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from rsyscall.command import Command
 
-__all__ = ["CLD", "CalledProcessError", "ChildState", "IdType", "UncleanExit", "W"]
+__all__ = [
+    "CLD",
+    "CalledProcessError",
+    "ChildState",
+    "IdType",
+    "Siginfo",
+    "UncleanExit",
+    "W",
+]
 
 
 class IdType(enum.IntEnum):
-    """What waitid(2) waits for."""
+    """Which children waitid(2) waits for."""
 
-    ALL = os.P_ALL
-    PID = os.P_PID
-    PGID = os.P_PGID
-    PIDFD = os.P_PIDFD
+    PID = lib.P_PID
+    PGID = lib.P_PGID
+    ALL = lib.P_ALL
+    PIDFD = lib.P_PIDFD
 
 
 class CLD(enum.IntEnum):
     """What has happened to a child; UNKNOWN: it is gone, and nobody can say how."""
 
     UNKNOWN = 0
-    EXITED = os.CLD_EXITED
-    KILLED = os.CLD_KILLED
-    DUMPED = os.CLD_DUMPED
-    TRAPPED = os.CLD_TRAPPED
-    STOPPED = os.CLD_STOPPED
-    CONTINUED = os.CLD_CONTINUED
+    EXITED = lib.CLD_EXITED
+    KILLED = lib.CLD_KILLED
+    DUMPED = lib.CLD_DUMPED
+    TRAPPED = lib.CLD_TRAPPED
+    STOPPED = lib.CLD_STOPPED
+    CONTINUED = lib.CLD_CONTINUED
 
 
 class W(enum.IntFlag):
-    """Options of waitid(2)."""
+    """Flags of waitid(2)."""
 
     NONE = 0
-    EXITED = os.WEXITED
-    STOPPED = os.WSTOPPED
-    CONTINUED = os.WCONTINUED
-    NOHANG = os.WNOHANG
-    NOWAIT = os.WNOWAIT
-    NOTHREAD = 0x20000000
-    ALL = 0x40000000
-    CLONE = 0x80000000
+    NOHANG = lib.WNOHANG
+    STOPPED = lib.WSTOPPED
+    EXITED = lib.WEXITED
+    CONTINUED = lib.WCONTINUED
+    NOWAIT = lib.WNOWAIT
+    NOTHREAD = lib.RS_WNOTHREAD
+    ALL = lib.RS_WALL
+    CLONE = lib.RS_WCLONE
 
 
-def _signal(number: int) -> SIG | int:
-    try:
-        return SIG(number)
-    except ValueError:  # most real-time signals have no name
-        return number
+_DEATHS = frozenset({CLD.EXITED, CLD.KILLED, CLD.DUMPED, CLD.UNKNOWN})
+_STOPS = frozenset({CLD.TRAPPED, CLD.STOPPED})
 
 
-def _name(sig: SIG | int | None) -> str:
-    return f"SIG{sig.name}" if isinstance(sig, SIG) else f"signal {sig}"
+class CalledProcessError(Exception):
+    """A child did not end with status 0.
 
-
-@dataclass(frozen=True, slots=True)
-class ChildState:
-    """A change of a child's state.
-
-    code: what has happened. pid: the child's, as its parent sees it. uid: its real user id.
-    exit_status: if it has exited. sig: if a signal has killed, stopped or continued it.
+    state: how it ended. command: what it ran, if that is known.
     """
 
-    code: CLD
-    pid: int
-    uid: int
-    exit_status: int | None
-    sig: SIG | int | None
+    def __init__(self, state: ChildState, command: Command | None = None) -> None:
+        """Take both."""
+        super().__init__(state, command)
+        self.state: ChildState = state
+        self.command: Command | None = command
 
-    @staticmethod
-    def make(code: CLD, pid: int, uid: int, status: int) -> ChildState:
-        """From the fields of a siginfo."""
+    def __str__(self) -> str:
+        """The command, as a shell would have it, and what became of it."""
+        what = "the child" if self.command is None else self.command.in_shell_form()
+        return f"{what}: {self.state}"
+
+
+#: The name that it has had, too.
+UncleanExit = CalledProcessError
+
+
+class ChildState(Record):
+    """What has become of a child.
+
+    code: what has happened. pid, uid: of the child. exit_status: if it has exited. sig: what has
+    killed, stopped or continued it.
+    """
+
+    __slots__ = ("code", "exit_status", "pid", "sig", "uid")
+
+    def __init__(
+        self, code: CLD, pid: int, uid: int, exit_status: int | None, sig: SIG | int | None
+    ) -> None:
+        """See make()."""
+        self.code: CLD = code
+        self.pid: int = pid
+        self.uid: int = uid
+        self.exit_status: int | None = exit_status
+        self.sig: SIG | int | None = sig
+
+    @classmethod
+    def make(cls, code: CLD, pid: int, uid: int, status: int) -> Self:
+        """From the numbers of a siginfo_t: status is an exit status or a signal."""
         if code is CLD.EXITED:
-            return ChildState(code, pid, uid, status, None)
-        return ChildState(code, pid, uid, None, None if code is CLD.UNKNOWN else _signal(status))
+            return cls(code, pid, uid, status, None)
+        return cls(code, pid, uid, None, None if code is CLD.UNKNOWN else signal_number(status))
 
-    @staticmethod
-    def parse(siginfo: bytes) -> ChildState | None:
-        """From what waitid(2) has filled in; None if no child has changed its state."""
-        signo, _, code, _, pid, uid, status = struct.unpack_from("7i", siginfo)
-        if signo == 0:
-            return None
-        return ChildState.make(CLD(code), pid, uid & 0xFFFFFFFF, status)
+    @classmethod
+    def make_from_siginfo(cls, siginfo: Siginfo) -> Self:
+        """From what waitid(2) has left. ValueError if that is nothing, or of another signal."""
+        if siginfo.signo != SIG.CHLD:
+            raise ValueError(f"siginfo: {siginfo} does not tell of a child")
+        return cls.make(CLD(siginfo.code), siginfo.pid, siginfo.uid, siginfo.status)
+
+    @classmethod
+    def parse(cls, siginfo: bytes) -> Self | None:
+        """From the siginfo_t that waitid(2) has filled in; None if there is nothing to tell."""
+        info = Siginfo.from_bytes(siginfo)
+        return None if info.signo == 0 else cls.make_from_siginfo(info)
 
     def state(self, options: W) -> bool:
-        """Whether it is one that these options of waitid(2) ask for."""
-        if self.died():
-            return W.EXITED in options
-        return (W.CONTINUED if self.code is CLD.CONTINUED else W.STOPPED) in options
+        """Whether waitid(2) with these options would have told of it."""
+        if self.code in _DEATHS:
+            return bool(options & W.EXITED)
+        return bool(options & (W.STOPPED if self.code in _STOPS else W.CONTINUED))
 
     def died(self) -> bool:
-        """Whether the child is dead."""
-        return self.code in (CLD.EXITED, CLD.KILLED, CLD.DUMPED, CLD.UNKNOWN)
+        """Whether it is dead."""
+        return self.code in _DEATHS
+
+    def core_dumped(self) -> bool:
+        """Whether it has left a core dump."""
+        return self.code is CLD.DUMPED
 
     def clean(self) -> bool:
         """Whether it has exited with status 0."""
         return self.code is CLD.EXITED and self.exit_status == 0
 
-    def check(self) -> None:
-        """Raise UncleanExit unless it has exited with status 0, or is not dead."""
+    def check(self, command: Command | None = None) -> None:
+        """Raise CalledProcessError if it is dead and did not exit with status 0.
+
+        command: what it ran, for the error.
+        """
         if self.died() and not self.clean():
-            raise UncleanExit(self, None)
+            raise CalledProcessError(self, command)
 
     def killed_with(self) -> SIG | int:
-        """The signal that has killed it. ValueError if none has."""
-        if self.code not in (CLD.KILLED, CLD.DUMPED) or self.sig is None:
-            raise ValueError(f"the child was not killed: {self}")
+        """The signal that has killed it; ValueError if none has."""
+        if self.sig is None or not self.died():
+            raise ValueError(f"{self!r}: no signal has killed it")
         return self.sig
 
     def __str__(self) -> str:
-        """For people."""
-        match self.code:
-            case CLD.EXITED:
-                return f"exited with status {self.exit_status}"
-            case CLD.UNKNOWN:
-                return "ended, and its status is unknown"
-            case CLD.DUMPED:
-                return f"killed by {_name(self.sig)}, and dumped core"
-            case _:
-                return f"{self.code.name.lower()} by {_name(self.sig)}"
-
-
-class CalledProcessError(Exception):
-    """A process did not exit with status 0. state: how it ended. command: what it was, if known."""
-
-    def __init__(self, state: ChildState, command: Command | None = None) -> None:
-        """See the attributes."""
-        super().__init__(state, command)
-        self.state = state
-        self.command = command
-
-    def __str__(self) -> str:
-        """For people."""
-        what = f"the child (pid {self.state.pid})" if self.command is None else str(self.command)
-        return f"{what} {self.state}"
-
-
-#: The same, by its other name.
-UncleanExit = CalledProcessError
+        """What has happened, in words."""
+        if self.code is CLD.EXITED:
+            return f"pid {self.pid} exited with status {self.exit_status}"
+        sig = f"SIG{self.sig.name}" if isinstance(self.sig, SIG) else f"signal {self.sig}"
+        what = {
+            CLD.KILLED: f"was killed by {sig}",
+            CLD.DUMPED: f"was killed by {sig} and dumped core",
+            CLD.TRAPPED: f"was stopped for its tracer by {sig}",
+            CLD.STOPPED: f"was stopped by {sig}",
+            CLD.UNKNOWN: "ended, and its status is unknown",
+        }.get(self.code, "goes on")
+        return f"pid {self.pid} {what}"

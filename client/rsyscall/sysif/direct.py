@@ -126,7 +126,8 @@ class DirectSyscallInterface(SyscallInterface):
 
     A call that may block is made in a worker thread, so that trio goes on. Calls that change ids or
     capabilities are refused (SyscallSendError) while the interpreter has more than one thread: they
-    concern one thread only, and the others would keep what they had.
+    concern one thread only, and the others would keep what they had. What happens with signals is
+    Python's, and sigaction is refused.
     """
 
     wants_numbers = True
@@ -157,6 +158,11 @@ class DirectSyscallInterface(SyscallInterface):
         if flags & REFUSED or number == SYS.clone:
             raise SyscallSendError(
                 f"{describe_call(number, ())}: cannot be made as a plain call; nothing was done"
+            )
+        if number == SYS.rt_sigaction:
+            raise SyscallSendError(
+                f"{describe_call(number, ())}: Python would not know what has become of its"
+                " handlers; use signal.signal() for the interpreter; nothing was done"
             )
         if flags & CREDENTIALS and len(os.listdir("/proc/self/task")) > 1:
             raise SyscallSendError(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Self, cast
 
 from rsyscall import near
 from rsyscall.fcntl import AT, O
+from rsyscall.handle.borrow import PathArgument, PathOrAddress, path_in
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import WrittenPointer
-from rsyscall.near.sysif import In, SyscallArgument
+from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
-from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
+from rsyscall.unistd.dup import FcntlFileDescriptor
+from rsyscall.unistd.names import NamesFileDescriptor, NamesTask
 
 __all__ = [
     "FSFileDescriptor",
@@ -23,10 +24,6 @@ __all__ = [
     "openat_call",
 ]
 
-PathArgument = str | os.PathLike[str] | WrittenPointer[str]
-
-
-_PATHS = (str, os.PathLike)
 _CLOEXEC = int(O.CLOEXEC)
 _FDCWD = int(AT.FDCWD)
 
@@ -37,19 +34,16 @@ def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
 
 @declares("openat")
 def openat_call(
-    dirfd: SyscallArgument, path: SyscallArgument | str | os.PathLike[str], flags: O, mode: int
+    dirfd: SyscallArgument, path: PathOrAddress, flags: O, mode: int
 ) -> TypedCall[BaseFileDescriptor]:
     """openat(2). path: a name, or its address."""
-    if isinstance(path, _PATHS):
-        path = In(path_to_bytes(path, "path"))
     # As plain numbers: an IntFlag takes ten times as long to be combined.
-    return TypedCall(SYS.openat, (dirfd, path, int(flags) | _CLOEXEC, mode), _handle, handle=True)
+    args = (dirfd, path_in(path, "path"), int(flags) | _CLOEXEC, mode)
+    return TypedCall(SYS.openat, args, _handle, handle=True)
 
 
 @declares("open")
-def open_call(
-    path: SyscallArgument | str | os.PathLike[str], flags: O, mode: int
-) -> TypedCall[BaseFileDescriptor]:
+def open_call(path: PathOrAddress, flags: O, mode: int) -> TypedCall[BaseFileDescriptor]:
     """open(2), by way of openat."""
     return openat_call(_FDCWD, path, flags, mode)
 
@@ -77,7 +71,7 @@ async def _openat(
     return cast("T_fd", fd)
 
 
-class FSFileDescriptor(BaseFileDescriptor):
+class FSFileDescriptor(NamesFileDescriptor, FcntlFileDescriptor):
     """A file descriptor of a file or a directory."""
 
     async def openat(self, path: PathArgument, flags: O, mode: int = 0o644) -> Self:
@@ -100,7 +94,7 @@ class FSFileDescriptor(BaseFileDescriptor):
         await perform(self.task, ftruncate_call(self.near, length))
 
 
-class FSTask(FileDescriptorTask[T_fd]):
+class FSTask(NamesTask[T_fd]):
     """A task that can open files."""
 
     async def open(self, path: PathArgument, flags: O, mode: int = 0o644) -> T_fd:

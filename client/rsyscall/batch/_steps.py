@@ -1,0 +1,122 @@
+"""What the typed methods of a batch have in common."""
+
+from __future__ import annotations
+
+import abc
+import os
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from rsyscall.batch.step import (
+    Ledger,
+    OnError,
+    Parameter,
+    Step,
+    StepOutput,
+    Success,
+    Undo,
+)
+from rsyscall.fcntl import AT
+from rsyscall.handle.fd import BaseFileDescriptor, InvalidHandleError
+from rsyscall.near.sysif import SyscallArgument
+from rsyscall.near.typed import TypedCall
+from rsyscall.sys.mman import MemoryMapping, UseAfterUnmapError
+from rsyscall.sys.syscall import SYS
+
+if TYPE_CHECKING:
+    from rsyscall.handle import FileDescriptor
+
+__all__ = [
+    "DataArgument",
+    "DirfdArgument",
+    "FdArgument",
+    "MappingArgument",
+    "NumberArgument",
+    "PathArgument",
+    "Steps",
+]
+
+T = TypeVar("T")
+
+#: A handle, the step that makes one, an int that a step has left, or a parameter.
+FdArgument: TypeAlias = "BaseFileDescriptor | Step[FileDescriptor] | StepOutput | Parameter"
+MappingArgument: TypeAlias = "MemoryMapping | Step[MemoryMapping]"
+#: None is the working directory.
+DirfdArgument: TypeAlias = "FdArgument | None"
+PathArgument: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes] | Parameter"
+DataArgument: TypeAlias = "bytes | Parameter"
+NumberArgument: TypeAlias = "int | Step[int] | Parameter"
+
+
+def _key(mapping: MemoryMapping) -> object:
+    """The same for all handles to a mapping."""
+    return mapping.near, mapping.file
+
+
+class Steps(abc.ABC):
+    """Adding steps, and keeping account of the handles that they use."""
+
+    ledger: Ledger
+    steps: list[Step[Any]]
+    used: list[BaseFileDescriptor | MemoryMapping]
+    ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
+    closers: dict[int, Step[Any]]
+    end_closers: dict[tuple[int, int], Step[Any]]
+    ended_parameters: list[tuple[Step[Any], Parameter]]
+    gone: set[object]
+
+    @abc.abstractmethod
+    def add(
+        self,
+        call: TypedCall[T],
+        *,
+        ok: Success = None,
+        on_error: OnError = "stop",
+        undo: Undo | None = None,
+    ) -> Step[T]:
+        """A typed call as a step."""
+
+    def _fd(self, fd: FdArgument) -> SyscallArgument:
+        if isinstance(fd, BaseFileDescriptor):
+            fd._validate()  # pyright: ignore[reportPrivateUsage] - ours
+            if fd in self.gone:
+                raise InvalidHandleError(f"{fd}: an earlier step closes it")
+            self.used.append(fd)
+            return fd.near
+        if fd in self.gone:
+            raise InvalidHandleError(f"{fd!r}: an earlier step closes it")
+        return fd
+
+    def _dirfd(self, fd: DirfdArgument) -> SyscallArgument:
+        return AT.FDCWD if fd is None else self._fd(fd)
+
+    def _range(self, mapping: MappingArgument) -> tuple[SyscallArgument, int]:
+        if isinstance(mapping, MemoryMapping):
+            mapping.check_valid()
+            if _key(mapping) in self.gone:
+                raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
+            self.used.append(mapping)
+            return mapping.near.address, mapping.near.length
+        if mapping in self.gone:
+            raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")
+        length = mapping.args[1] if mapping.number == SYS.mmap else None
+        if mapping.ledger is not self.ledger or not isinstance(length, int):
+            raise ValueError(f"mapping: {mapping!r} is no mmap of this batch")
+        return mapping, length
+
+    def _ends(self, step: Step[Any], what: FdArgument | MappingArgument) -> None:
+        """The step closes or unmaps it, and later ones must not use it."""
+        self.gone.add(_key(what) if isinstance(what, MemoryMapping) else what)
+        if isinstance(what, BaseFileDescriptor | MemoryMapping):
+            self.ended.append((step, what))
+        elif isinstance(what, Step):
+            self.closers[what.index] = step
+        elif isinstance(what, StepOutput):
+            self.end_closers[what.step.index, what.offset] = step
+        else:
+            self.ended_parameters.append((step, what))
+
+    def _sized(self, call: TypedCall[T], data: DataArgument) -> TypedCall[T]:
+        """The call, made for no data, with a parameter instead, and its length behind it."""
+        if isinstance(data, Parameter):
+            call.args = (call.args[0], data, data.length, *call.args[3:])
+        return call

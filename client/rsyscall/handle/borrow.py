@@ -1,0 +1,56 @@
+"""Calls whose arguments are handles, or data that travels inside the request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+from rsyscall.far import Task
+from rsyscall.handle.fd import BaseFileDescriptor
+from rsyscall.handle.pointer import Pointer, WrittenPointer
+from rsyscall.near.sysif import In, SyscallArgument
+from rsyscall.near.typed import TypedCall, perform
+from rsyscall.struct import Struct, path_to_bytes
+
+__all__ = ["PathArgument", "PathOrAddress", "in_struct", "path_in", "perform_with"]
+
+T = TypeVar("T")
+
+#: A path as methods of tasks and handles take it; a pointer is to one that is in memory already.
+PathArgument: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | WrittenPointer[Any]
+#: And as declarations take it.
+PathOrAddress: TypeAlias = SyscallArgument | str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_PATHS = (str, bytes, os.PathLike)
+
+
+def path_in(path: PathOrAddress, name: str) -> SyscallArgument:
+    """A path, or another string for the kernel, to be sent with the call; an address as it is.
+
+    ValueError, naming the argument, if it contains a NUL.
+    """
+    return In(path_to_bytes(path, name)) if isinstance(path, _PATHS) else path
+
+
+def in_struct(value: Struct | SyscallArgument) -> SyscallArgument:
+    """A structure, to be sent with the call; an address as it is."""
+    return In(value.to_bytes()) if isinstance(value, Struct) else value
+
+
+async def perform_with(task: Task, declare: Callable[..., TypedCall[T]], *args: object) -> T:
+    """Make the declared call with these arguments: of handles and pointers what the task may use.
+
+    InvalidHandleError or FDTableMismatchError; UseAfterFreeError or AddressSpaceMismatchError; all
+    else as perform.
+    """
+    if not any(isinstance(arg, Pointer | BaseFileDescriptor) for arg in args):
+        return await perform(task, declare(*args))
+    with contextlib.ExitStack() as stack:
+        near: list[object] = []
+        for arg in args:
+            if isinstance(arg, Pointer | BaseFileDescriptor):
+                near.append(stack.enter_context(arg.borrow(task)))  # type: ignore[arg-type]
+            else:
+                near.append(arg)
+        return await perform(task, declare(*near))
