@@ -49,7 +49,7 @@ class Batch(TypedSteps):
         self.gone: set[object] = set()
         self.parameters: list[Parameter] = []
         self._lengths: dict[int, Parameter] = {}
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
 
     @property
     def result(self) -> BatchResult:

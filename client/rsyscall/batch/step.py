@@ -115,7 +115,7 @@ class Ledger:
     def __init__(self) -> None:
         """Nothing has run yet."""
         #: The same object for the results of the same batch, and for nothing else.
-        self.key = object()
+        self.key: object = object()
         self.result: BatchResult | None = None
 
     def get(self) -> BatchResult:
