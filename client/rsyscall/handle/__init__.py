@@ -123,6 +123,6 @@ class Task(
             mountns=mountns,
             allocator=allocator,
         )
-        self.sigmask = Sigset()
+        self.sigmask: Sigset = Sigset()
         if allocator is None:
             self._allocator = AllocatorClient(self)
