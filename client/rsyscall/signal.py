@@ -219,8 +219,6 @@ class Sigaction(Record, Struct):
         self.mask: Sigset = mask if isinstance(mask, Sigset) else Sigset(mask)
         self.restorer: near.Address | None = restorer
 
-    __hash__ = None  # type: ignore[assignment]  # its mask can be changed
-
     def to_bytes(self) -> bytes:
         """The structure in memory."""
         restorer = 0 if self.restorer is None else int(self.restorer)

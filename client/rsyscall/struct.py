@@ -170,7 +170,7 @@ class _OwnSerializer(Serializer[T_serializable]):
 class Record:
     """What a structure with a few named fields has besides: equality, and a form for people.
 
-    The fields are its __slots__. (A dataclass would do, and takes half a millisecond to be made.)
+    The fields are its __slots__. They can be changed, and so it has no hash. (A dataclass would do, and takes half a millisecond to be made.)
     """
 
     __slots__: tuple[str, ...] = ()
@@ -183,10 +183,6 @@ class Record:
         if not isinstance(other, type(self)) or type(other) is not type(self):
             return NotImplemented
         return self._fields() == other._fields()
-
-    def __hash__(self) -> int:
-        """By its fields."""
-        return hash(self._fields())
 
     def __repr__(self) -> str:
         """The fields, by name."""

@@ -137,7 +137,7 @@ class Task(
             mountns=mountns,
             allocator=allocator,
         )
-        self.sigmask = Sigset()
+        self.sigmask: Sigset = Sigset()
         if allocator is None:
             self._allocator = AllocatorClient(self)
 

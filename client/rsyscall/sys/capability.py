@@ -143,8 +143,6 @@ class CapData(Record, Struct):
         self.permitted: set[CAP] = {CAP(cap) for cap in permitted}
         self.inheritable: set[CAP] = {CAP(cap) for cap in inheritable}
 
-    __hash__ = None  # type: ignore[assignment]  # its sets can be changed
-
     def to_bytes(self) -> bytes:
         """The structure in memory."""
         words = [to_uint32s(caps) for caps in (self.effective, self.permitted, self.inheritable)]
