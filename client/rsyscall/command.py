@@ -96,7 +96,7 @@ class Command:
             return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in variables), line])
         # Shells know no such variables, and some do not even hand them on. env(1) would take a path
         # with a = for one more.
-        run = ["env", *(f"{name}={value}" for name, value in variables)]
+        run = ["env", "--", *(f"{name}={value}" for name, value in variables)]
         return shlex.join([*run, *(["nice", "-n", "0"] if "=" in words[0] else []), *words])
 
     def _key(self) -> tuple[object, ...]:

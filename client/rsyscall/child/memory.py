@@ -142,7 +142,7 @@ class OwnMemory(ChildMemory):
             self.address: int = _spare.pop()
             lib.rs_child_clear(self.address + _SESSION_AT, self.extra, RING_SIZE)
         else:
-            self.address: int = lib.rs_child_map(self.length)
+            self.address = lib.rs_child_map(self.length)
             check_reply(SYS.mmap, (0, self.length), self.address)
         _mapped.add(self)
 
