@@ -154,7 +154,8 @@ class Terminal:
         self.shown = b""
         with self.stdout.open("wb") as stdout:
             self.process = subprocess.Popen(
-                [COMMAND, *args],
+                # Shells have what they run in the background ignore SIGINT, and that is inherited.
+                ["env", "--default-signal=INT", COMMAND, *args],
                 stdin=slave,
                 stdout=stdout,
                 stderr=slave,
