@@ -154,8 +154,7 @@ class Terminal:
         self.shown = b""
         with self.stdout.open("wb") as stdout:
             self.process = subprocess.Popen(
-                # Shells have what they run in the background ignore SIGINT, and that is inherited.
-                ["env", "--default-signal=INT", COMMAND, *args],
+                [COMMAND, *args],
                 stdin=slave,
                 stdout=stdout,
                 stderr=slave,
