@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from inspect import iscoroutinefunction
 
@@ -11,6 +12,14 @@ import pytest
 from leaks import run_and_count, unchanged
 
 pytest_plugins = ["pytester"]
+
+# What a shell runs in the background ignores both, and all that is started here inherits that.
+for _sig, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_sig) is signal.SIG_IGN:
+        signal.signal(_sig, _handler)
 
 _REQUIRE = os.environ.get("RSYSCALL_TEST_REQUIRE") == "1"
 

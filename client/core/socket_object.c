@@ -44,9 +44,19 @@ static int socket_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     return 0;
 }
 
+/* Forget what was kept: its descriptors are nobody's. */
+static void drop_kept(Socket *self) {
+    if (!self->kept)
+        return;
+    PyObject *fds = PyList_GET_ITEM(self->kept, 1);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fds); i++)
+        close((int)PyLong_AsLong(PyList_GET_ITEM(fds, i)));
+    Py_CLEAR(self->kept);
+}
+
 static void socket_dealloc(PyObject *object) {
     Py_CLEAR(((Socket *)object)->steps);
-    Py_CLEAR(((Socket *)object)->kept);
+    drop_kept((Socket *)object);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -56,12 +66,7 @@ static PyObject *socket_close(PyObject *object, PyObject *unused) {
     (void)unused;
     self->fd = -1;
     self->due = 0;
-    if (self->kept) { /* the descriptors in it are nobody's */
-        PyObject *fds = PyList_GET_ITEM(self->kept, 1);
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fds); i++)
-            close((int)PyLong_AsLong(PyList_GET_ITEM(fds, i)));
-        Py_CLEAR(self->kept);
-    }
+    drop_kept(self);
     Py_CLEAR(self->steps);
     Py_RETURN_NONE;
 }

@@ -108,59 +108,42 @@ class PidNamespace:
 
 
 @dataclass(eq=False)
-class MountNamespace:
+class _Kept:
+    """What the kernel keeps for some processes."""
+
+    creator_pid: int = 0
+
+
+class MountNamespace(_Kept):
     """A mount namespace."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class NetworkNamespace:
+class NetworkNamespace(_Kept):
     """A network namespace."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class UTSNamespace:
+class UTSNamespace(_Kept):
     """A namespace of host and domain names."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class IPCNamespace:
+class IPCNamespace(_Kept):
     """A namespace of System V IPC objects and POSIX message queues."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class CgroupNamespace:
+class CgroupNamespace(_Kept):
     """A cgroup namespace."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class UserNamespace:
+class UserNamespace(_Kept):
     """A user namespace."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class TimeNamespace:
+class TimeNamespace(_Kept):
     """A time namespace."""
 
-    creator_pid: int = 0
 
-
-@dataclass(eq=False)
-class FSInformation:
+class FSInformation(_Kept):
     """A root directory, a working directory and a umask."""
-
-    creator_pid: int = 0
 
 
 class Task:

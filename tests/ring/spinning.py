@@ -12,4 +12,4 @@ def spin_for(sysif: RemoteSyscallInterface, us: int, monkeypatch: pytest.MonkeyP
     ring = sysif._ring  # pyright: ignore[reportPrivateUsage]
     assert ring is not None
     ring.spin_us = us
-    monkeypatch.setattr("rsyscall.sysif.link.spin_us", lambda: us)
+    monkeypatch.setattr("rsyscall.sysif.requests.spin_us", lambda: us)

@@ -101,9 +101,9 @@ async def execute(
     await unshare_child_files(child)
     memory = await task.malloc(bytes, strings.size)
     at = int(memory.near)
-    await _write(task, at, strings.at(at))
     steps = _steps(dirfd, name, at, at + strings.envp, flags, blocked)
     try:
+        await _write(task, at, strings.at(at))
         await _until_gone(child, steps)
         with shield():
             await _settle(child)
@@ -141,11 +141,11 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
     try:
         reply = await child.task.sysif.batch(request, None, Program(request))
-    except SyscallSendError:
+    except BaseException as exc:
+        if isinstance(exc, SyscallHangup) and not isinstance(exc, SyscallSendError):
+            return
         child.executing = False
         raise
-    except SyscallHangup:
-        return
     finally:
         child.sysif.probe = None
     child.executing = False

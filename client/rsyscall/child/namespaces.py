@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from rsyscall import far
 from rsyscall.handle import BaseFileDescriptor, Task
 from rsyscall.sched import CLONE
 
-__all__ = ["inherit", "move", "unshare_table"]
+__all__ = ["NAMESPACES", "inherit", "move", "unshare_table"]
 
 _Kind = (
     type[far.MountNamespace]
@@ -25,6 +27,9 @@ _KINDS: dict[CLONE, tuple[str, _Kind]] = {
     CLONE.NEWCGROUP: ("cgroupns", far.CgroupNamespace),
     CLONE.NEWUSER: ("userns", far.UserNamespace),
 }
+
+#: The flags for namespaces that a process itself can begin in.
+NAMESPACES: CLONE = functools.reduce(CLONE.__or__, _KINDS, CLONE.NEWPID)
 
 
 def inherit(child: Task, parent: Task, flags: CLONE) -> None:

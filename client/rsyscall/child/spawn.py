@@ -7,6 +7,7 @@ whether the program runs or which step has failed. Nothing is copied, and no des
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import struct
@@ -20,13 +21,14 @@ from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
 from rsyscall.child.mappings import effective_ids, map_lines, map_steps
 from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
+from rsyscall.child.namespaces import NAMESPACES
 from rsyscall.child.start import entry, start_memory
 from rsyscall.child.steps import call, raise_failure
 from rsyscall.child.strings import PathLike, Strings
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
-from rsyscall.near.sysif import SyscallHangup
+from rsyscall.near.sysif import SyscallError, SyscallHangup
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
@@ -54,15 +56,6 @@ _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
 _VM_VFORK = int(CLONE.VM | CLONE.VFORK)
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
-_NAMESPACES = (
-    CLONE.NEWNS
-    | CLONE.NEWCGROUP
-    | CLONE.NEWUTS
-    | CLONE.NEWIPC
-    | CLONE.NEWUSER
-    | CLONE.NEWPID
-    | CLONE.NEWNET
-)
 
 Descriptors: TypeAlias = "Mapping[int, FileDescriptor] | Iterable[FileDescriptor]"
 
@@ -203,7 +196,7 @@ def _candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[byte
 
 def check_setup(setup: Setup) -> None:
     """ValueError, naming the argument, for what cannot be."""
-    if setup.unshare and (unknown := setup.unshare & ~_NAMESPACES):
+    if setup.unshare and (unknown := setup.unshare & ~NAMESPACES):
         raise ValueError(f"unshare: {unknown!r} is no namespace that a program can begin in")
     for name in ("uid", "gid"):
         value = getattr(setup, name)
@@ -251,7 +244,8 @@ async def spawn(
             await memory.write(stack, block)
             pid = await _run(task, memory, setup, s, stack)
         finally:
-            await memory.free()
+            with contextlib.suppress(OSError, SyscallError):  # gone, with a parent that is dead
+                await memory.free()
     pid.pid.did_exec(command)
     return pid
 
@@ -266,12 +260,16 @@ async def _lay_out(
         where = memory.extra
         envp = where + strings.envp if environ is None else environ
         del s.steps[before:], s.names[before:]
-        for path in paths:
-            step = call(SYS.execve, In(path), where, envp)
-            if path is not paths[-1]:
-                step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
-            s.add("executing the program", step)
-        body = encode(Batch(1, tuple(s.steps)))
+        try:
+            for path in paths:
+                step = call(SYS.execve, In(path), where, envp)
+                if path is not paths[-1]:
+                    step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
+                s.add("executing the program", step)
+            body = encode(Batch(1, tuple(s.steps)))
+        except BaseException:
+            await memory.free()
+            raise
         if strings.size + len(body) <= memory.room:
             return memory, body
         await memory.free()
@@ -296,7 +294,8 @@ async def _run(
     finally:
         # Not earlier: whoever has the child's ids must not get at our memory by way of the child.
         if before == 1:
-            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
+            with contextlib.suppress(SyscallHangup):
+                await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
     return pid
 
 

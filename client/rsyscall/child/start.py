@@ -13,7 +13,7 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
-from rsyscall.child.namespaces import inherit
+from rsyscall.child.namespaces import NAMESPACES, inherit
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, DeadTaskError
 from rsyscall.memory.allocator import AllocatorClient
@@ -29,20 +29,7 @@ from rsyscall_protocol import Feature, Hello
 
 __all__ = ["Child", "Lent", "check_flags", "entry", "start", "start_memory"]
 
-_ALLOWED = (
-    CLONE.VM
-    | CLONE.FS
-    | CLONE.FILES
-    | CLONE.IO
-    | CLONE.SYSVSEM
-    | CLONE.NEWNS
-    | CLONE.NEWCGROUP
-    | CLONE.NEWUTS
-    | CLONE.NEWIPC
-    | CLONE.NEWUSER
-    | CLONE.NEWPID
-    | CLONE.NEWNET
-)
+_ALLOWED = CLONE.VM | CLONE.FS | CLONE.FILES | CLONE.IO | CLONE.SYSVSEM | NAMESPACES
 _TOGETHER = (
     (CLONE.FS, CLONE.NEWNS),
     (CLONE.FS, CLONE.NEWUSER),
@@ -326,11 +313,15 @@ async def _start(
         state = child_pid.death_state
         await memory.free(sound=state is None or state.code is CLD.EXITED)
 
-    for needed, undo in ((vm, free), (shared, lent.close)):
-        if needed:
-            child_pid.on_release(undo)
-        else:
-            await undo()
+    try:
+        for needed, undo in ((vm, free), (shared, lent.close)):
+            if needed:
+                child_pid.on_release(undo)
+            else:
+                await undo()
+    except BaseException:  # its parent is dead: nobody would end it, nor close its pidfd
+        await AsyncChildPid(child_pid).end()
+        raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
     child = Child(child_pid, task, ours, lent, shares_files=shared)

@@ -8,7 +8,7 @@ import os
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.mappings import effective_ids, write_user_mappings
-from rsyscall.child.namespaces import move, unshare_table
+from rsyscall.child.namespaces import NAMESPACES, move, unshare_table
 from rsyscall.child.start import Child
 from rsyscall.child.steps import call, run
 from rsyscall.handle import FileDescriptor, Task
@@ -18,17 +18,8 @@ from rsyscall.sys.syscall import SYS
 
 __all__ = ["setns", "unshare", "unshare_child_files", "unshare_files", "unshare_user"]
 
-_NAMESPACES = (
-    CLONE.NEWNS
-    | CLONE.NEWCGROUP
-    | CLONE.NEWUTS
-    | CLONE.NEWIPC
-    | CLONE.NEWUSER
-    | CLONE.NEWPID
-    | CLONE.NEWNET
-    | CLONE.NEWTIME
-)
-_UNSHARED = _NAMESPACES | CLONE.FILES | CLONE.FS | CLONE.SYSVSEM
+_ENTERED = NAMESPACES | CLONE.NEWTIME
+_UNSHARED = _ENTERED | CLONE.FILES | CLONE.FS | CLONE.SYSVSEM
 _NS_GET_NSTYPE = 0xB703
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 
@@ -112,7 +103,7 @@ async def unshare_user(task: Task, uid: int | None, gid: int | None) -> None:
 
 async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
     """See Process.setns."""
-    if unknown := nstype & ~_NAMESPACES:
+    if unknown := nstype & ~_ENTERED:
         raise ValueError(f"nstype: {unknown!r} is no namespace")
     _check_alone(task)
     with fd.borrow(task) as number:

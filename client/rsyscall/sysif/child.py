@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,6 +85,14 @@ class ChildInterface(RemoteSyscallInterface):
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
         self._die(Dead(reason))
+
+    async def _readable(self) -> None:
+        if self._death is None and self.probe is None:
+            await super()._readable()
+            return
+        # Shielded from the start: out of a nursery a cancellation would come in a group.
+        with trio.CancelScope(shield=True), contextlib.suppress(trio.ClosedResourceError):
+            await self._wait_readable()
 
     async def _wait_readable(self) -> None:
         pause = _FIRST_LOOK

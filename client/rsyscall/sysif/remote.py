@@ -30,7 +30,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
-from rsyscall.sysif.alone import AloneLink, Answer, Batch4
+from rsyscall.sysif.requests import Answer, RequestLink
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring, spin_us
 from rsyscall_protocol import (
     Argument,
@@ -69,8 +69,8 @@ _MOST_SPIN_US = 1000
 setup(In, Out, Ret, InOut)
 
 
-class RemoteSyscallInterface(AloneLink, SyscallInterface):
-    """The door of a process behind a socket; see Link for how it is used by many tasks at once."""
+class RemoteSyscallInterface(RequestLink, SyscallInterface):
+    """The door of a process behind a socket; see sysif.requests for how many tasks share it."""
 
     #: How long a step of a batch has taken of late, in microseconds.
     _step_us = 0.5
@@ -202,7 +202,6 @@ class RemoteSyscallInterface(AloneLink, SyscallInterface):
         def make(id_: int) -> Call:
             return Call(id_, int(number), flatten(convert_arguments(args)))
 
-        answer: Answer | Batch4 | Result | Batched
         if sent is None or isinstance(sent, bytes):
             answer = await self._alone(make, None, sent)
         else:

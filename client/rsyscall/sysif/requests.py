@@ -1,0 +1,391 @@
+"""Requests through a connection: sent, and their replies waited for.
+
+Without a task of the connection's own: whoever waits for a reply and finds nobody reading reads,
+hands the others what is theirs, and passes the role on when its own reply has come. So too for
+writing when the socket is full. A task that waits for a reply cannot be cancelled: the request has
+been sent, and its reply must not be lost.
+
+With a ring, whoever reads sleeps on the socket beside it until the server rings the bell.
+Over a socket a request that is alone on its way goes a shorter one: the core has encoded and sent
+it, and takes its answer, if that comes alone too. As soon as anything else is under way, or comes,
+the connection is told of the request and looks after it as after any other.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import trio
+
+from rsyscall._checkpoint import checkpoint, due, pause
+from rsyscall._ring import Ring as _Ring
+from rsyscall._ring import Socket as _Socket
+from rsyscall.near.sysif import ForkedError
+from rsyscall.sysif._frames import Frame, Waiter, never
+from rsyscall.sysif.link import Link
+from rsyscall.sysif.ring import spin_us
+from rsyscall_protocol import (
+    Batch,
+    Batched,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Request,
+    Result,
+    Run,
+    Size,
+)
+from rsyscall_protocol._pending import Program
+
+__all__ = ["Answer", "RequestLink"]
+
+_LOOK_AGAIN_SECONDS = 1.0
+# Where the id of a request stands in a frame that was encoded with eight bytes of room for it.
+_ID = struct.Struct(">Q")
+_ID_AT = Size.HEADER + 3
+
+#: A result, perhaps with outputs.
+Answer: TypeAlias = int | tuple[int, tuple[bytes, ...]]
+_Batch4: TypeAlias = tuple[tuple[bytes, ...], bytes, bytes, int]
+
+
+class RequestLink(Link):
+    """A connection, with the requests that are under way in it."""
+
+    def _take_id(self) -> int:
+        if self._ring is not None:
+            return self._ring.take_id()
+        return self._core.take_id()
+
+    def _join(self) -> None:
+        """Have the connection look after the request that was alone, since it is not any more."""
+        adopt, self._adopt_alone = self._adopt_alone, None
+        if adopt is not None:
+            self._core.disown()
+            adopt()
+
+    async def _admit(self, has_room: Callable[[], bool]) -> None:
+        """Wait until the limits admit a request."""
+        await checkpoint()
+        if self._dead is None and (self._room or not has_room()):
+            await self._room.wait(has_room)
+        if self._forked:
+            raise ForkedError("the connection belongs to the process we were forked from")
+        if self._dead is not None:
+            await self._explain()
+            raise self._dead.not_sent()
+
+    async def exchange(self, make: Callable[[int], Request], *, spin: int = 0) -> Result | Batched:
+        """Send a request, made with the id it is given, and wait for its reply.
+
+        spin: for how many microseconds an answer may well be worth waiting. ValueError for one that
+        cannot be sent; see the contract of near.sysif. A checkpoint; if cancelled, nothing was
+        sent.
+        """
+        connection = self._connection
+        self._join()
+        await self._admit(lambda: not connection.outstanding or connection.has_room(make(1)))
+        self._join()  # another may have been alone meanwhile
+        request = make(self._take_id())
+        try:
+            data, fds = connection.send(request)
+        except LocalProtocolError as exc:
+            raise ValueError(f"the call cannot be sent: {exc.text}") from exc
+        return await self._send(request.id, data, fds, spin)
+
+    async def exchange_batch(
+        self, request: Batch | Run, frame: bytearray, program: Program, spin: int
+    ) -> Batched:
+        """Send a batch that was encoded already, but for its id; otherwise as `exchange`.
+
+        request: the same for the connection, perhaps without steps; its id does not count.
+        """
+        connection = self._connection
+        self._join()
+        if self._dead is None and not self._waiters:
+            if due():
+                await pause()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+        if self._dead is not None or self._waiters:
+            await self._admit(lambda: connection.has_room_for(program.reserved))
+            self._join()
+        limits = connection.limits
+        if not connection.batches:
+            raise ValueError("the batch cannot be sent: the server knows none")
+        if len(program.outs) > limits.steps:
+            raise ValueError(f"the batch cannot be sent: more than {limits.steps} steps")
+        most = min(limits.frame, limits.window)
+        if len(frame) - Size.HEADER > limits.frame or program.reserved > most:
+            raise ValueError(f"the batch cannot be sent: it or its reply has over {most} bytes")
+        ring, id_, sent, begun = self._ring, 0, 0, None
+        if ring is None:
+            if self._is_quiet:
+                came = self._core.batch(frame, program.outs, program.brief)
+                if came is None or isinstance(came, bytes):
+                    reply = await self._alone(lambda id_: replace(request, id=id_), program, came)
+                    return self._batched(reply)
+                if isinstance(came, tuple):
+                    return self._batched(came)
+        elif not self._out:
+            answer = ring.batch(frame, program.outs, program.brief, spin)
+            if isinstance(answer, tuple):
+                self._look_again(ring)
+                return Batched(ring.last_id, *answer)
+            if isinstance(answer, int):
+                id_, sent, begun = ring.last_id, answer, ring.begun
+        if begun is None:
+            id_ = self._take_id()
+            _ID.pack_into(frame, _ID_AT, id_)
+        connection.adopt(replace(request, id=id_), program)
+        waiter = self._waiters[id_] = Waiter()
+        waiter.begun = begun
+        try:
+            if ring is not None:
+                self._look_again(ring)
+            return self._batched(await self._push(waiter, frame[sent:], ()))
+        finally:
+            del self._waiters[id_]
+
+    def _batched(self, answer: Answer | _Batch4 | Result | Batched) -> Batched:
+        if isinstance(answer, tuple) and len(answer) == 4:
+            return Batched(self._core.last_id, *answer)
+        if not isinstance(answer, Batched):
+            raise AssertionError("the connection let a RESULT through as a BATCHED")
+        return answer
+
+    async def _send(
+        self, id_: int, data: bytes | bytearray, fds: tuple[int, ...], spin: int
+    ) -> Result | Batched:
+        waiter = self._waiters[id_] = Waiter()
+        try:
+            if self._ring is not None and not self._out and not fds:
+                data = self._at_once(self._ring, data, id_, waiter, spin)
+            return await self._push(waiter, data, fds)
+        finally:
+            del self._waiters[id_]
+
+    async def _push(
+        self, waiter: Waiter, data: bytes | bytearray, fds: tuple[int, ...]
+    ) -> Result | Batched:
+        """Send what is still to be sent, and wait for the reply."""
+        if data:
+            self._out.append(Frame(data, fds, waiter))
+            self._flush()
+            if self._ring is not None and self._reader is not None:
+                self._park_again(self._ring)
+            if self._unwritten():
+                await self._drain()
+        return await self._reply(waiter)
+
+    def _at_once(
+        self, ring: _Ring, data: bytes | bytearray, id_: int, waiter: Waiter, spin: int
+    ) -> bytes | bytearray:
+        """Send as much as goes and wait for the reply a little; what is still to be sent."""
+        answer = ring.exchange(data, id_, spin)
+        waiter.begun = ring.begun
+        if isinstance(answer, int):
+            self._look_again(ring)
+            return data[answer:]
+        self._take_reply(answer)
+        self._look_again(ring)
+        return b""
+
+    def _look_again(self, ring: _Ring) -> None:
+        """Take what came just before the core parked in place of the one who sleeps.
+
+        While the core looks itself nobody rings, and it does not look again after it has parked.
+        While it sleeps the bell rings for it, and is left in the socket.
+        """
+        if ring.rung:
+            ring.rung = 0
+            try:
+                self._receive_side(1)
+            except RemoteProtocolError as exc:
+                self._break(exc)
+        if self._reading and ring.ready:
+            self._receive()
+
+    def _wants_room(self) -> bool:
+        """Whether something waits for room in the ring, and not in the socket."""
+        return bool(self._out) and not self._side_full
+
+    def _park_again(self, ring: _Ring) -> None:
+        """Have the one who sleeps woken by room too, if something waits for that by now."""
+        if self._wants_room():
+            while self._dead is None and not ring.park(self._wants_room()):
+                self._receive()
+
+    def _take_reply(self, frame: bytes) -> None:
+        """Hand out a whole frame that was taken from the ring."""
+        try:
+            if self._ring is not None:
+                self._connection.advance(self._ring.take_skipped())
+            self._connection.receive(frame)
+            self._dispatch_ring()
+        except RemoteProtocolError as exc:
+            self._break(exc)
+
+    async def _exchange(self, make: Callable[[int], Request]) -> Result:
+        reply = await self.exchange(make)
+        if not isinstance(reply, Result):
+            raise AssertionError("the connection let a BATCHED through as a RESULT")
+        return reply
+
+    async def _drain(self) -> None:
+        self._flushing = True
+        try:
+            while self._out:
+                with trio.CancelScope(shield=True):
+                    try:
+                        await trio.lowlevel.wait_writable(self._sock.fileno())
+                    except trio.ClosedResourceError:
+                        return
+                self._flush()
+                if self._ring is not None and not self._side_full:
+                    return  # then it is the ring that is full: whoever reads sees to that
+        finally:
+            self._flushing = False
+            if self._unwritten() and self._reader is not None:
+                self._sleep.cancel()  # torn away by KeyboardInterrupt: another is to go on
+
+    def _unwritten(self) -> bool:
+        """Whether something waits for room in the socket, and nobody sees to it."""
+        return bool(self._out) and not self._flushing and (self._ring is None or self._side_full)
+
+    async def _reply(self, waiter: Waiter) -> Result | Batched:
+        try:
+            while waiter.reply is None and self._dead is None:
+                if self._unwritten():
+                    await self._drain()
+                elif self._reading:
+                    waiter.task = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(never)
+                else:
+                    await self._read(waiter)
+                    if waiter.reply is None:  # there is something to be written first
+                        self._pass_on()
+        finally:
+            waiter.task = None
+            self._pass_on()  # KeyboardInterrupt may have torn us away before we took the role
+        if waiter.reply is not None:
+            if isinstance(waiter.reply, OSError):
+                raise waiter.reply
+            return waiter.reply
+        hangup = await self._explain()
+        if waiter.sent or self._dead is None:
+            raise hangup
+        raise self._dead.not_sent()
+
+    async def _read(self, waiter: Waiter) -> None:
+        """Be the one who reads."""
+        self._reading = True
+        try:
+            await self._read_until(waiter)
+        except trio.ClosedResourceError:
+            pass  # self._dead says why
+        finally:
+            self._reading = False
+            if self._ring is not None:
+                self._ring.unpark()
+
+    def _pass_on(self) -> None:
+        """Let the first one who waits read, if nobody does."""
+        if not self._reading:
+            for other in self._waiters.values():
+                if other.task is not None:
+                    self._wake(other)
+                    break
+
+    def _look_at_cpus(self, core: _Ring | _Socket) -> None:
+        """See now and then whether it still pays to spin."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AGAIN_SECONDS:
+            self._looked = now
+            core.spin_us = spin_us()
+
+    async def _read_until(self, waiter: Waiter) -> None:
+        woken = False
+        while waiter.reply is None and self._dead is None and not self._unwritten():
+            if self._receive(woken=woken):
+                woken = False
+                if due() and waiter.reply is None:  # the server may publish byte by byte
+                    with trio.CancelScope(shield=True):
+                        await pause()
+                continue
+            ring = self._ring
+            if ring is not None:
+                self._look_at_cpus(ring)
+                if not ring.park(self._wants_room()):
+                    continue
+            self._reader = waiter
+            try:
+                with trio.CancelScope(shield=True) as self._sleep:
+                    await self._wait_readable()
+                woken = not self._sleep.cancelled_caught
+            finally:
+                self._reader = None
+            if ring is not None:
+                ring.unpark()
+
+    # ---- the short way over a socket ----
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether a request would be alone."""
+        return not self._waiters and not self._out and self._connection.quiet
+
+    async def _alone(
+        self, make: Callable[[int], Request], program: Program | None, rest: bytes | None
+    ) -> Answer | _Batch4 | Result | Batched:
+        """The answer to the request that the core has just sent, and that has not come at once.
+
+        make, program: the request, should others have to look after it. rest: what could not be
+        sent yet. Not a checkpoint, and cannot be cancelled.
+        """
+        core, connection = self._core, self._connection
+        id_ = core.last_id
+        waiter = self._waiters[id_] = Waiter()
+        try:
+            if rest is not None:
+                connection.adopt(make(id_), program)
+                return await self._push(waiter, rest, ())
+            waiter.sent = self._reading = True
+            self._adopt_alone = lambda: connection.adopt(make(id_), program)
+            try:
+                while self._adopt_alone is not None and self._dead is None:
+                    if not core.ready:
+                        self._look_at_cpus(core)
+                        await self._readable()
+                    if self._adopt_alone is None or self._dead is not None:
+                        break
+                    got = core.take()
+                    if isinstance(got, list):
+                        self._join()
+                        self._hand_in(*got)
+                    elif got is not None:
+                        self._adopt_alone = None
+                        return got
+            finally:
+                self._join()
+                self._reading = False
+                self._pass_on()
+            return await self._reply(waiter)
+        finally:
+            del self._waiters[id_]
+
+    async def _readable(self) -> None:
+        """Wait until the socket is readable, or closed by us; no cancellation ends that."""
+        try:
+            try:
+                await self._wait_readable()
+            except trio.Cancelled:
+                # It will be delivered by the next checkpoint. A shield from the start would cost
+                # every call more than this costs the few that are cancelled.
+                with trio.CancelScope(shield=True):
+                    await self._wait_readable()
+        except trio.ClosedResourceError:
+            pass  # self._dead says why
