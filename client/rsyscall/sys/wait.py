@@ -35,8 +35,9 @@ class IdType(enum.IntEnum):
 
 
 class CLD(enum.IntEnum):
-    """What has happened to a child."""
+    """What has happened to a child. UNKNOWN: it is dead, and nobody can say how it has ended."""
 
+    UNKNOWN = 0
     EXITED = lib.CLD_EXITED
     KILLED = lib.CLD_KILLED
     DUMPED = lib.CLD_DUMPED
@@ -59,7 +60,7 @@ class W(enum.IntFlag):
     CLONE = lib.RS_WCLONE
 
 
-_DEATHS = frozenset({CLD.EXITED, CLD.KILLED, CLD.DUMPED})
+_DEATHS = frozenset({CLD.EXITED, CLD.KILLED, CLD.DUMPED, CLD.UNKNOWN})
 _STOPS = frozenset({CLD.TRAPPED, CLD.STOPPED})
 
 
@@ -109,7 +110,7 @@ class ChildState(Record):
         """From the numbers of a siginfo_t: status is an exit status or a signal."""
         if code is CLD.EXITED:
             return cls(code, pid, uid, status, None)
-        return cls(code, pid, uid, None, signal_number(status))
+        return cls(code, pid, uid, None, None if code is CLD.UNKNOWN else signal_number(status))
 
     @classmethod
     def make_from_siginfo(cls, siginfo: Siginfo) -> Self:
@@ -117,6 +118,12 @@ class ChildState(Record):
         if siginfo.signo != SIG.CHLD:
             raise ValueError(f"siginfo: {siginfo} does not tell of a child")
         return cls.make(CLD(siginfo.code), siginfo.pid, siginfo.uid, siginfo.status)
+
+    @classmethod
+    def parse(cls, siginfo: bytes) -> Self | None:
+        """From the siginfo_t that waitid(2) has filled; None if no child had changed its state."""
+        filled = Siginfo.from_bytes(siginfo)
+        return None if filled.signo == 0 else cls.make_from_siginfo(filled)
 
     def state(self, options: W) -> bool:
         """Whether waitid(2) with these options would have told of it."""
@@ -156,6 +163,7 @@ class ChildState(Record):
             return f"pid {self.pid} exited with status {self.exit_status}"
         sig = f"SIG{self.sig.name}" if isinstance(self.sig, SIG) else f"signal {self.sig}"
         what = {
+            CLD.UNKNOWN: "has ended, and its status is unknown",
             CLD.KILLED: f"was killed by {sig}",
             CLD.DUMPED: f"was killed by {sig} and dumped core",
             CLD.TRAPPED: f"was stopped for its tracer by {sig}",
