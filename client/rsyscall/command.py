@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
-from rsyscall.path import Path
-
 if TYPE_CHECKING:
     from typing import Self
 
@@ -23,13 +21,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*\Z", re.ASCII)
 class Command:
     """What execve(2) is to be given. It cannot be changed; args() and env() make others.
 
-    executable_path: which program. arguments: the first is the name that it is called by.
-    env_updates: what its environment has besides that of the process, or instead.
+    executable_path: which program, as it was given (a Path would make "name" of "./name").
+    arguments: the first is the name that it is called by. env_updates: what its environment has
+    besides that of the process, or instead.
     """
 
     __slots__ = ("arguments", "env_updates", "executable_path")
 
-    executable_path: Path
+    executable_path: Argument
     arguments: tuple[Argument, ...]
     env_updates: Mapping[str, Argument]
 
@@ -52,8 +51,7 @@ class Command:
         for value in (executable_path, *values):
             if "\0" in os.fspath(value):
                 raise ValueError(f"arguments: embedded null byte in {value!r}")
-        path = executable_path if isinstance(executable_path, Path) else Path(executable_path)
-        object.__setattr__(self, "executable_path", path)
+        object.__setattr__(self, "executable_path", executable_path)
         object.__setattr__(self, "arguments", values)
         object.__setattr__(self, "env_updates", MappingProxyType(updates))
 
@@ -100,7 +98,8 @@ class Command:
         return shlex.join([*run, *(["nice", "-n", "0"] if "=" in words[0] else []), *words])
 
     def _key(self) -> tuple[object, ...]:
-        return self.executable_path, self.arguments, frozenset(self.env_updates.items())
+        path = os.fspath(self.executable_path)
+        return path, self.arguments, frozenset(self.env_updates.items())
 
     def __eq__(self, other: object) -> bool:
         """Whether it is of the same type and runs the same."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Environment", "ExecutableNotFound", "ExecutablePathCache"]
 
-_Found = dict[tuple[tuple[str, ...], str], Path]
+_Found = dict[tuple[tuple[str, ...], str], "Path | str"]
 #: What was found in each mount namespace, for a list of directories and a name.
 _found: weakref.WeakKeyDictionary[MountNamespace, _Found] = weakref.WeakKeyDictionary()
 #: What a shell takes if there is no PATH.
@@ -77,7 +77,7 @@ class ExecutablePathCache:
         path = found[key] = await self._search(name, self.paths)
         return Command(path, [name])
 
-    async def _search(self, name: str, paths: tuple[str, ...]) -> Path:
+    async def _search(self, name: str, paths: tuple[str, ...]) -> Path | str:
         candidates = [os.path.join(path, name) for path in paths]
         async with BoundBatch(self.task) as batch:
             checks = [
@@ -91,7 +91,8 @@ class ExecutablePathCache:
         reason = ""
         for path, (executable, directory) in zip(candidates, checks, strict=True):
             if executable.result == 0 and directory.result < 0:
-                return Path(path)
+                # A name without a slash would be looked for in PATH, by some who execute it.
+                return found if "/" in str(found := Path(path)) else path
             if executable.result == 0:
                 reason = f"{path} is a directory"
             elif not os.strerror(-executable.result).startswith("No such"):

@@ -170,7 +170,8 @@ class _OwnSerializer(Serializer[T_serializable]):
 class Record:
     """What a structure with a few named fields has besides: equality, and a form for people.
 
-    The fields are its __slots__. They can be changed, and so it has no hash. (A dataclass would do, and takes half a millisecond to be made.)
+    The fields are its __slots__. They can be changed, and so it has no hash. (A dataclass would do,
+    and takes half a millisecond to be made.)
     """
 
     __slots__: tuple[str, ...] = ()

@@ -79,13 +79,13 @@ async def test_which_with_a_slash_is_a_path(apart: rsyscall.Process, tmp_path: P
     environ = Environment(apart.task, {"PATH": ""})
     assert await environ.which(str(path)) == Command(path, [str(path)])
     await apart.task.chdir(tmp_path)
-    assert (await environ.which("./tool")).executable_path == FarPath("tool")
+    assert await environ.which("./tool") == Command("./tool", ["./tool"])
     with pytest.raises(ExecutableNotFound, match="no directory at all"):
         await environ.which("tool")
     with pytest.raises(ExecutableNotFound):
         await environ.which("./other")
     environ["PATH"] = "/none:"
-    assert (await environ.which("tool")).executable_path == FarPath("tool")
+    assert await environ.which("tool") == Command("./tool", ["tool"])
 
 
 async def test_which_refuses_what_is_no_name(task: Task) -> None:

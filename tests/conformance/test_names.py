@@ -117,11 +117,12 @@ async def test_access(task: Task, there: FileDescriptor, directory: Path) -> Non
     for mode in (0o000, 0o400, 0o200, 0o100, 0o755):
         (directory / "file").chmod(mode)
         for asked in (OK.F, OK.R, OK.W, OK.X, OK.R | OK.X):
-            allowed = os.access(directory / "file", asked)
-            for call in (
-                task.access(directory / "file", asked),
-                there.faccessat("file", asked),
-                there.faccessat("file", asked, AT.EACCESS),
+            real = os.access(directory / "file", asked)
+            effective = os.access(directory / "file", asked, effective_ids=True)
+            for call, allowed in (
+                (task.access(directory / "file", asked), real),
+                (there.faccessat("file", asked), real),
+                (there.faccessat("file", asked, AT.EACCESS), effective),
             ):
                 if allowed:
                     await call

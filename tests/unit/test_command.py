@@ -81,7 +81,8 @@ def test_commands_are_made_of_commands_and_do_not_change() -> None:
         del base.arguments
     with pytest.raises(TypeError):
         with_env.env_updates["A"] = "2"  # type: ignore[index] # pyright: ignore - what is refused
-    assert isinstance(base.executable_path, Path)
+    assert Command("./echo", []).executable_path == "./echo"
+    assert Command(Path("/bin/echo"), ["echo"]) == base
     assert copy.copy(with_env) == pickle.loads(pickle.dumps(with_env)) == with_env
     assert len({base, Command("/bin/echo", ["echo"]), more}) == 2
 

@@ -203,7 +203,22 @@ def test_a_child_that_goes_on() -> None:
     )
 
 
+def test_a_child_whose_end_nobody_has_seen() -> None:
+    state = ChildState.make(CLD.UNKNOWN, 5, 0, 0)
+    assert state.died()
+    assert not state.clean()
+    assert state.sig is state.exit_status is None
+    assert str(state) == "pid 5 has ended, and its status is unknown"
+    with pytest.raises(UncleanExit):
+        state.check()
+    with pytest.raises(ValueError, match="no signal has killed it"):
+        state.killed_with()
+
+
 def test_nothing_is_no_state() -> None:
+    assert ChildState.parse(bytes(128)) is None
+    state = ChildState.make(CLD.KILLED, 5, 6, SIG.HUP)
+    assert ChildState.parse(Siginfo(CLD.KILLED, 5, 6, SIG.HUP).to_bytes()) == state
     with pytest.raises(ValueError, match="does not tell of a child"):
         ChildState.make_from_siginfo(Siginfo.from_bytes(bytes(128)))
 
@@ -211,7 +226,7 @@ def test_nothing_is_no_state() -> None:
 def test_the_options_are_those_of_the_standard_library() -> None:
     for name in ("EXITED", "STOPPED", "CONTINUED", "NOHANG", "NOWAIT"):
         assert int(W[name]) == getattr(os, f"W{name}")
-    for code in CLD:
+    for code in set(CLD) - {CLD.UNKNOWN}:
         assert int(code) == getattr(os, f"CLD_{code.name}")
     for kind in IdType:
         assert int(kind) == getattr(os, f"P_{kind.name}")
