@@ -50,7 +50,7 @@ async def test_success(child: ChildProcess) -> None:
 
 async def test_the_status_is_that_of_the_program(child: ChildProcess) -> None:
     pid = await child.exec(FALSE)
-    with pytest.raises(CalledProcessError, match=r"^Command\(/bin/false\) exited with status 1$"):
+    with pytest.raises(CalledProcessError, match=r"^/bin/false: pid \d+ exited with status 1$"):
         await pid.check()
 
 

@@ -92,7 +92,7 @@ async def test_success(parent: rsyscall.Process, command: Command) -> None:
 async def test_run(parent: rsyscall.Process) -> None:
     assert (await parent.run(TRUE)).clean()
     assert (await parent.run(FALSE, check=False)).exit_status == 1
-    with pytest.raises(CalledProcessError, match=r"^Command\(/bin/false\) exited with status 1$"):
+    with pytest.raises(CalledProcessError, match=r"^/bin/false: pid \d+ exited with status 1$"):
         await parent.run(FALSE)
 
 

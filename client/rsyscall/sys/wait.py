@@ -167,6 +167,6 @@ class ChildState(Record):
             CLD.DUMPED: f"was killed by {sig} and dumped core",
             CLD.TRAPPED: f"was stopped for its tracer by {sig}",
             CLD.STOPPED: f"was stopped by {sig}",
-            CLD.UNKNOWN: "ended, and its status is unknown",
+            CLD.UNKNOWN: "has ended, and its status is unknown",
         }.get(self.code, "goes on")
         return f"pid {self.pid} {what}"
