@@ -28,7 +28,7 @@ from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
-from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer
+from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer, path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState, W
 from rsyscall.sysif.child import DeadInterface
@@ -405,10 +405,13 @@ class ChildProcess(Process):
         """
         full = full_environment(env, env_updates)
         blocked = {sig for block in inherited_signal_blocks for sig in block.mask}
+        # Both name their arguments; a command would not name these.
+        path_to_bytes(path, "path")
+        strings = Strings(argv, full)
         return await execute(
             self._child,
             path,
-            Strings(argv, full),
+            strings,
             fd=fd,
             flags=int(flags),
             blocked=blocked,
