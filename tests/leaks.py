@@ -19,6 +19,10 @@ T = TypeVar("T")
 _WALL = 0x40000000  # those, too, that send no signal when they end
 
 
+_PATH = re.compile(r" (/.*)$", re.MULTILINE)
+_LIBRARY = re.compile(r"\.so(\.|$)")
+
+
 def file_descriptors() -> dict[int, str]:
     """Those that are open, and what they are."""
     found: dict[int, str] = {}
@@ -58,9 +62,8 @@ def file_mappings() -> Counter[str]:
 
     Anonymous mappings come and go as allocators and stacks please, and merge with their neighbours.
     """
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    paths = [line.split(maxsplit=5)[5] for line in lines if "/" in line]
-    return Counter(path for path in paths if not re.search(r"\.so(\.|$)", path))
+    counted = Counter(_PATH.findall(Path("/proc/self/maps").read_text()))
+    return Counter({path: n for path, n in counted.items() if not _LIBRARY.search(path)})
 
 
 @dataclass(frozen=True)
