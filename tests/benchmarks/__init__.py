@@ -7,6 +7,7 @@ from benchmarks.calls import busy_cpus, busy_thread, single_calls, socket_calls
 from benchmarks.instructions import instructions
 from benchmarks.many import deadlines, many_tasks
 from benchmarks.measure import Benchmark
+from benchmarks.processes import large_parent, many_children, processes
 from benchmarks.resources import far_memory, footprint, idle
 
 __all__ = ["BENCHMARKS"]
@@ -18,6 +19,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "deadlines": deadlines,
     "batches": batches,
     "files": files,
+    "processes": processes,
+    "large-parent": large_parent,
+    "many-children": many_children,
     "idle": idle,
     "busy-cpus": busy_cpus,
     "busy-thread": busy_thread,

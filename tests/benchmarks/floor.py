@@ -9,14 +9,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["far_read", "file", "getppid", "load", "socket"]
+__all__ = ["clone", "far_read", "file", "getppid", "load", "socket", "spawn"]
 
 _SOURCE = Path(__file__).with_name("floor.c")
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, list[type]] = {
     "getppid": [],
     "file": [ctypes.c_char_p, ctypes.c_int64],
     "socket": [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64],
     "far_read": [ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64],
+    "clone": [],
+    "spawn": [ctypes.c_char_p],
 }
 # Removed when the interpreter ends.
 _directory = tempfile.TemporaryDirectory(prefix="rsyscall-benchmarks-")
@@ -73,3 +75,13 @@ def socket(n: int, fd: int, frames: bytes) -> float:
 def far_read(n: int, pid: int, address: int, size: int) -> float:
     """process_vm_readv(2)."""
     return _call("far_read", n, pid, address, ctypes.create_string_buffer(size), size)
+
+
+def clone(n: int) -> float:
+    """clone(2) with CLONE_VM of a child that exits at once, and waitpid."""
+    return _call("clone", n)
+
+
+def spawn(n: int, path: str) -> float:
+    """posix_spawn(3) of a program without arguments, and waitpid."""
+    return _call("spawn", n, path.encode())

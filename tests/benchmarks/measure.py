@@ -16,6 +16,7 @@ __all__ = [
     "Row",
     "Samples",
     "Scale",
+    "Subject",
     "duration",
     "interleave",
     "per_call",
@@ -36,7 +37,8 @@ class Scale:
 
     calls: in one round of what takes a microsecond. slow: of what takes much longer. seconds: of a
     loop that runs for a time. imports: how often Python is started to import. idle: seconds of
-    doing nothing, of so many stubs. delay: seconds each way over the slow link.
+    doing nothing, of so many stubs. delay: seconds each way over the slow link. children: alive at
+    the same time. memory: bytes of a large parent.
     """
 
     rounds: int = 21
@@ -48,6 +50,8 @@ class Scale:
     stubs: int = 100
     delay: float = 0.05
     instructions: int = 400
+    children: int = 1000
+    memory: int = 2**30
 
 
 FULL = Scale()
@@ -61,6 +65,8 @@ TINY = Scale(
     stubs=3,
     delay=0.002,
     instructions=5,
+    children=3,
+    memory=2**20,
 )
 
 
