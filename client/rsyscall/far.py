@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rsyscall.memory.allocation_interface import AllocatorInterface
+    from rsyscall.memory.allocator import Arena
+    from rsyscall.memory.heap import Heap
     from rsyscall.near.sysif import SyscallInterface
     from rsyscall.near.types import Pid
 
@@ -81,6 +83,8 @@ class AddressSpace:
     creator_pid: int = 0
     #: Whether it is that of this interpreter.
     ours: bool = False
+    #: What is handed out of it, to all its tasks.
+    heap: Heap[Arena] | None = field(default=None, init=False, repr=False)
     #: Mappings that were unmapped through a handle, so that no copy of the handle can be used.
     _unmapped: weakref.WeakKeyDictionary[File, set[tuple[int, int]]] = field(
         default_factory=weakref.WeakKeyDictionary[File, "set[tuple[int, int]]"],

@@ -14,6 +14,8 @@ from rsyscall.far import AddressSpaceMismatchError
 from rsyscall.fcntl import O
 from rsyscall.handle import LinearPointer, Pointer, ReadablePointer, Task, WrittenPointer
 from rsyscall.memory.allocation_interface import UseAfterFreeError
+from rsyscall.memory.allocator import AllocatorClient
+from rsyscall.memory.heap import Heap
 from rsyscall.sys.stat import Stat
 from rsyscall.unistd import MAX_IO
 
@@ -21,7 +23,9 @@ from rsyscall.unistd import MAX_IO
 @pytest.fixture
 def fresh(task: Task) -> Task:
     """A task whose allocator has mapped nothing yet."""
-    return twin(task)
+    fresh = twin(task)
+    fresh.inherit_memory(AllocatorClient(fresh, Heap()))
+    return fresh
 
 
 async def test_malloc_gives_memory_that_can_be_written_and_read(task: Task) -> None:

@@ -75,9 +75,20 @@ class Pointer(Generic[T]):
 
     @contextlib.contextmanager
     def borrow(self, task: far.Task) -> Generator[Address]:
-        """The address, for use in a call of `task`, which must share the address space."""
+        """The address, for use in a call of `task`, which must share the address space.
+
+        Inside the block nobody else gets the memory, even if it is freed meanwhile.
+        """
         self.check_address_space(task)
-        yield self.near
+        with self.pinned() as address:
+            yield address
+
+    @contextlib.contextmanager
+    def pinned(self) -> Generator[Address]:
+        """The address. Inside the block nobody else gets the memory, even if it is freed."""
+        address = self.near
+        with self.allocation.pin():
+            yield address
 
     async def write(self, value: T) -> WrittenPointer[T]:
         """Write the value; returns the pointer that knows it, and consumes this one.
@@ -88,13 +99,15 @@ class Pointer(Generic[T]):
         data = self.serializer.to_bytes(value)
         if len(data) > self.size():
             raise ValueError(f"value: {len(data)} bytes for a pointer to {self.size()}")
-        await self.mapping.task.sysif.write_memory(self.near, data)
+        with self.pinned() as address:
+            await self.mapping.task.sysif.write_memory(address, data)
         self._consume()
         return WrittenPointer(self.mapping, self.serializer, self.allocation, self.typ, value)
 
     async def read(self) -> T:
         """Read the value. Errors and cancellation as SyscallInterface.read_memory. A checkpoint."""
-        data = await self.mapping.task.sysif.read_memory(self.near, self.size())
+        with self.pinned() as address:
+            data = await self.mapping.task.sysif.read_memory(address, self.size())
         return self.serializer.from_bytes(data)
 
     def split(self, size: int) -> tuple[Pointer[T], Pointer[T]]:

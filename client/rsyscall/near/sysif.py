@@ -271,13 +271,15 @@ class SyscallInterface(abc.ABC):
 
     async def read(self, src: Pointer[Any]) -> bytes:
         """Read what a pointer points at; see read_memory."""
-        return await self.read_memory(src.near, src.size())
+        with src.pinned() as address:
+            return await self.read_memory(address, src.size())
 
     async def write(self, dest: Pointer[Any], data: bytes) -> None:
         """Write to where a pointer points; ValueError if it is too small; see write_memory."""
         if len(data) > dest.size():
             raise ValueError(f"data: {len(data)} bytes for a pointer to {dest.size()}")
-        await self.write_memory(dest.near, data)
+        with dest.pinned() as address:
+            await self.write_memory(address, data)
 
     # An interface need not know batches.
 
