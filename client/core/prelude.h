@@ -2,17 +2,26 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core.h"
@@ -26,6 +35,9 @@
 #endif
 #ifndef MFD_HUGE_1GB
 #define MFD_HUGE_1GB (30U << 26)
+#endif
+#ifndef IN_MASK_CREATE
+#define IN_MASK_CREATE 0x10000000
 #endif
 #ifndef MS_LAZYTIME
 #define MS_LAZYTIME (1 << 25)

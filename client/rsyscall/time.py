@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from decimal import Decimal
+from typing import Self
 
+from rsyscall.struct import Record, Struct, check_size
 from rsyscall_protocol._record import record
 
-__all__ = ["Timespec"]
+__all__ = ["Itimerspec", "Timespec"]
 
 
 @record
@@ -28,3 +31,32 @@ class Timespec:
     def from_nanos(cls, nsec: int) -> Timespec:
         """From a number of nanoseconds."""
         return cls(*divmod(nsec, 1_000_000_000))
+
+
+class Itimerspec(Record, Struct):
+    """struct itimerspec: when a timer ends (value), and how often again (interval)."""
+
+    __slots__ = ("interval", "value")
+    _FORMAT = struct.Struct("=4q")
+
+    def __init__(self, interval: Timespec, value: Timespec) -> None:
+        """Nothing is checked."""
+        self.interval: Timespec = interval
+        self.value: Timespec = value
+
+    def to_bytes(self) -> bytes:
+        """The structure in memory."""
+        interval, value = self.interval, self.value
+        return self._FORMAT.pack(interval.sec, interval.nsec, value.sec, value.nsec)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """From the structure in memory. ValueError if there are too few bytes."""
+        check_size(data, cls._FORMAT.size, "struct itimerspec")
+        a, b, c, d = cls._FORMAT.unpack_from(data)
+        return cls(Timespec(a, b), Timespec(c, d))
+
+    @classmethod
+    def sizeof(cls) -> int:
+        """Its size in bytes."""
+        return cls._FORMAT.size

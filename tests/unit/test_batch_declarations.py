@@ -26,6 +26,8 @@ NO_CALLS: dict[type, set[str]] = {
 }
 #: What a method is given first, in a batch.
 HANDLES = {Task: None, FileDescriptor: "fd", MemoryMapping: "mapping"}
+#: Where that is the name of another argument.
+FIRST = {"epoll_ctl": "epfd"}
 #: Where to leave what in a batch always comes back.
 LEFT_AT = {
     "fstat": "statbuf",
@@ -40,9 +42,11 @@ LEFT_AT = {
     "socketpair": "sv",
     "readlink": "buf",
     "readlinkat": "buf",
+    "timerfd_settime": "old_value",
+    "timerfd_gettime": "curr_value",
 }
 #: A call of tasks and of descriptors; in a batch it is one method with the arguments of both.
-TWICE = {"mmap", "linkat"}
+TWICE = {"mmap", "linkat", "signalfd"}
 
 Method = Callable[..., Any]
 
@@ -92,7 +96,7 @@ def test_the_exceptions_exist() -> None:
 def test_the_parameters_are_the_same(cls: type, name: str) -> None:
     *given, options = parameters(of_batches()[name])
     assert options[:2] == ("options", inspect.Parameter.VAR_KEYWORD)
-    handle = HANDLES[cls]
+    handle = FIRST.get(name, HANDLES[cls])
     if handle is not None:
         first = given.pop(0)
         assert first == (handle, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
@@ -121,6 +125,15 @@ def test_the_parameters_of_linkat_are_those_of_tasks() -> None:
     *given, _options = parameters(of_batches()["linkat"])
     assert given == parameters(methods(Task)["linkat"])
     assert given[1:] == parameters(methods(FileDescriptor)["linkat"])
+
+
+def test_the_parameters_of_signalfd_are_those_of_both() -> None:
+    """Of a descriptor's own that descriptor is given by name."""
+    *given, options = parameters(of_batches()["signalfd"])
+    assert options[0] == "options"
+    assert given.pop()[::2] == ("fd", None)
+    for cls in (Task, FileDescriptor):
+        assert given == parameters(methods(cls)["signalfd"])
 
 
 @pytest.mark.parametrize("name", DECLARED)

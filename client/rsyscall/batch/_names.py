@@ -11,7 +11,6 @@ from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.sys.ioctl import ioctl_call
 from rsyscall.sys.mount import MS, UMOUNT, mount_call, pivot_root_call, umount_call
-from rsyscall.sys.socket import AF, SOCK, Socketpair, socket_call, socketpair_call
 from rsyscall.unistd.cwd import chdir_call, chroot_call, fchdir_call, getcwd_call, sethostname_call
 from rsyscall.unistd.dup import (
     disable_cloexec_call,
@@ -251,20 +250,6 @@ class NameSteps(Steps):
     def pipe(self, flags: O = O.NONE, **options: Unpack[StepOptions]) -> Step[Pipe]:
         """Make a pipe; int_at(0) and int_at(4) are its ends, for later steps. pipe(2)."""
         return self.add(pipe_call(flags), **options)
-
-    def socket(
-        self, domain: AF, type: SOCK, protocol: int = 0, **options: Unpack[StepOptions]
-    ) -> Step[FileDescriptor]:
-        """Make a socket. socket(2)."""
-        return cast(
-            "Step[FileDescriptor]", self.add(socket_call(domain, type, protocol), **options)
-        )
-
-    def socketpair(
-        self, domain: AF, type: SOCK, protocol: int = 0, **options: Unpack[StepOptions]
-    ) -> Step[Socketpair]:
-        """Make two sockets; int_at(0) and int_at(4) are they, for later steps. socketpair(2)."""
-        return self.add(socketpair_call(domain, type, protocol), **options)
 
     # ---- mounts and directories ----
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, cast
 
 import rsyscall.far
 from rsyscall import near
+from rsyscall.batch._events import EventSteps
 from rsyscall.batch._names import NameSteps
 from rsyscall.batch._process import ProcessSteps
+from rsyscall.batch._sockets import SocketSteps
 from rsyscall.batch._steps import (
     DataArgument,
     FdArgument,
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["TypedSteps"]
 
 
-class TypedSteps(ProcessSteps, NameSteps):
+class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
     # ---- files ----

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import rsyscall.netinet.in_
+import rsyscall.sys.un  # noqa: F401 - both: addresses are parsed as what they are
 from rsyscall import far, near
 from rsyscall.handle.fd import (
     BaseFileDescriptor,
@@ -35,16 +37,22 @@ from rsyscall.memory.allocator import AllocatorClient
 from rsyscall.memory.ram import RAMTask
 from rsyscall.near.sysif import SyscallInterface
 from rsyscall.path import Path
+from rsyscall.poll import PollTask
 from rsyscall.sched import SchedTask
 from rsyscall.signal import SignalTask, Sigset
 from rsyscall.sys.capability import CapabilityTask
+from rsyscall.sys.epoll import EpollFileDescriptor, EpollTask
+from rsyscall.sys.eventfd import EventfdTask, EventFileDescriptor
+from rsyscall.sys.inotify import InotifyFileDescriptor, InotifyTask
 from rsyscall.sys.ioctl import IoctlFileDescriptor
 from rsyscall.sys.mman import MappableFileDescriptor, MemoryMapping, MemoryMappingTask
 from rsyscall.sys.mount import MountTask
 from rsyscall.sys.prctl import PrctlTask
 from rsyscall.sys.resource import ResourceTask
-from rsyscall.sys.socket import SocketTask
+from rsyscall.sys.signalfd import SignalfdTask, SignalFileDescriptor
+from rsyscall.sys.socket import SocketFileDescriptor, SocketTask
 from rsyscall.sys.stat import StatFileDescriptor
+from rsyscall.sys.timerfd import TimerfdTask, TimerFileDescriptor
 from rsyscall.unistd import (
     CredentialsTask,
     CWDTask,
@@ -84,6 +92,12 @@ class FileDescriptor(
     MappableFileDescriptor,
     StatFileDescriptor,
     IoctlFileDescriptor,
+    SocketFileDescriptor,
+    EpollFileDescriptor,
+    EventFileDescriptor,
+    TimerFileDescriptor,
+    SignalFileDescriptor,
+    InotifyFileDescriptor,
 ):
     """A file descriptor, with every call that takes one."""
 
@@ -97,6 +111,12 @@ class FileDescriptor(
 
 
 class Task(
+    EventfdTask[FileDescriptor],
+    TimerfdTask[FileDescriptor],
+    EpollTask[FileDescriptor],
+    InotifyTask[FileDescriptor],
+    SignalfdTask[FileDescriptor],
+    PollTask,
     MemfdTask[FileDescriptor],
     FSTask[FileDescriptor],
     SocketTask[FileDescriptor],

@@ -1,0 +1,100 @@
+"""`#include <sys/socket.h>`: addresses."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import struct
+from typing import ClassVar, Self
+
+from rsyscall._raw import lib
+from rsyscall.struct import Record, Struct, check_size
+
+__all__ = ["AF", "Sockaddr", "SockaddrStorage"]
+
+_FAMILY = struct.Struct("=H")
+
+
+class AF(enum.IntEnum):
+    """Families of addresses."""
+
+    UNIX = lib.AF_UNIX
+    INET = lib.AF_INET
+    INET6 = lib.AF_INET6
+    NETLINK = lib.AF_NETLINK
+
+
+class Sockaddr(Record, Struct):
+    """The address of a socket; each family has a class of its own."""
+
+    __slots__ = ()
+    #: The family: of a class, or of an address of any.
+    family: int
+    _families: ClassVar[dict[int, type[Sockaddr]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Have addresses of its family parsed as that class."""
+        if "family" in cls.__dict__ and isinstance(cls.family, AF):
+            Sockaddr._families.setdefault(cls.family, cls)
+
+    @classmethod
+    def check_family(cls, family: AF) -> None:
+        """ValueError unless addresses of this class have that family."""
+        if cls.family != family:
+            raise ValueError(f"family: {family!r}, and a {cls.__name__} has {cls.family!r}")
+
+    def _head(self) -> bytes:
+        return _FAMILY.pack(self.family)
+
+    @classmethod
+    def _check_head(cls, data: bytes) -> None:
+        (family,) = _FAMILY.unpack_from(data)
+        if family != cls.family:
+            raise ValueError(f"data: an address of family {family}, {cls.__name__} has another")
+
+    @abc.abstractmethod
+    def to_bytes(self) -> bytes:
+        """The address in memory."""
+
+    def parse(self) -> Sockaddr:
+        """As the class of its family; itself, if it is that already or there is none."""
+        return self
+
+
+class SockaddrStorage(Sockaddr):
+    """An address of any family.
+
+    family: its number, as AF if that has a name. data: what comes behind.
+    """
+
+    __slots__ = ("data", "family")
+
+    def __init__(self, family: int, data: bytes) -> None:
+        """ValueError for more than 126 bytes."""
+        if len(data) > self.sizeof() - _FAMILY.size:
+            raise ValueError(f"data: {len(data)} bytes, an address has at most 126")
+        self.family = AF(family) if family in _KNOWN else family
+        self.data: bytes = data
+
+    def to_bytes(self) -> bytes:
+        """The address in memory."""
+        return _FAMILY.pack(self.family) + self.data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """From an address in memory. ValueError if there are too few bytes."""
+        check_size(data, _FAMILY.size, "struct sockaddr")
+        return cls(_FAMILY.unpack_from(data)[0], data[_FAMILY.size : cls.sizeof()])
+
+    @classmethod
+    def sizeof(cls) -> int:
+        """The size of the longest one in bytes."""
+        return 128
+
+    def parse(self) -> Sockaddr:
+        """As the class of its family, if there is one. ValueError if it is not well-formed."""
+        known = Sockaddr._families.get(self.family)
+        return self if known is None else known.from_bytes(self.to_bytes())
+
+
+_KNOWN = {int(family) for family in AF}

@@ -1,0 +1,230 @@
+"""`#include <sys/epoll.h>`"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+from typing import Any, Self, cast, overload
+
+from rsyscall import near
+from rsyscall._raw import lib
+from rsyscall.handle.borrow import in_struct, perform_with
+from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
+from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
+from rsyscall.near.sysif import Out, SyscallArgument
+from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
+from rsyscall.struct import Record, Serializable, Struct, check_size
+from rsyscall.sys.syscall import SYS
+
+__all__ = [
+    "EPOLL",
+    "EPOLL_CTL",
+    "EpollEvent",
+    "EpollEventList",
+    "EpollFileDescriptor",
+    "EpollFlag",
+    "EpollTask",
+    "epoll_create_call",
+    "epoll_ctl_call",
+    "epoll_wait_call",
+]
+
+
+class EpollFlag(enum.IntFlag):
+    """Flags of epoll_create1(2)."""
+
+    NONE = 0
+    CLOEXEC = lib.EPOLL_CLOEXEC
+
+
+class EPOLL_CTL(enum.IntEnum):
+    """What epoll_ctl(2) is to do."""
+
+    ADD = lib.EPOLL_CTL_ADD
+    MOD = lib.EPOLL_CTL_MOD
+    DEL = lib.EPOLL_CTL_DEL
+
+
+class EPOLL(enum.IntFlag):
+    """What can be waited for, and how."""
+
+    NONE = 0
+    IN = lib.EPOLLIN
+    OUT = lib.EPOLLOUT
+    RDHUP = lib.EPOLLRDHUP
+    PRI = lib.EPOLLPRI
+    ERR = lib.EPOLLERR
+    HUP = lib.EPOLLHUP
+    ET = lib.EPOLLET & 0xFFFFFFFF
+    ONESHOT = lib.EPOLLONESHOT
+    WAKEUP = lib.EPOLLWAKEUP
+    EXCLUSIVE = lib.EPOLLEXCLUSIVE
+
+
+# Packed on x86_64, and nowhere else.
+_EVENT = struct.Struct("=IQ" if os.uname().machine == "x86_64" else "=I4xQ")
+
+
+class EpollEvent(Record, Struct):
+    """struct epoll_event: what has happened, or is to be waited for.
+
+    data: any number of 64 bits, which comes back with the event.
+    """
+
+    __slots__ = ("data", "events")
+
+    def __init__(self, data: int, events: EPOLL) -> None:
+        """ValueError for data that does not fit."""
+        if not 0 <= data < 2**64:
+            raise ValueError(f"data: {data} is no unsigned number of 64 bits")
+        self.data: int = data
+        self.events: EPOLL = events
+
+    def to_bytes(self) -> bytes:
+        """The structure in memory."""
+        return _EVENT.pack(int(self.events), self.data)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """From the structure in memory. ValueError if there are too few bytes."""
+        check_size(data, _EVENT.size, "struct epoll_event")
+        events, value = _EVENT.unpack_from(data)
+        return cls(value, EPOLL(events))
+
+    @classmethod
+    def sizeof(cls) -> int:
+        """Its size in bytes."""
+        return _EVENT.size
+
+
+class EpollEventList(list[EpollEvent], Serializable):
+    """Events, one after the other."""
+
+    def to_bytes(self) -> bytes:
+        """All of them in memory."""
+        return b"".join([event.to_bytes() for event in self])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """As many as there are whole ones."""
+        whole = len(data) - len(data) % _EVENT.size
+        return cls(EpollEvent(value, EPOLL(ev)) for ev, value in _EVENT.iter_unpack(data[:whole]))
+
+
+def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
+    return task.make_fd_handle(near.FileDescriptor(value))
+
+
+def _events(_task: object, value: int, outs: tuple[bytes, ...]) -> EpollEventList:
+    return EpollEventList.from_bytes(outs[0][: value * _EVENT.size])
+
+
+def _check_timeout(timeout: int) -> None:
+    if not -1 <= timeout < 2**31:
+        raise ValueError(f"timeout: {timeout} is not a number of milliseconds, nor -1")
+
+
+@declares("epoll_create")
+def epoll_create_call(flags: EpollFlag = EpollFlag.NONE) -> TypedCall[BaseFileDescriptor]:
+    """epoll_create1(2)."""
+    return TypedCall(SYS.epoll_create1, (flags | EpollFlag.CLOEXEC,), _handle, handle=True)
+
+
+@declares("epoll_ctl")
+def epoll_ctl_call(
+    epfd: SyscallArgument,
+    op: EPOLL_CTL,
+    fd: SyscallArgument,
+    event: EpollEvent | SyscallArgument | None = None,
+) -> TypedCall[None]:
+    """epoll_ctl(2). event: or its address."""
+    if event is None and op != EPOLL_CTL.DEL:
+        raise ValueError(f"event: missing, for {EPOLL_CTL(op)!r}")
+    what = 0 if event is None else in_struct(event)
+    return TypedCall(SYS.epoll_ctl, (epfd, EPOLL_CTL(op), fd, what), nothing)
+
+
+@declares("epoll_wait")
+def epoll_wait_call(epfd: SyscallArgument, events: int, timeout: int) -> TypedCall[EpollEventList]:
+    """epoll_wait(2), of up to `events` events."""
+    if events < 1:
+        raise ValueError(f"events: room for {events} events")
+    _check_timeout(timeout)
+    # epoll_wait itself is not there on younger architectures.
+    args = (epfd, Out(events * _EVENT.size), events, timeout, 0, 8)
+    return TypedCall(SYS.epoll_pwait, args, _events, outs=True)
+
+
+def _wait_into(
+    epfd: SyscallArgument, events: SyscallArgument, most: int, timeout: int
+) -> TypedCall[int]:
+    return TypedCall(SYS.epoll_pwait, (epfd, events, most, timeout, 0, 8), number)
+
+
+class EpollFileDescriptor(BaseFileDescriptor):
+    """A file descriptor of an epoll instance."""
+
+    async def epoll_ctl(
+        self,
+        op: EPOLL_CTL,
+        fd: BaseFileDescriptor,
+        event: EpollEvent | WrittenPointer[EpollEvent] | None = None,
+    ) -> None:
+        """Begin, change or end the watching of a descriptor of the same table.
+
+        event: what is to be watched, and what comes back with it; not needed for EPOLL_CTL.DEL.
+        ValueError if it is missing; InvalidHandleError, FDTableMismatchError; UseAfterFreeError,
+        AddressSpaceMismatchError; OSError as the call reports it, PermissionError for files that
+        never block. A checkpoint; if cancelled, nothing has happened. epoll_ctl(2).
+        """
+        await perform_with(self.task, epoll_ctl_call, self, op, fd, event)
+
+    @overload
+    async def epoll_wait(
+        self,
+        events: int,
+        timeout: int,  # noqa: ASYNC109 - the call's own
+    ) -> EpollEventList: ...
+    @overload
+    async def epoll_wait(
+        self,
+        events: Pointer[EpollEventList],
+        timeout: int,  # noqa: ASYNC109
+    ) -> tuple[ReadablePointer[EpollEventList], Pointer[EpollEventList]]: ...
+
+    async def epoll_wait(
+        self,
+        events: int | Pointer[EpollEventList],
+        timeout: int,  # noqa: ASYNC109
+    ) -> EpollEventList | tuple[ReadablePointer[EpollEventList], Pointer[EpollEventList]]:
+        """Take what has happened: at most `events` events, or as many as fit into memory.
+
+        timeout: how long to wait for the first, in milliseconds; 0: not at all; -1: without end,
+        and with it the whole process if its calls are made one by one: rsyscall.epoller waits
+        without. Returns the events; or what was filled and the rest, and consumes the pointer.
+        ValueError for no room, or another timeout; InvalidHandleError, UseAfterFreeError,
+        AddressSpaceMismatchError; OSError as the call reports it. A checkpoint; if cancelled,
+        nothing was taken. epoll_wait(2).
+        """
+        self._validate()
+        if isinstance(events, int):
+            return await perform(self.task, epoll_wait_call(self.near, events, timeout))
+        most = events.size() // _EVENT.size
+        if most < 1:
+            raise ValueError(f"events: {events.size()} bytes, an event has {_EVENT.size}")
+        _check_timeout(timeout)
+        n = await perform_with(self.task, _wait_into, self, events, most, timeout)
+        return events.readable_split(n * _EVENT.size)
+
+
+class EpollTask(FileDescriptorTask[T_fd]):
+    """A task that can make epoll instances."""
+
+    async def epoll_create(self, flags: EpollFlag = EpollFlag.NONE) -> T_fd:
+        """Make an epoll instance; it is closed on exec, as with EpollFlag.CLOEXEC.
+
+        OSError as the call reports it. A checkpoint; if cancelled, nothing was made.
+        epoll_create1(2).
+        """
+        return cast("T_fd", await perform(self, epoll_create_call(flags)))
