@@ -51,6 +51,8 @@ __all__ = ["TypedSteps"]
 class TypedSteps(ProcessSteps, NameSteps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
+    __slots__ = ()
+
     # ---- files ----
 
     def open(
