@@ -111,7 +111,7 @@ def test_steps_are_made_by_batches_only() -> None:
 def test_options_that_do_not_exist_are_refused() -> None:
     batch: Any = rsyscall.Batch()
     with pytest.raises(TypeError, match="nonsense"):
-        rsyscall.Batch().getpid(nonsense=WRONG)
+        batch.getpid(nonsense=1)
 
 
 def test_a_step_that_is_its_own_argument_is_found_by_the_collector() -> None:
