@@ -1,5 +1,5 @@
-/* rsyscall._ring: what of the client runs compiled. */
-#include "wire.h"
+/* rsyscall._core: what of the client runs compiled. */
+#include "batch.h"
 
 /* ---- when to let others run: of all connections that a thread uses together ---- */
 
@@ -18,62 +18,79 @@ static PyObject *yielded(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static PyObject *setup(PyObject *module, PyObject *args) {
-    PyObject *in, *out, *ret, *inout;
+static PyObject *setup_batch(PyObject *module, PyObject *args) {
+    PyObject *error, *output;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!", &PyType_Type, &in, &PyType_Type, &out, &PyType_Type,
-                          &ret, &PyType_Type, &inout))
+    if (!PyArg_ParseTuple(args, "OO!", &error, &PyType_Type, &output))
         return NULL;
-    class_in = (PyTypeObject *)Py_NewRef(in);
-    class_out = (PyTypeObject *)Py_NewRef(out);
-    class_ret = (PyTypeObject *)Py_NewRef(ret);
-    class_inout = (PyTypeObject *)Py_NewRef(inout);
+    Py_XSETREF(batch_error, Py_NewRef(error));
+    Py_XSETREF(step_output, Py_NewRef(output));
     Py_RETURN_NONE;
 }
 
-static PyObject *setup_batch(PyObject *module, PyObject *step) {
+static PyObject *setup_result(PyObject *module, PyObject *result) {
     (void)module;
-    if (!PyType_Check(step)) {
-        PyErr_SetString(PyExc_TypeError, "step: not a class");
+    if (!PyType_Check(result) || !PyType_IsSubtype((PyTypeObject *)result, &results_type)) {
+        PyErr_SetString(PyExc_TypeError, "result: not made from Results");
         return NULL;
     }
-    class_step = (PyTypeObject *)Py_NewRef(step);
+    Py_XSETREF(class_result, (PyTypeObject *)Py_NewRef(result));
     Py_RETURN_NONE;
 }
 
 static PyMethodDef functions[] = {
-    {"encode_batch", encode_batch, METH_VARARGS, NULL},
-    {"setup_batch", setup_batch, METH_O, NULL},
     {"due", due, METH_NOARGS, NULL},
     {"yielded", yielded, METH_NOARGS, NULL},
     {"setup", setup, METH_VARARGS, NULL},
+    {"setup_batch", setup_batch, METH_VARARGS, NULL},
+    {"setup_result", setup_result, METH_O, NULL},
+    {"encode_run", encode_run, METH_VARARGS, NULL},
+    {"path_in", (PyCFunction)(void (*)(void))path_in, METH_FASTCALL,
+     "path_in(path, name, /)\n--\n\n"
+     "A path, or another string for the kernel, to be sent with the call; an address as it is.\n\n"
+     "ValueError, naming the argument, if it contains a NUL."},
+    {"path_to_bytes", (PyCFunction)(void (*)(void))path_to_bytes, METH_FASTCALL,
+     "path_to_bytes(path, name, /)\n--\n\n"
+     "A path, or another string for the kernel, with its final NUL.\n\n"
+     "ValueError, naming the argument, if it contains a NUL of its own."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module_def = {
-    PyModuleDef_HEAD_INIT, "rsyscall._ring", NULL, -1, functions, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "rsyscall._core", NULL, -1, functions, NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__ring(void);
+PyMODINIT_FUNC PyInit__core(void);
 
-PyMODINIT_FUNC PyInit__ring(void) {
+PyMODINIT_FUNC PyInit__core(void) {
     static const struct {
         PyObject **to;
         const char *name;
     } names[] = {
-        {&name_data, "data"},         {&name_size, "size"},   {&name_ledger, "ledger"},
-        {&name_index, "index"},       {&name_number, "number"}, {&name_args, "args"},
-        {&name_ok, "ok"},             {&name_on_error, "on_error"}, {&name_undo, "undo"},
-        {&name_stop, "stop"},         {&name_continue, "continue"},
+        {&name_ok, "ok"},
+        {&name_on_error, "on_error"},
+        {&name_undo, "undo"},
+        {&name_stop, "stop"},
+        {&name_continue, "continue"},
+        {&name_fd_handle, "_fd_handle"},
+        {&name_ends_handle, "_ends_handle"},
+    };
+    static const struct {
+        const char *name;
+        PyTypeObject *type;
+    } types[] = {
+        {"Placeholder", &placeholder_type}, {"TypedCall", &call_type}, {"Ledger", &ledger_type},
+        {"Step", &step_type},               {"StepList", &step_list_type},
+        {"Frame", &frame_type},             {"Outcome", &outcome_type},
+        {"Results", &results_type},         {"Ring", &ring_type}, {"Socket", &socket_type},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].to = PyUnicode_InternFromString(names[i].name)))
             return NULL;
-    if (PyType_Ready(&ring_type) < 0 || PyType_Ready(&socket_type) < 0)
-        return NULL;
     PyObject *module = PyModule_Create(&module_def);
-    if (module && (PyModule_AddObjectRef(module, "Ring", (PyObject *)&ring_type) < 0 ||
-                   PyModule_AddObjectRef(module, "Socket", (PyObject *)&socket_type) < 0))
-        Py_CLEAR(module);
+    for (size_t i = 0; module && i < sizeof types / sizeof *types; i++)
+        if (PyType_Ready(types[i].type) < 0 ||
+            PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0)
+            Py_CLEAR(module);
     return module;
 }

@@ -4,7 +4,14 @@
  * get it back. */
 #include "ring_object.h"
 
+#include "batch.h"
+
 #include <structmember.h>
+
+enum {
+    STEP_NS = 500, /* a step of a batch takes about as long, before any has been seen */
+    MOST_BATCH_US = 1000
+};
 
 /* Ring(out, in, size, socket, next_id, frame_limit, spin_us): out and in are memfds, or, with
  * shared=True, addresses of memory that stays the caller's. */
@@ -48,6 +55,7 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->frame_limit = frame_limit;
     patience_set(&self->patience, spin_us);
     patience_set(&self->doze, DOZE_US);
+    self->step_ns = STEP_NS;
     return 0;
 }
 
@@ -207,31 +215,45 @@ static PyObject *ring_exchange(PyObject *object, PyObject *args) {
     return PyLong_FromUnsignedLong(sent);
 }
 
-/* batch(frame, outs, brief, spin_us) -> (outs, values, statuses, stopped) | int: bytes sent, not
- * answered yet, its id is last_id | NotImplemented: not sent. frame: a BATCH or RUN with eight bytes
- * of room for its id; outs: of each step, what its outputs may be. */
-static PyObject *ring_batch(PyObject *object, PyObject *args) {
-    Ring *self = (Ring *)object;
-    PyObject *frame, *outs;
-    int brief;
-    unsigned int spin_us;
-    uint32_t sent;
-    if (!PyArg_ParseTuple(args, "YO!pI", &frame, &PyList_Type, &outs, &brief, &spin_us))
+/* For how long to wait for the reply of so many steps: twice as long as usual, but not so long that
+ * trio's other tasks starve. */
+static uint32_t batch_spin(const Ring *self, uint64_t steps) {
+    uint64_t us = 2 * steps * self->step_ns / 1000;
+    return us < MOST_BATCH_US ? (uint32_t)us : MOST_BATCH_US;
+}
+
+static PyObject *ring_spin_for(PyObject *object, PyObject *steps) {
+    unsigned long n = PyLong_AsUnsignedLong(steps);
+    if (n == (unsigned long)-1 && PyErr_Occurred())
         return NULL;
-    Py_ssize_t len = PyByteArray_GET_SIZE(frame);
-    if (!self->halves[0] || self->busy || !between_frames(self) || len < ID_AT + 8 ||
-        len - RS_SIZE_HEADER > (Py_ssize_t)self->frame_limit)
+    return PyLong_FromUnsignedLong(batch_spin((Ring *)object, n));
+}
+
+/* batch(frame) -> Outcome | int: bytes sent, not answered yet, its id is last_id | NotImplemented:
+ * not sent, for a reason that others will find. */
+static PyObject *ring_batch(PyObject *object, PyObject *arg) {
+    Ring *self = (Ring *)object;
+    Frame *frame = (Frame *)arg;
+    uint32_t sent;
+    if (Py_TYPE(arg) != &frame_type) {
+        PyErr_SetString(PyExc_TypeError, "frame: not a Frame");
+        return NULL;
+    }
+    if (!self->halves[0] || self->busy || !between_frames(self) ||
+        frame->len - RS_SIZE_HEADER > self->frame_limit || frame->reserved > self->frame_limit)
         Py_RETURN_NOTIMPLEMENTED;
-    uint64_t id = self->next_id++;
-    uint8_t *bytes = (uint8_t *)PyByteArray_AS_STRING(frame);
-    rs_put_be(bytes + ID_AT - 1, RS_TAG_UINT64, id, 8);
-    PyObject *answer = exchange(self, bytes, (uint32_t)len, id, spin_us, &sent);
+    uint64_t id = self->next_id++, steps = (uint64_t)PyList_GET_SIZE(frame->outs);
+    frame_set_id(frame, id);
+    uint64_t start = now_ns();
+    PyObject *answer = exchange(self, frame->bytes, frame->len, id, batch_spin(self, steps), &sent);
+    if (steps)
+        self->step_ns += ((int64_t)((now_ns() - start) / steps) - self->step_ns) / 8;
     if (!answer)
         return PyErr_Occurred() ? NULL : PyLong_FromUnsignedLong(sent);
     const uint8_t *reply = (const uint8_t *)PyBytes_AS_STRING(answer);
     uint32_t size = (uint32_t)PyBytes_GET_SIZE(answer);
-    PyObject *result =
-        decode_batched(reply + RS_SIZE_HEADER, size - RS_SIZE_HEADER, id, outs, brief);
+    PyObject *result = decode_batched(reply + RS_SIZE_HEADER, size - RS_SIZE_HEADER, id, frame->outs,
+                                      frame->brief);
     if (result)
         self->skipped += size;
     else if (!PyErr_Occurred() && keep(self, reply, size) == 0)
@@ -389,7 +411,8 @@ static int set_spin_us(PyObject *object, PyObject *value, void *unused) {
 static PyMethodDef ring_methods[] = {
     {"call", (PyCFunction)(void (*)(void))ring_call, METH_FASTCALL, NULL},
     {"exchange", ring_exchange, METH_VARARGS, NULL},
-    {"batch", ring_batch, METH_VARARGS, NULL},
+    {"batch", ring_batch, METH_O, NULL},
+    {"spin_for", ring_spin_for, METH_O, NULL},
     {"send", ring_send, METH_O, NULL},
     {"recv", ring_recv, METH_NOARGS, NULL},
     {"park", ring_park, METH_O, NULL},
@@ -416,7 +439,7 @@ static PyMemberDef ring_members[] = {
 };
 
 PyTypeObject ring_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rsyscall._ring.Ring",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rsyscall._core.Ring",
     .tp_basicsize = sizeof(Ring),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = PyType_GenericNew,

@@ -19,6 +19,7 @@ typedef struct {
     uint32_t frame_limit;
     uint64_t next_id;
     struct patience patience, doze; /* to spin, and then to sleep here */
+    int64_t step_ns;   /* how long a step of a batch has taken of late */
     uint64_t written;  /* bytes so far */
     uint64_t begun;    /* as many when the last call() or exchange() began */
     uint64_t skipped;  /* bytes of whole frames that recv() has not returned, since it was asked */

@@ -1,7 +1,7 @@
 /* Socket: the client's end of a connection over a socket. A call that is alone on its way is encoded
  * and sent in one piece, and its answer, if it comes alone too, is taken in one. What is not answered
  * at once trio waits for. */
-#include "wire.h"
+#include "batch.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -205,23 +205,21 @@ static PyObject *socket_call(PyObject *object, PyObject *const *args, Py_ssize_t
     return exchange_frame(self, out_bytes, len);
 }
 
-/* batch(frame, outs, brief): the same for a BATCH or RUN with eight bytes of room for its id. outs:
- * of each step, what its outputs may be. */
-static PyObject *socket_batch(PyObject *object, PyObject *args) {
+/* batch(frame): the same for a Frame. */
+static PyObject *socket_batch(PyObject *object, PyObject *arg) {
     Socket *self = (Socket *)object;
-    PyObject *frame, *outs;
-    int brief;
-    if (!PyArg_ParseTuple(args, "YO!p", &frame, &PyList_Type, &outs, &brief))
+    Frame *frame = (Frame *)arg;
+    if (Py_TYPE(arg) != &frame_type) {
+        PyErr_SetString(PyExc_TypeError, "frame: not a Frame");
         return NULL;
-    Py_ssize_t len = PyByteArray_GET_SIZE(frame);
-    if (self->fd < 0 || self->due || self->kept || len < ID_AT + 8 ||
-        len - RS_SIZE_HEADER > (Py_ssize_t)self->frame_limit)
+    }
+    if (self->fd < 0 || self->due || self->kept ||
+        frame->len - RS_SIZE_HEADER > self->frame_limit || frame->reserved > self->frame_limit)
         Py_RETURN_NOTIMPLEMENTED;
-    uint8_t *bytes = (uint8_t *)PyByteArray_AS_STRING(frame);
-    rs_put_be(bytes + ID_AT - 1, RS_TAG_UINT64, self->next_id++, 8);
-    Py_XSETREF(self->steps, Py_NewRef(outs));
-    self->brief = brief;
-    return exchange_frame(self, bytes, (size_t)len);
+    frame_set_id(frame, self->next_id++);
+    Py_XSETREF(self->steps, Py_NewRef(frame->outs));
+    self->brief = frame->brief;
+    return exchange_frame(self, frame->bytes, frame->len);
 }
 
 /* Others look after the answer that is due, if one is. */
@@ -266,7 +264,7 @@ static int set_spin_us(PyObject *object, PyObject *value, void *unused) {
 
 static PyMethodDef socket_methods[] = {
     {"call", (PyCFunction)(void (*)(void))socket_call, METH_FASTCALL, NULL},
-    {"batch", socket_batch, METH_VARARGS, NULL},
+    {"batch", socket_batch, METH_O, NULL},
     {"take", socket_take, METH_NOARGS, NULL},
     {"disown", socket_disown, METH_NOARGS, NULL},
     {"take_id", socket_take_id, METH_NOARGS, NULL},
@@ -289,7 +287,7 @@ static PyMemberDef socket_members[] = {
 };
 
 PyTypeObject socket_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rsyscall._ring.Socket",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rsyscall._core.Socket",
     .tp_basicsize = sizeof(Socket),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = PyType_GenericNew,

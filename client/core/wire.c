@@ -1,8 +1,9 @@
 #include "wire.h"
 
-PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_step;
-PyObject *name_data, *name_size, *name_ledger, *name_index, *name_number, *name_args, *name_ok,
-    *name_on_error, *name_undo, *name_stop, *name_continue;
+PyTypeObject *class_in, *class_out, *class_ret, *class_inout;
+Py_ssize_t field_at;
+PyObject *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue, *name_fd_handle,
+    *name_ends_handle;
 
 int patience_set_us(struct patience *p, PyObject *value) {
     unsigned long us = value ? PyLong_AsUnsignedLong(value) : 0;
@@ -39,7 +40,7 @@ static int add_out(struct outs *outs, uint64_t size, int exact) {
 }
 
 /* 1; 0 if it cannot be done here, with no exception. */
-static int put_number(uint8_t **p, const uint8_t *end, PyObject *value) {
+int put_number(uint8_t **p, const uint8_t *end, PyObject *value) {
     int overflow;
     if (end - *p < 9)
         return 0;
@@ -61,24 +62,24 @@ static int put_number(uint8_t **p, const uint8_t *end, PyObject *value) {
     return 1;
 }
 
+int put_bytes(uint8_t **p, const uint8_t *end, PyObject *bytes, uint8_t type, uint32_t *len) {
+    if (PyBytes_GET_SIZE(bytes) + 6 > end - *p)
+        return 0;
+    *len = (uint32_t)PyBytes_GET_SIZE(bytes);
+    *p = rs_put_be(*p, 0xc9, *len, 4);
+    *(*p)++ = type;
+    memcpy(*p, PyBytes_AS_STRING(bytes), *len);
+    *p += *len;
+    return 1;
+}
+
 static int put_data(uint8_t **p, const uint8_t *end, PyObject *value, uint8_t type, uint32_t *len) {
-    PyObject *data = PyObject_GetAttr(value, name_data);
-    int done = 0;
-    if (data && PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) + 6 <= end - *p) {
-        *len = (uint32_t)PyBytes_GET_SIZE(data);
-        *p = rs_put_be(*p, 0xc9, *len, 4);
-        *(*p)++ = type;
-        memcpy(*p, PyBytes_AS_STRING(data), *len);
-        *p += *len;
-        done = 1;
-    }
-    PyErr_Clear();
-    Py_XDECREF(data);
-    return done;
+    PyObject *data = record_field(value);
+    return data && PyBytes_CheckExact(data) && put_bytes(p, end, data, type, len);
 }
 
 static int put_size(uint8_t **p, const uint8_t *end, PyObject *value, uint8_t type, uint32_t *len) {
-    PyObject *size = PyObject_GetAttr(value, name_size);
+    PyObject *size = record_field(value);
     int done = 0;
     if (size && PyLong_Check(size) && end - *p >= 6) {
         long long n = PyLong_AsLongLong(size);
@@ -89,7 +90,6 @@ static int put_size(uint8_t **p, const uint8_t *end, PyObject *value, uint8_t ty
         }
     }
     PyErr_Clear();
-    Py_XDECREF(size);
     return done;
 }
 
@@ -195,74 +195,4 @@ PyObject *decode_result(const uint8_t *body, uint32_t len, uint64_t id, const st
     Py_XDECREF(value);
     Py_DECREF(tuple);
     return both;
-}
-
-/* Take the outputs of one step. Returns how many, or -1 if they are not those that are due. */
-static Py_ssize_t take_outs(struct rs_reader *r, PyObject *due, PyObject *outs, Py_ssize_t at) {
-    Py_ssize_t n = PyList_GET_SIZE(due);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        struct rs_value v;
-        PyObject *pair = PyList_GET_ITEM(due, i);
-        unsigned long most = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(pair, 0));
-        int exact = PyTuple_GET_ITEM(pair, 1) == Py_True;
-        if (at + i >= PyTuple_GET_SIZE(outs) || rs_next(r, &v) || v.kind != RS_BIN ||
-            v.len > most || (exact && v.len != most))
-            return -1;
-        PyObject *out = PyBytes_FromStringAndSize((const char *)v.data, v.len);
-        if (!out)
-            return -1;
-        PyTuple_SET_ITEM(outs, at + i, out);
-    }
-    return n;
-}
-
-PyObject *decode_batched(const uint8_t *body, uint32_t len, uint64_t id, PyObject *due, int brief) {
-    struct rs_reader r = {body, body + len}, tail;
-    struct rs_value v, values, statuses;
-    uint64_t type, its_id;
-    uint32_t fields;
-    uint64_t steps = (uint64_t)PyList_GET_SIZE(due);
-    if (!reply_head(&r, &fields, &type, &its_id) || type != RS_MSG_BATCHED ||
-        its_id != id || fields != 6 ||
-        rs_next(&r, &v) || v.kind != RS_ARRAY || v.len > len)
-        return NULL;
-    uint32_t count = v.len;
-    tail = r;
-    for (uint32_t i = 0; i < count; i++)
-        if (rs_next(&tail, &v))
-            return NULL;
-    if (rs_next(&tail, &values) || values.kind != RS_BIN || rs_next(&tail, &statuses) ||
-        statuses.kind != RS_BIN || rs_next(&tail, &v) || v.kind != RS_UINT || v.number > steps ||
-        tail.p != tail.end)
-        return NULL;
-    uint64_t stopped = v.number, started = stopped < steps ? stopped + 1 : steps;
-    uint64_t results = brief && started ? 1 : started;
-    if (values.len != 8 * results)
-        return NULL;
-    if (!statuses.len && steps && brief) {
-        if (stopped != steps)
-            return NULL;
-    } else if (statuses.len != steps) {
-        return NULL;
-    }
-    for (uint32_t i = 0; i < statuses.len; i++)
-        if (statuses.data[i] > (i < started ? RS_STATUS_UNDO_FAILED : RS_STATUS_NOT_STARTED))
-            return NULL;
-    PyObject *outs = PyTuple_New(count);
-    Py_ssize_t at = 0;
-    for (uint64_t i = 0; outs && i < started; i++) {
-        PyObject *step = PyList_GET_ITEM(due, (Py_ssize_t)i);
-        Py_ssize_t n = PyList_GET_SIZE(step) ? take_outs(&r, step, outs, at) : 0;
-        if (n < 0)
-            Py_CLEAR(outs);
-        else
-            at += n;
-    }
-    if (outs && at != (Py_ssize_t)count)
-        Py_CLEAR(outs);
-    if (!outs)
-        return NULL;
-    return Py_BuildValue("(Ny#y#K)", outs, (const char *)values.data, (Py_ssize_t)values.len,
-                         (const char *)statuses.data, (Py_ssize_t)statuses.len,
-                         (unsigned long long)stopped);
 }

@@ -16,11 +16,18 @@ enum {
     ID_AT = RS_SIZE_HEADER + 3 /* where the id of a request stands, in eight bytes */
 };
 
-/* The classes of arguments that are more than a number, and of a step, as setup() was told. */
-extern PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_step;
-/* Names of attributes, interned. */
-extern PyObject *name_data, *name_size, *name_ledger, *name_index, *name_number, *name_args,
-    *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue;
+/* The classes of arguments that are more than a number, as setup() was told, and where in each its
+ * only field lies. */
+extern PyTypeObject *class_in, *class_out, *class_ret, *class_inout;
+extern Py_ssize_t field_at;
+/* Names, interned. */
+extern PyObject *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue, *name_fd_handle,
+    *name_ends_handle;
+
+/* A borrowed reference, or NULL if it was not filled in. */
+static inline PyObject *record_field(PyObject *value) {
+    return *(PyObject **)((char *)value + field_at);
+}
 
 /* What the outputs of a call may be. */
 struct outs {
@@ -72,6 +79,10 @@ static inline uint32_t frame_length(const uint8_t *header) {
            header[4];
 }
 
+/* A number, or bytes as an argument of that type. 1; 0 if it cannot be done here, with no exception. */
+int put_number(uint8_t **p, const uint8_t *end, PyObject *value);
+int put_bytes(uint8_t **p, const uint8_t *end, PyObject *bytes, uint8_t type, uint32_t *len);
+
 /* One argument of a call. 1; 0 if it cannot be done here, with no exception. */
 int put_argument(uint8_t **p, const uint8_t *end, PyObject *value, struct outs *outs);
 
@@ -86,12 +97,14 @@ int reply_head(struct rs_reader *r, uint32_t *fields, uint64_t *type, uint64_t *
  * answer that is due. */
 PyObject *decode_result(const uint8_t *body, uint32_t len, uint64_t id, const struct outs *outs);
 
-/* (outs, values, statuses, stopped) of a BATCHED, if it is one that the batch may be answered with:
- * the same checks as Program.mismatch. NULL otherwise. due: of each step, what describe_outs says. */
+/* The Outcome of a BATCHED, if it is one that the batch may be answered with: the same checks as
+ * Program.mismatch. NULL otherwise. due: of each step, what its outputs may be. */
 PyObject *decode_batched(const uint8_t *body, uint32_t len, uint64_t id, PyObject *due, int brief);
 
-/* encode_batch() of the module: see batch_frame.c. */
-PyObject *encode_batch(PyObject *module, PyObject *args);
+/* Functions of the module: see args.c. */
+PyObject *path_in(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *path_to_bytes(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *setup(PyObject *module, PyObject *args);
 
 extern PyTypeObject ring_type, socket_type;
 

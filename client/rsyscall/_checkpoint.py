@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 
 import trio
 
-from rsyscall._ring import due, yielded
+from rsyscall._core import due, yielded
 
 __all__ = ["checkpoint", "due", "held", "pause", "shield", "yielded"]
 

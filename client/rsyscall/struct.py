@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from rsyscall._core import path_to_bytes
 
 if TYPE_CHECKING:
     from rsyscall.far import Task
@@ -27,19 +28,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-# What os.fsencode uses.
-_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
-
-def path_to_bytes(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], name: str) -> bytes:
-    """A path, or another string for the kernel, with its final NUL.
-
-    ValueError, naming the argument, if it contains a NUL of its own.
-    """
-    data = path.encode(_ENCODING, _ERRORS) if type(path) is str else os.fsencode(path)
-    if b"\0" in data:
-        raise ValueError(f"{name}: embedded null byte in {path!r}")
-    return data + b"\0"
 
 
 class Serializer(abc.ABC, Generic[T]):

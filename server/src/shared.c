@@ -242,7 +242,8 @@ int rs_ring_flush(struct rs_session *s) {
     return 0;
 }
 
-/* Bytes there are, having spun for them as long as it pays; 0 if none came. */
+/* Bytes there are, having spun for them as long as it pays; 0 if none came, or if there is room for
+ * what is to be written first. */
 static uint32_t spin(struct rs_session *s) {
     struct rs_spin *spin = &s->spin;
     uint32_t n = rs_ring_available(&s->ring);
@@ -250,6 +251,8 @@ static uint32_t spin(struct rs_session *s) {
         return n;
     uint32_t limit = ++spin->waits % TRY_EVERY ? spin->limit : spin->most;
     for (uint32_t i = 0; i < limit && !n; i++) {
+        if (s->tx_pos < s->tx_len && rs_ring_room(&s->ring))
+            return 0;
         rs_pause();
         n = rs_ring_available(&s->ring);
     }

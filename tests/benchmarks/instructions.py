@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import trio
 
-import rsyscall._ring
+import rsyscall._core
 from benchmarks.measure import Row, Scale, progress
 from benchmarks.raw import raw_stub
 
@@ -24,8 +24,8 @@ __all__ = ["instructions"]
 _CLIENT = """
 import importlib.machinery, importlib.util, mmap, struct, sys
 path, calls, answers_there, getppid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 110
-loader = importlib.machinery.ExtensionFileLoader("rsyscall._ring", path)
-spec = importlib.util.spec_from_file_location("rsyscall._ring", path, loader=loader)
+loader = importlib.machinery.ExtensionFileLoader("rsyscall._core", path)
+spec = importlib.util.spec_from_file_location("rsyscall._core", path, loader=loader)
 ring_module = importlib.util.module_from_spec(spec)
 loader.exec_module(ring_module)
 header, size = 4096, 1 << 20
@@ -80,7 +80,7 @@ def _stub(callgrind: _Callgrind, n: int, most: int) -> int:
 
 
 def _client(callgrind: _Callgrind, n: int, most: int) -> int:
-    program = [_CLIENT, rsyscall._ring.__file__, str(n), str(most)]
+    program = [_CLIENT, rsyscall._core.__file__, str(n), str(most)]
     python = [sys.executable, "-I", "-S", "-c", *program]
     subprocess.run([*callgrind.command, *python], check=True, env={"PYTHONHASHSEED": "0"})
     return callgrind.collected()

@@ -1,43 +1,21 @@
-"""The steps of a batch as the protocol wants them."""
+"""The steps of a batch as the protocol wants them, with all checks.
+
+Most batches are encoded by the compiled core; what it leaves to others comes here.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsyscall._ring import encode_batch, setup_batch
 from rsyscall.batch.step import RESULT, Parameter, Step, StepOutput
 from rsyscall.near.sysif import SyscallArgument, convert_argument
-from rsyscall_protocol import Argument, Batch, BatchFlag, Param, Ref, Run, StepFlag, flatten
+from rsyscall_protocol import Argument, Param, Ref, StepFlag, flatten
 from rsyscall_protocol import Step as WireStep
-from rsyscall_protocol._encode import HEADER, HEADER_TAG
-from rsyscall_protocol._encode import encode as encode_event
-from rsyscall_protocol._pending import Program
 
 if TYPE_CHECKING:
     from rsyscall.batch.batch import Batch as Steps
 
-__all__ = ["Encoded", "encode", "run_frame", "wire_steps"]
-
-
-setup_batch(Step)
-
-#: Batches without their steps, for those whose frame is made without them.
-_BARE = {flags: Batch(0, (), flags) for flags in (BatchFlag.NONE, BatchFlag.BRIEF)}
-
-
-class Encoded:
-    """A batch ready to be sent: its frame, but for the id, and what its reply may hold.
-
-    request: the same for the connection; without its steps if the frame was made without them.
-    """
-
-    __slots__ = ("frame", "program", "request")
-
-    def __init__(self, request: Batch, frame: bytearray | None, program: Program) -> None:
-        """frame: None if the connection is to make it."""
-        self.request = request
-        self.frame = frame
-        self.program = program
+__all__ = ["wire_steps"]
 
 
 def _argument(batch: Steps, index: int, arg: SyscallArgument, *, undo: bool) -> Argument:
@@ -93,25 +71,3 @@ def _wire_step(batch: Steps, step: Step[Any]) -> WireStep:
 def wire_steps(batch: Steps) -> tuple[WireStep, ...]:
     """The steps as the protocol's; ValueError for what cannot be one."""
     return tuple([_wire_step(batch, step) for step in batch.steps])
-
-
-def run_frame(number: int, args: tuple[Argument, ...]) -> bytearray:
-    """A RUN as a whole frame, with room for an id of eight bytes."""
-    body = encode_event(Run(2**64 - 1, number, args))
-    return bytearray(HEADER.pack(HEADER_TAG, len(body)) + body)
-
-
-def encode(batch: Steps, flags: BatchFlag, *, numbers: bool) -> Encoded:
-    """A BATCH. Most are encoded by the compiled core; what it leaves to us is checked here.
-
-    numbers: whether the calls that it makes are to be noted in its program.
-    """
-    fast = encode_batch(batch.ledger, batch.steps, int(flags))
-    if isinstance(fast, tuple):
-        frame, reserved, outs = fast
-        program = Program.known(reserved, outs, brief=bool(flags & BatchFlag.BRIEF))
-        if numbers:
-            program.numbers = {int(step.number) for step in batch.steps}
-        return Encoded(_BARE[flags], frame, program)
-    request = Batch(0, wire_steps(batch), flags)
-    return Encoded(request, None, Program(request))

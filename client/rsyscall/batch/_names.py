@@ -57,6 +57,8 @@ __all__ = ["NameSteps"]
 class NameSteps(Steps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
+    __slots__ = ()
+
     def _replaced(self, fd: FdArgument) -> SyscallArgument:
         """A descriptor that is to mean another file: a handle must be the only one."""
         number = self._fd(fd)

@@ -67,6 +67,8 @@ __all__ = ["ProcessSteps"]
 class ProcessSteps(Steps):
     """The calls by name. What they return is said by their namesakes of tasks."""
 
+    __slots__ = ()
+
     # ---- who it is ----
 
     def getpid(self, **options: Unpack[StepOptions]) -> Step[near.Pid]:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import abc
 import os
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from rsyscall.batch.step import (
-    Ledger,
-    OnError,
-    Parameter,
-    Step,
-    StepOutput,
-    Success,
-    Undo,
-)
+from rsyscall._core import StepList
+from rsyscall.batch.step import Parameter, Step, StepOutput
 from rsyscall.fcntl import AT
 from rsyscall.handle.fd import BaseFileDescriptor, InvalidHandleError
 from rsyscall.near.sysif import SyscallArgument
@@ -52,30 +44,13 @@ def _key(mapping: MemoryMapping) -> object:
     return mapping.near, mapping.file
 
 
-class Steps(abc.ABC):
+class Steps(StepList):
     """Adding steps, and keeping account of the handles that they use."""
 
-    ledger: Ledger
-    steps: list[Step[Any]]
-    used: list[BaseFileDescriptor | MemoryMapping]
-    ended: list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]
-    closers: dict[int, Step[Any]]
-    end_closers: dict[tuple[int, int], Step[Any]]
-    ended_parameters: list[tuple[Step[Any], Parameter]]
-    gone: set[object]
+    __slots__ = ()
 
-    @abc.abstractmethod
-    def add(
-        self,
-        call: TypedCall[T],
-        *,
-        ok: Success = None,
-        on_error: OnError = "stop",
-        undo: Undo | None = None,
-    ) -> Step[T]:
-        """A typed call as a step."""
-
-    def _fd(self, fd: FdArgument) -> SyscallArgument:
+    def _fd_handle(self, fd: FdArgument) -> SyscallArgument:
+        """A handle as an argument; what was closed is refused."""
         if isinstance(fd, BaseFileDescriptor):
             fd._validate()  # pyright: ignore[reportPrivateUsage] - ours
             if fd in self.gone:
@@ -103,16 +78,14 @@ class Steps(abc.ABC):
             raise ValueError(f"mapping: {mapping!r} is no mmap of this batch")
         return mapping, length
 
-    def _ends(self, step: Step[Any], what: FdArgument | MappingArgument) -> None:
+    def _ends_handle(self, step: Step[Any], what: FdArgument | MappingArgument) -> None:
         """The step closes or unmaps it, and later ones must not use it."""
         self.gone.add(_key(what) if isinstance(what, MemoryMapping) else what)
         if isinstance(what, BaseFileDescriptor | MemoryMapping):
             self.ended.append((step, what))
-        elif isinstance(what, Step):
-            self.closers[what.index] = step
         elif isinstance(what, StepOutput):
             self.end_closers[what.step.index, what.offset] = step
-        else:
+        elif isinstance(what, Parameter):
             self.ended_parameters.append((step, what))
 
     def _sized(self, call: TypedCall[T], data: DataArgument) -> TypedCall[T]:

@@ -53,6 +53,8 @@ __all__ = ["TypedSteps"]
 class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
+    __slots__ = ()
+
     # ---- files ----
 
     def open(

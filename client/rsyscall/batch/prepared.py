@@ -9,26 +9,34 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
 import trio
 
-from rsyscall.batch._encode import run_frame, wire_steps
+from rsyscall._core import Frame, encode_run
+from rsyscall.batch._encode import wire_steps
 from rsyscall.batch.batch import Batch
 from rsyscall.batch.result import BatchResult
 from rsyscall.batch.step import BatchError, Step
 from rsyscall.handle.fd import BaseFileDescriptor, SharedHandleError
 from rsyscall.near.sysif import (
-    In,
     SyscallHangup,
     SyscallInterface,
     SyscallSendError,
     convert_argument,
 )
 from rsyscall.struct import path_to_bytes
-from rsyscall_protocol import Argument, BatchFlag, Prepare
+from rsyscall_protocol import BatchFlag, Prepare
 from rsyscall_protocol._pending import Program
 
 if TYPE_CHECKING:
     from rsyscall.handle import Task
 
 __all__ = ["PreparedBatch", "RunArgument"]
+
+
+def _number(name: str, value: int) -> int:
+    number = convert_argument(name, value)
+    if not isinstance(number, int):
+        raise TypeError(f"{name}: {value!r} is no number")
+    return number
+
 
 #: What a parameter may be given: a number, a handle, a name (which gets a NUL), or data.
 RunArgument: TypeAlias = "int | str | os.PathLike[str] | bytes | BaseFileDescriptor"
@@ -50,7 +58,8 @@ class PreparedBatch:
         self._sysif = sysif
         self._number: int | None = number
         self._program = program
-        self._frame = run_frame(number, ())
+        self._no_values: list[int | bytes] = []
+        self._frame = self._encode(number, [])
         self._runs = 0
         self._idle = trio.lowlevel.ParkingLot()
         # Of the batch as it was sent: it may grow.
@@ -59,7 +68,6 @@ class PreparedBatch:
         known = batch.parameters[: program.parameters]
         given = [p for p in known if p not in self._lengths.values()]
         self._indexes = {parameter.name: parameter.index for parameter in given}
-        self._names = self._indexes.keys()
         self.result: BatchResult | None = None
 
     @classmethod
@@ -74,36 +82,44 @@ class PreparedBatch:
         number = await task.sysif.prepare(steps, len(batch.parameters), flags)
         return cls(batch, task, task.sysif, number, program)
 
-    def _arguments(self, arguments: dict[str, RunArgument]) -> tuple[Argument, ...]:
-        if arguments.keys() != self._names:
-            missing = ", ".join(sorted(self._names - arguments.keys()))
-            what = f"missing {missing}" if missing else f"no {', '.join(arguments)}"
-            raise TypeError(f"arguments: {what}; the parameters are {', '.join(self._names)}")
-        values: list[Argument] = [0] * self._program.parameters
-        for name, value in arguments.items():
-            index = self._indexes[name]
-            argument = values[index] = self._argument(name, value)
-            if index in self._lengths:
-                if not isinstance(argument, In):
-                    raise TypeError(f"{name}: its length is needed, and it has none")
-                values[self._lengths[index].index] = len(argument.data)
-        return tuple(values)
+    def _encode(self, number: int, values: list[int | bytes]) -> Frame:
+        program = self._program
+        frame = encode_run(number, values, program.outs, program.reserved, program.brief)
+        if not isinstance(frame, Frame):
+            raise ValueError("arguments: they cannot be sent")
+        return frame
 
-    def _argument(self, name: str, value: RunArgument) -> Argument:
-        if type(value) is int:
-            return convert_argument(name, value)
+    def _arguments(self, arguments: dict[str, RunArgument]) -> list[int | bytes]:
+        indexes = self._indexes
+        if arguments.keys() != indexes.keys():
+            missing = ", ".join(sorted(indexes.keys() - arguments.keys()))
+            what = f"missing {missing}" if missing else f"no {', '.join(arguments)}"
+            raise TypeError(f"arguments: {what}; the parameters are {', '.join(indexes)}")
+        values: list[int | bytes] = [0] * self._program.parameters
+        for name, value in arguments.items():
+            index = indexes[name]
+            argument = values[index] = self._argument(name, value)
+            if self._lengths and index in self._lengths:
+                if not isinstance(argument, bytes):
+                    raise TypeError(f"{name}: its length is needed, and it has none")
+                values[self._lengths[index].index] = len(argument)
+        return values
+
+    def _argument(self, name: str, value: RunArgument) -> int | bytes:
+        if isinstance(value, str):
+            return path_to_bytes(value, name)
+        if isinstance(value, int):
+            return _number(name, value)
         if isinstance(value, bytes):
-            return In(value)
+            return bytes(value)
         if isinstance(value, BaseFileDescriptor):
             with value.borrow(self.task) as number:
                 return int(number)
-        if isinstance(value, int):
-            return convert_argument(name, value)
         try:
             path = os.fspath(value)
         except TypeError:
             raise TypeError(f"{name}: {value!r} is no number, handle, name or data") from None
-        return In(path_to_bytes(path, name))
+        return path_to_bytes(path, name)
 
     def _handles_ended(
         self, arguments: dict[str, RunArgument]
@@ -144,14 +160,16 @@ class PreparedBatch:
             raise BatchError("the process has forgotten the prepared batch")
         if batch.used:
             batch.check(self.task)
-        values = self._arguments(arguments) if self._program.parameters or arguments else ()
-        frame = run_frame(self._number, values) if values else self._frame
+        values, frame = self._no_values, self._frame
+        if self._program.parameters or arguments:
+            values = self._arguments(arguments)
+            frame = self._encode(self._number, values)
         ended = self._handles_ended(arguments) if self._ended else ()
         for _, handle in ended:
             handle.forget()
         self._runs += 1
         try:
-            reply = await self._sysif.run(self._number, values, frame, self._program)
+            reply = await self._sysif.run(self._number, values, frame)
         except (SyscallSendError, ValueError, trio.Cancelled):
             for _, handle in ended:
                 handle.revive()
@@ -160,12 +178,12 @@ class PreparedBatch:
             self._runs -= 1
             if not self._runs:
                 self._idle.unpark_all()
-        result = self.result = BatchResult(batch, self.task, reply, self._program.outs)
+        result = self.result = batch.finish(self.task, reply, self._program.outs)
         for step, handle in ended:
             if not result.ended(step):
                 handle.revive()
-        batch.finish(result)
-        result.raise_failure(batch.steps)
+        if result.stopped < len(self._program.outs):
+            result.raise_failure(batch.steps)
         return result.values if array else result
 
     async def unprepare(self) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
-from rsyscall.near.sysif import Placeholder, SyscallArgument
-from rsyscall_protocol import Status
+from rsyscall._core import Placeholder, Step, setup_batch
+from rsyscall.near.sysif import SyscallArgument
 
 if TYPE_CHECKING:
     from rsyscall.batch.batch import Batch
-    from rsyscall.batch.result import BatchResult
-    from rsyscall.near.typed import TypedCall
 
 __all__ = [
     "RESULT",
     "BatchError",
-    "Ledger",
     "OnError",
     "Parameter",
     "Step",
@@ -25,8 +22,6 @@ __all__ = [
     "Success",
     "Undo",
 ]
-
-T_co = TypeVar("T_co", covariant=True)
 
 #: Which results are a success: None, all that are no error; a number, only that one; several
 #: numbers of errors (errno.ENOENT, ...), these besides those that are no error.
@@ -103,87 +98,4 @@ class StepOutput(Placeholder):
         return f"<int at byte {self.offset} of the output of step {self.step.index}>"
 
 
-class Ledger:
-    """Which batch a step belongs to, and the results of its last run.
-
-    Steps have this and not their batch, which has them: without a circle a batch that is no longer
-    needed is gone at once, and its memory still warm when the next one is made.
-    """
-
-    __slots__ = ("key", "result")
-
-    def __init__(self) -> None:
-        """Nothing has run yet."""
-        #: The same object for the results of the same batch, and for nothing else.
-        self.key: object = object()
-        self.result: BatchResult | None = None
-
-    def get(self) -> BatchResult:
-        """The results; BatchError if there are none."""
-        if self.result is None:
-            raise BatchError("the batch has not run")
-        return self.result
-
-
-class Step(Placeholder, Generic[T_co]):
-    """One call of a batch: its result, for later steps and once the batch has run.
-
-    index: its place, from 0. number, args: the call. ledger: which batch that is.
-    """
-
-    __slots__ = ("args", "call", "index", "ledger", "number", "ok", "on_error", "undo")
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        index: int,
-        number: int,
-        args: tuple[SyscallArgument, ...],
-        ok: Success,
-        on_error: OnError,
-        undo: Undo | None,
-        call: TypedCall[T_co] | None,
-    ) -> None:
-        """Only a batch makes them."""
-        self.ledger: Ledger = ledger
-        self.index: int = index
-        self.number: int = number
-        self.args: tuple[SyscallArgument, ...] = args
-        self.ok: Success = ok
-        self.on_error: OnError = on_error
-        self.undo: Undo | None = undo
-        self.call: TypedCall[T_co] | None = call
-
-    def int_at(self, offset: int) -> StepOutput:
-        """The int of four bytes at an offset in bytes of the step's first output, for later steps.
-
-        The output must be an Out or InOut.
-        """
-        return StepOutput(self, offset)
-
-    @property
-    def value(self) -> T_co:
-        """What the call returned, as its method would have; the OSError it failed with, raised.
-
-        BatchError if it was not done, or was undone, or the batch has not run.
-        """
-        return self.ledger.get()[self]
-
-    @property
-    def result(self) -> int:
-        """The number that the call returned, -errno if it failed; BatchError as for value."""
-        return self.ledger.get().number(self)
-
-    @property
-    def outs(self) -> tuple[bytes, ...]:
-        """The outputs of the call, in the order of its arguments; BatchError as for value."""
-        return self.ledger.get().outs(self)
-
-    @property
-    def status(self) -> Status:
-        """What became of it; BatchError if the batch has not run."""
-        return self.ledger.get().status(self)
-
-    def __repr__(self) -> str:
-        """For people."""
-        return f"<result of step {self.index}>"
+setup_batch(BatchError, StepOutput)

@@ -25,7 +25,6 @@ from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
 from rsyscall_protocol import Batch, In, Step
-from rsyscall_protocol._pending import Program
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
@@ -140,7 +139,7 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
     child.executing = True
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
     try:
-        reply = await child.task.sysif.batch(request, None, Program(request))
+        reply = await child.task.sysif.batch(request)
     except BaseException as exc:
         if isinstance(exc, SyscallHangup) and not isinstance(exc, SyscallSendError):
             return

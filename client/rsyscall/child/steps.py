@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import Argument, Batch, Batched, Step, flatten
-from rsyscall_protocol._pending import Program
 
 __all__ = ["Done", "call", "raise_failure", "run"]
 
@@ -57,5 +56,4 @@ async def run(sysif: SyscallInterface, steps: Sequence[Step], names: Sequence[st
 
     A checkpoint; if cancelled, nothing was sent.
     """
-    request = Batch(0, tuple(steps))
-    return raise_failure(steps, await sysif.batch(request, None, Program(request)), names)
+    return raise_failure(steps, await sysif.batch(Batch(0, tuple(steps))), names)

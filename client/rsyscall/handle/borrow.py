@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
+from rsyscall._core import path_in
 from rsyscall.far import Task
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import In, SyscallArgument
 from rsyscall.near.typed import TypedCall, perform
-from rsyscall.struct import Struct, path_to_bytes
+from rsyscall.struct import Struct
 
 __all__ = ["PathArgument", "PathOrAddress", "in_struct", "path_in", "perform_with"]
 
@@ -22,15 +23,6 @@ T = TypeVar("T")
 PathArgument: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | WrittenPointer[Any]
 #: And as declarations take it.
 PathOrAddress: TypeAlias = SyscallArgument | str | bytes | os.PathLike[str] | os.PathLike[bytes]
-_PATHS = (str, bytes, os.PathLike)
-
-
-def path_in(path: PathOrAddress, name: str) -> SyscallArgument:
-    """A path, or another string for the kernel, to be sent with the call; an address as it is.
-
-    ValueError, naming the argument, if it contains a NUL.
-    """
-    return In(path_to_bytes(path, name)) if isinstance(path, _PATHS) else path
 
 
 def in_struct(value: Struct | SyscallArgument) -> SyscallArgument:

@@ -44,6 +44,7 @@ class SharedHandleError(HandleError):
 FDTable = rsyscall.far.FDTable
 
 _F_SETFD, _FD_CLOEXEC = 2, 1
+_CLOSE = SYS.close
 
 _Handles = dict[near.FileDescriptor, "weakref.WeakSet[BaseFileDescriptor]"]
 _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.WeakKeyDictionary()
@@ -52,7 +53,7 @@ _tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.Wea
 @declares("close")
 def close_call(fd: SyscallArgument) -> TypedCall[None]:
     """close(2)."""
-    return TypedCall(SYS.close, (fd,), nothing)
+    return TypedCall(_CLOSE, (fd,), nothing)
 
 
 @declares("disable_cloexec")

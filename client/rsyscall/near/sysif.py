@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall._checkpoint import shield
+from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
-    Argument,
     Batch,
     Batched,
     BatchFlag,
@@ -39,7 +39,6 @@ from rsyscall_protocol import (
     Struct,
     flatten,
 )
-from rsyscall_protocol._pending import Program
 from rsyscall_protocol._record import record
 from rsyscall_protocol._syscalls import CALLS
 
@@ -69,16 +68,11 @@ __all__ = [
 ]
 
 
-class Placeholder:
-    """An argument that is known only when a batch runs: what a step returns, or a parameter."""
-
-    __slots__ = ()
-
-
 #: What a call may be given: a number or something that converts to one, or data inside the request;
 #: in a batch also a Placeholder.
 SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdArg | Placeholder
 
+setup(In, Out, Ret, InOut)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
 
@@ -213,9 +207,6 @@ def convert_arguments(args: Sequence[SyscallArgument]) -> list[_Plain]:
 class SyscallInterface(abc.ABC):
     """The door of one task; see this module's documentation for the contract."""
 
-    #: Whether `batch` needs to know which calls an encoded batch makes.
-    wants_numbers = False
-
     @abc.abstractmethod
     async def call(
         self,
@@ -286,13 +277,18 @@ class SyscallInterface(abc.ABC):
     def _no_batches(self) -> SyscallSendError:
         return SyscallSendError(f"{type(self).__name__} makes no batches; nothing was sent")
 
-    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+    async def batch(self, request: Batch) -> Batched:
         """Make the calls of a batch, one after the other.
 
-        request: the batch, whose id does not count. frame: the same as a whole frame, but for the
-        id, if its steps have been encoded and checked already; request has none then. program: what
-        the reply may hold. ValueError for what cannot be sent, and see the contract. A checkpoint;
-        if cancelled, nothing has been sent.
+        request: the batch, whose id does not count. ValueError for what cannot be sent, and see the
+        contract. A checkpoint; if cancelled, nothing has been sent.
+        """
+        raise self._no_batches()
+
+    async def batch_frame(self, frame: Frame, batch: StepList) -> Outcome | Batched:
+        """The same for steps that have been encoded and checked already.
+
+        frame: what `batch` encodes to.
         """
         raise self._no_batches()
 
@@ -304,13 +300,10 @@ class SyscallInterface(abc.ABC):
         """
         raise self._no_batches()
 
-    async def run(
-        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
-    ) -> Batched:
+    async def run(self, number: int, args: list[int | bytes], frame: Frame) -> Outcome | Batched:
         """Make the calls of a batch that was prepared.
 
-        args: a number or an In for each parameter. frame: the RUN as a whole frame, but for the id.
-        program: what the reply may hold. Otherwise as `batch`.
+        args: a number or data for each parameter. frame: the same as a RUN. Otherwise as `batch`.
         """
         raise self._no_batches()
 
@@ -339,8 +332,7 @@ class SyscallInterface(abc.ABC):
             Step(SYS.clone, flatten(clone), flags=StepFlag.CONTINUE),
             Step(SYS.rt_sigprocmask, flatten([_SIG_SETMASK, blocked, 0, 8])),
         )
-        request = Batch(0, steps)
-        reply = await self.batch(request, None, Program(request))
+        reply = await self.batch(Batch(0, steps))
         _, pid, _ = struct.unpack("3q", reply.values)
         check_reply(SYS.clone, clone, pid)
         there = int.from_bytes(reply.outs[0], sys.byteorder)

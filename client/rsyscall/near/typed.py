@@ -8,10 +8,9 @@ of a batch, which has the same name, makes it a step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from rsyscall.near.sysif import SyscallArgument
-from rsyscall.sys.syscall import SYS
+from rsyscall._core import TypedCall
 
 if TYPE_CHECKING:
     from rsyscall.far import Task
@@ -32,32 +31,6 @@ F = TypeVar("F", bound=Callable[..., object])
 
 #: Result and outputs of a call of the task, as a value.
 Conversion: TypeAlias = "Callable[[Any, int, tuple[bytes, ...]], T]"
-
-
-class TypedCall(Generic[T]):
-    """One call: number, arguments, and how the result becomes a value.
-
-    outs: whether it has outputs. handle: whether the value is a handle, which must exist even if
-    nobody asks for the value, so that what it stands for is not forgotten.
-    """
-
-    __slots__ = ("args", "convert", "handle", "number", "outs")
-
-    def __init__(
-        self,
-        number: SYS,
-        args: tuple[SyscallArgument, ...],
-        convert: Conversion[T],
-        *,
-        outs: bool = False,
-        handle: bool = False,
-    ) -> None:
-        """Nothing is checked here: the declaring function has done that."""
-        self.number: SYS = number
-        self.args: tuple[SyscallArgument, ...] = args
-        self.convert: Conversion[T] = convert
-        self.outs: bool = outs
-        self.handle: bool = handle
 
 
 #: The names of all typed calls, and the functions that declare them.

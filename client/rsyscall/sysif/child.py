@@ -10,13 +10,14 @@ from typing import NoReturn, SupportsInt
 
 import trio
 
+from rsyscall._core import Frame as BatchFrame
+from rsyscall._core import Outcome, StepList
 from rsyscall.near.sysif import Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.sysif.ring import SharedHalves, make_ring
 from rsyscall_protocol import (
-    Argument,
     Batch,
     Batched,
     BatchFlag,
@@ -27,7 +28,6 @@ from rsyscall_protocol import (
     Step,
 )
 from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
-from rsyscall_protocol._pending import Program
 
 __all__ = ["ChildInterface", "DeadInterface"]
 
@@ -157,7 +157,11 @@ class DeadInterface(SyscallInterface):
         """Raise."""
         await self._fail()
 
-    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+    async def batch(self, request: Batch) -> Batched:
+        """Raise."""
+        await self._fail()
+
+    async def batch_frame(self, frame: BatchFrame, batch: StepList) -> Outcome | Batched:
         """Raise."""
         await self._fail()
 
@@ -166,8 +170,8 @@ class DeadInterface(SyscallInterface):
         await self._fail()
 
     async def run(
-        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
-    ) -> Batched:
+        self, number: int, args: list[int | bytes], frame: BatchFrame
+    ) -> Outcome | Batched:
         """Raise."""
         await self._fail()
 

@@ -13,6 +13,7 @@ from typing import SupportsInt, TypeVar
 import trio
 
 from rsyscall._checkpoint import checkpoint
+from rsyscall._core import Frame, StepList
 from rsyscall._raw import ffi, lib
 from rsyscall.near.sysif import (
     RUSAGE_SIZE,
@@ -35,6 +36,7 @@ from rsyscall_protocol import (
     BatchFlag,
     Call,
     Event,
+    In,
     Limits,
     Param,
     Prepare,
@@ -48,7 +50,6 @@ from rsyscall_protocol import (
     flatten,
 )
 from rsyscall_protocol._codec import check_request, decode, encode, reservation
-from rsyscall_protocol._pending import Program
 from rsyscall_protocol._syscalls import BLOCKS, CALLS, CREDENTIALS, REFUSED, RETURNS_FD
 
 __all__ = ["DirectSyscallInterface"]
@@ -130,7 +131,6 @@ class DirectSyscallInterface(SyscallInterface):
     Python's, and sigaction is refused.
     """
 
-    wants_numbers = True
     immediate = True
 
     def __init__(self) -> None:
@@ -170,13 +170,15 @@ class DirectSyscallInterface(SyscallInterface):
                 " several; nothing was done"
             )
 
-    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+    async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
-        if frame is not None:
-            body, numbers = frame[Size.HEADER :], program.numbers
-        else:
-            body, numbers = bytearray(encode(replace(request, id=1))), _numbers(request.steps)
-        return await self._run(numbers, lambda: _execute_batch(body, program.reserved))
+        body, numbers = bytearray(encode(replace(request, id=1))), _numbers(request.steps)
+        return await self._run(numbers, lambda: _execute_batch(body, reservation(request)))
+
+    async def batch_frame(self, frame: Frame, batch: StepList) -> Batched:
+        """See SyscallInterface."""
+        body, numbers = frame.data(1)[Size.HEADER :], {int(step.number) for step in batch.steps}
+        return await self._run(numbers, lambda: _execute_batch(body, frame.reserved))
 
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """See SyscallInterface: here only the steps are kept."""
@@ -190,13 +192,11 @@ class DirectSyscallInterface(SyscallInterface):
         self._programs[number] = steps, flags
         return number
 
-    async def run(
-        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
-    ) -> Batched:
+    async def run(self, number: int, args: list[int | bytes], frame: Frame) -> Batched:
         """See SyscallInterface."""
         kept, flags = self._programs[number]
-        request = Batch(1, tuple([_filled(step, args) for step in kept]), flags)
-        return await self.batch(request, None, Program(request))
+        given = tuple([In(arg) if isinstance(arg, bytes) else arg for arg in args])
+        return await self.batch(Batch(1, tuple([_filled(step, given) for step in kept]), flags))
 
     async def unprepare(self, number: int) -> None:
         """See SyscallInterface."""

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from rsyscall._ring import Ring as _Ring
-from rsyscall._ring import Socket as _Socket
+from rsyscall._core import Ring as _Ring
+from rsyscall._core import Socket as _Socket
 from rsyscall.near.sysif import (
     SyscallHangup,
 )

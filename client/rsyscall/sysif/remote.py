@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import SupportsInt
@@ -16,8 +15,9 @@ from typing import SupportsInt
 import trio
 
 from rsyscall._checkpoint import checkpoint, due, pause
-from rsyscall._ring import Ring as _Ring
-from rsyscall._ring import setup
+from rsyscall._core import Frame as BatchFrame
+from rsyscall._core import Outcome, StepList
+from rsyscall._core import Ring as _Ring
 from rsyscall.near.sysif import (
     Reply,
     SyscallArgument,
@@ -33,7 +33,6 @@ from rsyscall.sysif._frames import Dead, Frame, Waiter
 from rsyscall.sysif.requests import Answer, RequestLink
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring, spin_us
 from rsyscall_protocol import (
-    Argument,
     Batch,
     Batched,
     BatchFlag,
@@ -42,14 +41,10 @@ from rsyscall_protocol import (
     ErrorCode,
     Feature,
     Hello,
-    In,
-    InOut,
-    Out,
     Prepare,
     Read,
     RemoteProtocolError,
     Result,
-    Ret,
     Ring,
     Run,
     SideChannel,
@@ -59,21 +54,15 @@ from rsyscall_protocol import (
     Write,
     flatten,
 )
-from rsyscall_protocol._pending import Program
 
 __all__ = ["RemoteSyscallInterface"]
 
-#: Longer than this a batch does not keep trio's other tasks waiting.
-_MOST_SPIN_US = 1000
-
-setup(In, Out, Ret, InOut)
+#: What a server reads of its memory in a microsecond, at least.
+_BYTES_PER_US = 2048
 
 
 class RemoteSyscallInterface(RequestLink, SyscallInterface):
     """The door of a process behind a socket; see sysif.requests for how many tasks share it."""
-
-    #: How long a step of a batch has taken of late, in microseconds.
-    _step_us = 0.5
 
     async def start(
         self,
@@ -107,6 +96,7 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
         if arch != os.uname().machine:
             self._die(Dead(f"the server runs on {arch}, which is not supported yet"))
             raise self._hangup()
+        self._most_steps = self._connection.limits.steps if self._connection.batches else -1
         self._core.frame_limit = min(self._connection.limits.frame, self._connection.limits.window)
         if ring is not False:
             await self._start_ring(
@@ -303,24 +293,21 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
         check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.fds[0] if result.fds else None)
 
-    async def batch(self, request: Batch, frame: bytearray | None, program: Program) -> Batched:
+    async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
-        if frame is not None:
-            return await self._timed(request, frame, program)
-        spin = self._batch_spin(len(program.outs))
+        spin = 0 if self._ring is None else self._ring.spin_for(len(request.steps))
         reply = await self.exchange(lambda id_: replace(request, id=id_), spin=spin)
         if not isinstance(reply, Batched):
             raise AssertionError("the connection let a RESULT through as a BATCHED")
         return reply
 
-    async def _timed(self, request: Batch | Run, frame: bytearray, program: Program) -> Batched:
-        steps = len(program.outs)
-        start = time.monotonic()
-        reply = await self.exchange_batch(request, frame, program, self._batch_spin(steps))
-        if steps:
-            took = (time.monotonic() - start) * 1e6 / steps
-            self._step_us += (took - self._step_us) / 8
-        return reply
+    async def batch_frame(self, frame: BatchFrame, batch: StepList) -> Outcome | Batched:
+        """See SyscallInterface."""
+
+        def make(id_: int) -> Batch:
+            return Batch(id_, (), BatchFlag.BRIEF if frame.brief else BatchFlag.NONE)
+
+        return await self.exchange_frame(frame, make)
 
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """See SyscallInterface."""
@@ -332,18 +319,14 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
         return result.value
 
     async def run(
-        self, number: int, args: tuple[Argument, ...], frame: bytearray, program: Program
-    ) -> Batched:
+        self, number: int, args: list[int | bytes], frame: BatchFrame
+    ) -> Outcome | Batched:
         """See SyscallInterface."""
-        return await self._timed(Run(0, number, args), frame, program)
+        return await self.exchange_frame(frame, lambda id_: Run(id_, number, ()))
 
     async def unprepare(self, number: int) -> None:
         """See SyscallInterface."""
         await self._exchange(lambda id_: Unprepare(id_, number))
-
-    def _batch_spin(self, steps: int) -> int:
-        """For how many microseconds to wait for the reply of a batch: twice as long as usual."""
-        return min(_MOST_SPIN_US, int(2 * steps * self._step_us))
 
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:
         """See SyscallInterface. A long read is made in pieces of one frame each."""
@@ -359,7 +342,7 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
             def read(id_: int, at: int = at, n: int = n) -> Read:
                 return Read(id_, at, n)
 
-            result = await self._exchange(read)
+            result = await self._exchange(read, spin=n // _BYTES_PER_US)
             if result.value != n:
                 raise unreadable(start, length)
             parts += result.outs

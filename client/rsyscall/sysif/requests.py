@@ -13,17 +13,17 @@ the connection is told of the request and looks after it as after any other.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeAlias
 
 import trio
 
 from rsyscall._checkpoint import checkpoint, due, pause
-from rsyscall._ring import Ring as _Ring
-from rsyscall._ring import Socket as _Socket
+from rsyscall._core import Frame as BatchFrame
+from rsyscall._core import Outcome
+from rsyscall._core import Ring as _Ring
+from rsyscall._core import Socket as _Socket
 from rsyscall.near.sysif import ForkedError
 from rsyscall.sysif._frames import Frame, Waiter, never
 from rsyscall.sysif.link import Link
@@ -43,17 +43,26 @@ from rsyscall_protocol._pending import Program
 __all__ = ["Answer", "RequestLink"]
 
 _LOOK_AGAIN_SECONDS = 1.0
-# Where the id of a request stands in a frame that was encoded with eight bytes of room for it.
-_ID = struct.Struct(">Q")
-_ID_AT = Size.HEADER + 3
 
 #: A result, perhaps with outputs.
 Answer: TypeAlias = int | tuple[int, tuple[bytes, ...]]
-_Batch4: TypeAlias = tuple[tuple[bytes, ...], bytes, bytes, int]
+
+
+def _program(frame: BatchFrame) -> Program:
+    return Program.known(frame.reserved, frame.outs, brief=frame.brief)
+
+
+def _batched(answer: Answer | Outcome | Result | Batched) -> Outcome | Batched:
+    if not isinstance(answer, Outcome | Batched):
+        raise AssertionError("the connection let a RESULT through as a BATCHED")
+    return answer
 
 
 class RequestLink(Link):
     """A connection, with the requests that are under way in it."""
+
+    #: How many steps a batch may have; none if the server knows no batches.
+    _most_steps = -1
 
     def _take_id(self) -> int:
         if self._ring is not None:
@@ -96,66 +105,75 @@ class RequestLink(Link):
             raise ValueError(f"the call cannot be sent: {exc.text}") from exc
         return await self._send(request.id, data, fds, spin)
 
-    async def exchange_batch(
-        self, request: Batch | Run, frame: bytearray, program: Program, spin: int
-    ) -> Batched:
+    async def exchange_frame(
+        self, frame: BatchFrame, make: Callable[[int], Batch | Run]
+    ) -> Outcome | Batched:
         """Send a batch that was encoded already, but for its id; otherwise as `exchange`.
 
-        request: the same for the connection, perhaps without steps; its id does not count.
+        make: the same for the connection, perhaps without steps.
         """
+        if due():
+            await pause()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if self._dead is None and not self._waiters and frame.steps <= self._most_steps:
+            ring = self._ring
+            if ring is None:
+                if self._is_quiet:
+                    came = self._core.batch(frame)
+                    if isinstance(came, Outcome):
+                        return came
+                    if came is None or isinstance(came, bytes):
+                        return _batched(await self._alone(make, _program(frame), came))
+            elif not self._out:
+                answer = ring.batch(frame)
+                if isinstance(answer, Outcome):
+                    if ring.rung or (self._reading and ring.ready):
+                        self._look_again(ring)
+                    return answer
+                if isinstance(answer, int):
+                    return await self._finish_frame(ring, frame, make, answer)
+        return await self._frame_in_turn(frame, make)
+
+    async def _frame_in_turn(
+        self, frame: BatchFrame, make: Callable[[int], Batch | Run]
+    ) -> Outcome | Batched:
+        """The same where others are under way, or the limits do not admit it."""
         connection = self._connection
         self._join()
-        if self._dead is None and not self._waiters:
-            if due():
-                await pause()
-            else:
-                await trio.lowlevel.checkpoint_if_cancelled()
-        if self._dead is not None or self._waiters:
-            await self._admit(lambda: connection.has_room_for(program.reserved))
-            self._join()
+        await self._admit(lambda: connection.has_room_for(frame.reserved))
+        self._join()  # another may have been alone meanwhile
         limits = connection.limits
         if not connection.batches:
             raise ValueError("the batch cannot be sent: the server knows none")
-        if len(program.outs) > limits.steps:
+        if frame.steps > limits.steps:
             raise ValueError(f"the batch cannot be sent: more than {limits.steps} steps")
         most = min(limits.frame, limits.window)
-        if len(frame) - Size.HEADER > limits.frame or program.reserved > most:
+        if len(frame) - Size.HEADER > limits.frame or frame.reserved > most:
             raise ValueError(f"the batch cannot be sent: it or its reply has over {most} bytes")
-        ring, id_, sent, begun = self._ring, 0, 0, None
-        if ring is None:
-            if self._is_quiet:
-                came = self._core.batch(frame, program.outs, program.brief)
-                if came is None or isinstance(came, bytes):
-                    reply = await self._alone(lambda id_: replace(request, id=id_), program, came)
-                    return self._batched(reply)
-                if isinstance(came, tuple):
-                    return self._batched(came)
-        elif not self._out:
-            answer = ring.batch(frame, program.outs, program.brief, spin)
-            if isinstance(answer, tuple):
-                self._look_again(ring)
-                return Batched(ring.last_id, *answer)
-            if isinstance(answer, int):
-                id_, sent, begun = ring.last_id, answer, ring.begun
-        if begun is None:
-            id_ = self._take_id()
-            _ID.pack_into(frame, _ID_AT, id_)
-        connection.adopt(replace(request, id=id_), program)
+        id_ = self._take_id()
+        connection.adopt(make(id_), _program(frame))
         waiter = self._waiters[id_] = Waiter()
-        waiter.begun = begun
         try:
-            if ring is not None:
-                self._look_again(ring)
-            return self._batched(await self._push(waiter, frame[sent:], ()))
+            if self._ring is not None:
+                self._look_again(self._ring)
+            return _batched(await self._push(waiter, frame.data(id_), ()))
         finally:
             del self._waiters[id_]
 
-    def _batched(self, answer: Answer | _Batch4 | Result | Batched) -> Batched:
-        if isinstance(answer, tuple) and len(answer) == 4:
-            return Batched(self._core.last_id, *answer)
-        if not isinstance(answer, Batched):
-            raise AssertionError("the connection let a RESULT through as a BATCHED")
-        return answer
+    async def _finish_frame(
+        self, ring: _Ring, frame: BatchFrame, make: Callable[[int], Batch | Run], sent: int
+    ) -> Outcome | Batched:
+        """The reply to a batch of which the core has sent so many bytes."""
+        id_ = ring.last_id
+        self._connection.adopt(make(id_), _program(frame))
+        waiter = self._waiters[id_] = Waiter()
+        waiter.begun = ring.begun
+        try:
+            self._look_again(ring)
+            return _batched(await self._push(waiter, frame.data(id_)[sent:], ()))
+        finally:
+            del self._waiters[id_]
 
     async def _send(
         self, id_: int, data: bytes | bytearray, fds: tuple[int, ...], spin: int
@@ -229,8 +247,8 @@ class RequestLink(Link):
         except RemoteProtocolError as exc:
             self._break(exc)
 
-    async def _exchange(self, make: Callable[[int], Request]) -> Result:
-        reply = await self.exchange(make)
+    async def _exchange(self, make: Callable[[int], Request], *, spin: int = 0) -> Result:
+        reply = await self.exchange(make, spin=spin)
         if not isinstance(reply, Result):
             raise AssertionError("the connection let a BATCHED through as a RESULT")
         return reply
@@ -340,7 +358,7 @@ class RequestLink(Link):
 
     async def _alone(
         self, make: Callable[[int], Request], program: Program | None, rest: bytes | None
-    ) -> Answer | _Batch4 | Result | Batched:
+    ) -> Answer | Outcome | Result | Batched:
         """The answer to the request that the core has just sent, and that has not come at once.
 
         make, program: the request, should others have to look after it. rest: what could not be

@@ -7,8 +7,8 @@ import mmap
 import os
 from pathlib import Path
 
+from rsyscall._core import Ring
 from rsyscall._raw import ffi
-from rsyscall._ring import Ring
 from rsyscall_protocol import Size
 
 __all__ = ["RING_SIZE", "SharedHalves", "make_ring", "spin_us"]

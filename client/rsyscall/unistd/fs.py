@@ -26,6 +26,8 @@ __all__ = [
 
 _CLOEXEC = int(O.CLOEXEC)
 _FDCWD = int(AT.FDCWD)
+# Looked up once: a member of an enum takes as long as a call.
+_OPENAT = SYS.openat
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
@@ -39,13 +41,14 @@ def openat_call(
     """openat(2). path: a name, or its address."""
     # As plain numbers: an IntFlag takes ten times as long to be combined.
     args = (dirfd, path_in(path, "path"), int(flags) | _CLOEXEC, mode)
-    return TypedCall(SYS.openat, args, _handle, handle=True)
+    return TypedCall(_OPENAT, args, _handle, handle=True)
 
 
 @declares("open")
 def open_call(path: PathOrAddress, flags: O, mode: int) -> TypedCall[BaseFileDescriptor]:
     """open(2), by way of openat."""
-    return openat_call(_FDCWD, path, flags, mode)
+    args = (_FDCWD, path_in(path, "path"), int(flags) | _CLOEXEC, mode)
+    return TypedCall(_OPENAT, args, _handle, handle=True)
 
 
 @declares("ftruncate")

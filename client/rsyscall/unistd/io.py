@@ -29,6 +29,9 @@ T = TypeVar("T")
 #: Bytes that one call moves at most when its data travels inside the request.
 MAX_IO = 1024 * 1024 - 4096
 
+# Looked up once: a member of an enum takes as long as a call.
+_READ = SYS.read
+
 
 class SEEK(enum.IntEnum):
     """From where lseek(2) counts."""
@@ -49,8 +52,8 @@ def _check_count(count: int) -> None:
 def read_call(fd: SyscallArgument, count: int) -> TypedCall[bytes]:
     """read(2) of up to `count` bytes, and of MAX_IO at most."""
     _check_count(count)
-    n = min(count, MAX_IO)
-    return TypedCall(SYS.read, (fd, Ret(n), n), first_out, outs=True)
+    n = count if count < MAX_IO else MAX_IO
+    return TypedCall(_READ, (fd, Ret(n), n), first_out, outs=True)
 
 
 @declares("pread")
