@@ -13,7 +13,12 @@ enum {
     MAP_PRIVATE_ANONYMOUS = 0x22,
     MAP_CHILD = MAP_PRIVATE_ANONYMOUS | 0x4000, /* MAP_NORESERVE */
     MADV_NOHUGE = 15,
+    STACK_ABOVE = 16, /* of the stack; clone3 wants an address and a size, and uses their sum */
 };
+
+#ifndef CLONE_CLEAR_SIGHAND
+#define CLONE_CLEAR_SIGHAND 0x100000000ull
+#endif
 
 int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                   uint64_t a5) {
@@ -43,14 +48,45 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
 }
 
+/* clone3(2), which alone can clear the handlers; its struct in the first version. */
+static int64_t clone_cleared(uint64_t flags, uint64_t stack, int32_t *pidfd) {
+    const uint64_t args[8] = {
+        flags | CLONE_CLEAR_SIGHAND, rs_addr(pidfd), 0, 0, 0, stack - STACK_ABOVE, STACK_ABOVE, 0};
+    return rs_clone_call(RS_NR_clone3, rs_addr(args), sizeof args, 0, 0, 0, 0);
+}
+
 int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd) {
     struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
     uint64_t all = UINT64_MAX;
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&child->mask), 8, 0, 0);
     uint64_t mask = child->mask;
-    int64_t pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
+    child->flags |= RS_CHILD_CLEARED;
+    int64_t pid = clone_cleared(flags, stack, pidfd);
+    if (pid == -RS_ENOSYS || pid == -RS_EPERM) { /* a filter may refuse what it cannot look into */
+        child->flags &= ~(uint32_t)RS_CHILD_CLEARED;
+        pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
+    }
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
     return pid;
+}
+
+int32_t rs_wait_readable(int32_t fd, uint32_t spin_us, uint32_t sleep_us) {
+    uint64_t start = 0, limit = (uint64_t)spin_us * 1000, sleep = 0;
+    for (;;) {
+        struct rs_pollfd entry = {fd, RS_POLLIN, 0};
+        uint64_t time[2] = {0, sleep};
+        int64_t n = rs_sys(RS_NR_ppoll, rs_addr(&entry), 1, rs_addr(time), 0, 8, 0);
+        if (n || sleep)
+            return n > 0;
+        uint64_t now = limit ? rs_clock() : 0;
+        if (!start)
+            start = now;
+        if (now - start >= limit) {
+            sleep = (uint64_t)sleep_us * 1000;
+            if (!sleep)
+                return 0;
+        }
+    }
 }
 
 uint64_t rs_child_address(void) { return (uint64_t)(uintptr_t)rs_child_entry; }

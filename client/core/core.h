@@ -14,6 +14,10 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
  * in if CLONE_PIDFD is among them. The child's pid, or -errno. */
 int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd);
 
+/* Whether fd is readable, or becomes so while we look for spin_us microseconds and then sleep for
+ * sleep_us. */
+int32_t rs_wait_readable(int32_t fd, uint32_t spin_us, uint32_t sleep_us);
+
 /* The address of rs_child_entry. */
 uint64_t rs_child_address(void);
 

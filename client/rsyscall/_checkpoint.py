@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Generator
 
 import trio
 
 from rsyscall._core import due, yielded
 
-__all__ = ["checkpoint", "due", "held", "pause", "shield", "yielded"]
+__all__ = ["Held", "checkpoint", "due", "pause", "shield", "yielded"]
+
+_nothing = contextlib.nullcontext()
 
 
 async def checkpoint() -> None:
@@ -33,27 +34,30 @@ async def pause() -> None:
         yielded()
 
 
-@contextlib.contextmanager
-def shield(needed: bool = True) -> Generator[None]:
+def shield(needed: bool = True) -> contextlib.AbstractContextManager[object]:
     """What happens in the block is not cancelled from outside.
 
     needed: False for a block without a checkpoint.
     """
-    if not needed:
-        yield
-        return
-    with trio.CancelScope(shield=True):
-        yield
+    return trio.CancelScope(shield=True) if needed else _nothing
 
 
-@contextlib.asynccontextmanager
-async def held(lock: trio.Lock) -> AsyncGenerator[None]:
-    """Hold a lock; a checkpoint only if another task has it."""
-    if lock.locked():
-        await lock.acquire()
-    else:
-        lock.acquire_nowait()
-    try:
-        yield
-    finally:
-        lock.release()
+class Held:
+    """A block in which a lock is held; entering it is a checkpoint only if another task has it."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: trio.Lock) -> None:
+        """Nothing is held yet."""
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        """Take it."""
+        if self._lock.locked():
+            await self._lock.acquire()
+        else:
+            self._lock.acquire_nowait()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Release it. Not a checkpoint."""
+        self._lock.release()

@@ -123,6 +123,7 @@ class AsyncChildPid:
             while self.pid.death_state is None:
                 try:
                     self.pid.send_signal(SIG.KILL)
+                    self.pid.ending = True
                 except PermissionError:
                     with contextlib.suppress(OSError, SyscallError):
                         await self.pid.kill(SIG.KILL)

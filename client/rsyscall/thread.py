@@ -136,7 +136,7 @@ class Process:
         there is no child. clone(2).
         """
         outside = None
-        if automatically_write_user_mappings and CLONE.NEWUSER in flags:
+        if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
             outside = await effective_ids(self.task)
         child = await start(self.task, flags, vm=vm, ring=ring)
         process = ChildProcess(child)
@@ -447,6 +447,7 @@ class ChildProcess(Process):
         check_status(status)
         await checkpoint()
         if not isinstance(self.task.sysif, DeadInterface) and self._child.sysif.send_exit(status):
+            self._child.pid.pid.ending = True
             self._child.over("was told to exit")
         else:
             await super().exit(status)

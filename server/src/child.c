@@ -13,6 +13,9 @@ _Static_assert(sizeof(struct rs_child) == 80, "SPEC.md says what is where");
  * kills everybody who shares the memory, even if nothing is written. */
 enum { DUMP = BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(11) | BIT(24) | BIT(31) };
 
+/* What may have to be changed although there is no handler. */
+#define OURS (DUMP | BIT(RS_SIGPIPE) | BIT(RS_SIGXFSZ))
+
 static _Noreturn void end(int status) {
     for (;;)
         rs_sys(RS_NR_exit_group, (uint64_t)status, 0, 0, 0, 0, 0);
@@ -29,6 +32,8 @@ static void die(int sig) {
 static void dispositions(uint32_t flags) {
     for (uint32_t sig = 1; sig <= RS_SIGNALS; sig++) {
         uint64_t act[4] = {0, 0, 0, 0}, then = RS_SIG_DFL;
+        if (flags & RS_CHILD_CLEARED && !(OURS & BIT(sig)))
+            continue;
         rs_sys(RS_NR_rt_sigaction, sig, 0, rs_addr(act), 8, 0, 0);
         if (sig == RS_SIGPIPE || sig == RS_SIGXFSZ)
             then = flags & RS_CHILD_RUN ? RS_SIG_DFL : RS_SIG_IGN;

@@ -7,6 +7,7 @@
 enum rs_child_flags {
     RS_CHILD_SHARED = 1, /* the memory is that of whoever made it, too */
     RS_CHILD_RUN = 2,    /* run one batch, and serve nobody */
+    RS_CHILD_CLEARED = 4, /* no signal has a handler (CLONE_CLEAR_SIGHAND) */
 };
 
 /* What it finds on its stack, right behind the address at which it begins. Whoever makes it writes

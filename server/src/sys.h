@@ -74,6 +74,7 @@ enum {
     RS_EFAULT = 14,
     RS_ENFILE = 23,
     RS_EMFILE = 24,
+    RS_ENOSYS = 38,
     RS_ENOTSOCK = 88,
     RS_ECONNABORTED = 103,
     RS_ENOBUFS = 105,

@@ -28,19 +28,23 @@ _KINDS: dict[CLONE, tuple[str, _Kind]] = {
     CLONE.NEWUSER: ("userns", far.UserNamespace),
 }
 
+# As plain numbers, which take a tenth of the time.
+_BITS = [(int(flag), name, kind) for flag, (name, kind) in _KINDS.items()]
+_NEWPID, _FS = int(CLONE.NEWPID), int(CLONE.FS)
+
 #: The flags for namespaces that a process itself can begin in.
 NAMESPACES: CLONE = functools.reduce(CLONE.__or__, _KINDS, CLONE.NEWPID)
 
 
 def inherit(child: Task, parent: Task, flags: CLONE) -> None:
     """Give a new task the namespaces in which clone(2) with these flags puts it."""
-    pid = child.fd_table.creator_pid
-    for flag, (name, kind) in _KINDS.items():
-        setattr(child, name, kind(pid) if flag in flags else getattr(parent, name))
-    child.pidns = far.PidNamespace(pid) if CLONE.NEWPID in flags else parent.pidns_for_children
+    pid, bits = child.fd_table.creator_pid, int(flags)
+    for flag, name, kind in _BITS:
+        setattr(child, name, kind(pid) if bits & flag else getattr(parent, name))
+    child.pidns = far.PidNamespace(pid) if bits & _NEWPID else parent.pidns_for_children
     child.pidns_for_children = child.pidns
     child.timens = child.timens_for_children = parent.timens_for_children
-    child.fs = parent.fs if CLONE.FS in flags else far.FSInformation(pid)
+    child.fs = parent.fs if bits & _FS else far.FSInformation(pid)
 
 
 def move(task: Task, flags: CLONE) -> None:

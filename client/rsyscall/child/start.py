@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import socket
 import struct
-import time
 
 from rsyscall import far, near
 from rsyscall._checkpoint import checkpoint, shield
@@ -24,7 +24,7 @@ from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD
 from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
-from rsyscall.sysif.ring import RING_SIZE, spin_us
+from rsyscall.sysif.ring import RING_SIZE, recent_spin
 from rsyscall_protocol import Feature, Hello
 
 __all__ = ["Child", "Lent", "check_flags", "entry", "start", "start_memory"]
@@ -38,37 +38,20 @@ _TOGETHER = (
 _SO_PEERPIDFD, _SO_PEERCRED, _SOL_SOCKET = 77, 17, 1
 _F_DUPFD_CLOEXEC = 1030
 _INT = struct.Struct("@i")
+_VM = int(CLONE.VM)
+_MACHINE = os.uname().machine
 _FEATURES = Feature.RING | Feature.BATCH
-_LOOK_AGAIN_SECONDS = 1.0
 
 
 def check_flags(flags: CLONE) -> None:
     """Raise ValueError for what a child that serves us cannot have."""
+    if not flags:
+        return
     if unknown := flags & ~_ALLOWED:
         raise ValueError(f"flags: {unknown!r} cannot be given to a child")
     for one, other in _TOGETHER:
         if one in flags and other in flags:
             raise ValueError(f"flags: {one!r} and {other!r} exclude each other")
-
-
-class _Spin:
-    """How long it pays to spin, in microseconds, and how many turns of the loop that is."""
-
-    def __init__(self) -> None:
-        self._looked = float("-inf")
-        self._us = 0
-        self._turns = dict[int, int]()
-
-    def get(self) -> tuple[int, int]:
-        now = time.monotonic()
-        if now - self._looked > _LOOK_AGAIN_SECONDS:
-            self._looked, self._us = now, spin_us()
-        if self._us not in self._turns:
-            self._turns[self._us] = lib.rs_spin_turns(self._us)
-        return self._us, self._turns[self._us]
-
-
-_spin = _Spin()
 
 
 async def start_memory(task: Task, extra: int) -> ChildMemory:
@@ -95,7 +78,7 @@ def _page_size(task: Task) -> int:
     peer = getattr(task.sysif, "peer", None)
     if isinstance(peer, Hello):
         return int(peer.info.get("page_size", 4096))
-    return os.sysconf("SC_PAGESIZE")
+    return mmap.PAGESIZE
 
 
 async def _client_pidfd(task: Task, number: int) -> int:
@@ -174,7 +157,14 @@ class Child:
     """
 
     def __init__(
-        self, pid: ChildPid, task: Task, ours: socket.socket, lent: Lent, *, shares_files: bool
+        self,
+        pid: ChildPid,
+        task: Task,
+        ours: socket.socket,
+        lent: Lent,
+        *,
+        shares_files: bool,
+        spin: int,
     ) -> None:
         """See start."""
         self.pid: AsyncChildPid = AsyncChildPid(pid)
@@ -186,7 +176,7 @@ class Child:
         # The end of one that shares its table does not close its socket.
         death = pid.wait_readable if shares_files else None
         self.sysif: ChildInterface = ChildInterface(
-            ours, post_mortem=self._post_mortem, death=death
+            ours, post_mortem=self._post_mortem, death=death, spin=spin
         )
         task.sysif = self.sysif
         pid.on_release(self.died)
@@ -246,7 +236,8 @@ async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> C
     ours, theirs = socket.socketpair()
     try:
         with shield(not parent.sysif.immediate):
-            child = await _start(parent, flags & ~CLONE.VM, vm, ring, address, ours, theirs)
+            private = flags & ~CLONE.VM if flags else flags
+            child = await _start(parent, private, vm, ring, address, ours, theirs)
     except BaseException:
         ours.close()
         theirs.close()
@@ -272,7 +263,7 @@ async def _start(
     """Clone it, and nothing else; all that is left over is cleared away when it is over."""
     shared = CLONE.FILES in flags
     together = vm and parent.address_space.ours and ring is not False
-    spin = _spin.get() if together else (0, 0)
+    spin = recent_spin()
     lent = Lent(parent)
     memory: ChildMemory | None = None
     try:
@@ -289,10 +280,10 @@ async def _start(
             pidfd=lent.pidfd,
             page_size=_page_size(parent),
             size=RING_SIZE if together else 0,
-            spin=spin,
+            spin=spin if together else (0, 0),
         )
         await memory.write(stack, block)
-        how = int(flags | (CLONE.VM if vm else CLONE.NONE))
+        how = int(flags) | (_VM if vm else 0)
         pid, here, there = await parent.sysif.start_child(how, stack, memory.mask)
     except BaseException:
         with contextlib.suppress(OSError, SyscallError):
@@ -324,17 +315,15 @@ async def _start(
         raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
-    child = Child(child_pid, task, ours, lent, shares_files=shared)
+    child = Child(child_pid, task, ours, lent, shares_files=shared, spin=spin[0])
     if together and isinstance(memory, OwnMemory):
         info: dict[str, int | str] = {
-            "arch": os.uname().machine,
+            "arch": _MACHINE,
             "page_size": _page_size(parent),
             "pid": pid,
             "child": address,
         }
-        child.sysif.begin(
-            Hello(features=_FEATURES, limits=LIMITS, info=info), memory.halves(), spin[0]
-        )
+        child.sysif.begin(Hello(features=_FEATURES, limits=LIMITS, info=info), memory.halves())
     return child
 
 

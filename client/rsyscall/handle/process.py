@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import select
 import signal
 import struct
 import weakref
@@ -16,11 +15,13 @@ import trio
 
 import rsyscall.far
 import rsyscall.near
-from rsyscall._checkpoint import held, shield, yielded
+from rsyscall._checkpoint import Held, checkpoint, shield, yielded
+from rsyscall._raw import lib
 from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, ChildState, W
+from rsyscall.sysif.ring import recent_spin_us
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
@@ -52,6 +53,9 @@ class DeadTaskError(ChildDeadError, SyscallSendHangup):
 
 
 _RUSAGE = struct.Struct("2q2q14q")
+
+#: How long at most to sleep at once for the end of a child that was told to, in microseconds.
+_DOZE_US = 100
 
 
 def _rusage(data: bytes) -> resource.struct_rusage:
@@ -110,9 +114,8 @@ class Pid:
 class ChildPid(Pid):
     """A child of a task: its pid is its own until it has been waited for.
 
-    death_state: how it ended, once that is known. rusage: what it has used, likewise, if known.
-    command: what it has executed. pidfd: a descriptor of this interpreter, readable once it is
-    dead; -1 afterwards.
+    death_state: how it ended, once that is known. command: what it has executed. pidfd: a
+    descriptor of this interpreter, readable once it is dead; -1 afterwards.
     """
 
     def __init__(
@@ -123,9 +126,11 @@ class ChildPid(Pid):
         self.pidfd: int = pidfd
         self.pidfd_there: int = pidfd_there
         self.death_state: ChildState | None = None
-        self.rusage: resource.struct_rusage | None = None
+        self._usage: bytes | None = None
         self.command: Command | None = None
         self.did_it_exec: bool = False
+        #: It was told to end, and nothing can keep it from that for long.
+        self.ending: bool = False
         self._owner = os.getpid()
         _children.add(self)
         self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
@@ -135,6 +140,11 @@ class ChildPid(Pid):
         self._remains: list[Callable[[], Awaitable[None]]] = []
         task.fd_table.own.add(pidfd_there)
         task.own_fds.add(pidfd_there)
+
+    @property
+    def rusage(self) -> resource.struct_rusage | None:
+        """What it has used, once it has ended and if that is known."""
+        return None if self._usage is None else _rusage(self._usage)
 
     # ---- using it ----
 
@@ -205,7 +215,12 @@ class ChildPid(Pid):
 
     async def wait_readable(self) -> None:
         """Return once it is dead. A checkpoint."""
-        async with held(self._waiting):
+        if self.ending and self.death_state is None:
+            await checkpoint()
+            # To sleep in trio's loop takes longer than it will go on living.
+            if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, recent_spin_us(), _DOZE_US):
+                return
+        async with Held(self._waiting):
             if self.death_state is None and self.pidfd >= 0:
                 try:
                     await trio.lowlevel.wait_readable(self.pidfd)
@@ -219,7 +234,7 @@ class ChildPid(Pid):
         If it is dead, all that was there for it is cleared away. A checkpoint; if cancelled,
         nothing has happened.
         """
-        async with held(self._reaping):
+        async with Held(self._reaping):
             if self.death_state is not None:
                 return self.death_state
             self._check_alive()
@@ -241,16 +256,14 @@ class ChildPid(Pid):
             return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0) if self.is_dead() else None
         state = ChildState.parse(siginfo)
         if state is not None and state.died():
-            self.rusage = _rusage(rusage)
+            self._usage = rusage
         return state
 
     def is_dead(self) -> bool:
         """Whether it has ended, waited for or not."""
         if self.pidfd < 0:
             return True
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(lib.rs_wait_readable(self.pidfd, 0, 0))
 
     def on_death(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead."""

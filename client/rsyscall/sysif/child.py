@@ -32,6 +32,7 @@ from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
 __all__ = ["ChildInterface", "DeadInterface"]
 
 LIMITS = Limits()
+_EXIT = int(SYS.exit_group)
 #: When and how often to look at a child that ought to end its socket, in seconds.
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.1
 
@@ -49,21 +50,24 @@ class ChildInterface(RemoteSyscallInterface):
         *,
         post_mortem: Callable[[], Awaitable[str]],
         death: Callable[[], Awaitable[None]] | None,
+        spin: int,
     ) -> None:
-        """Take over a connected stream socket; nothing is sent before `start` or `begin`."""
-        super().__init__(sock, limits=LIMITS, post_mortem=post_mortem)
+        """Take over a connected stream socket; nothing is sent before `start` or `begin`.
+
+        spin: for how many microseconds it pays to spin.
+        """
+        super().__init__(sock, limits=LIMITS, post_mortem=post_mortem, spin=spin)
         self._death = death
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
 
-    def begin(self, hello: Hello, halves: SharedHalves, spin: int) -> None:
-        """Begin in shared memory that the child has, too; hello is what it would have said.
-
-        spin: for how many microseconds it pays to spin.
-        """
+    def begin(self, hello: Hello, halves: SharedHalves) -> None:
+        """Begin in shared memory that the child has, too; hello is what it would have said."""
         self._connection.begin(hello)
         most, first = min(hello.limits.frame, hello.limits.window), self._core.last_id + 1
-        self._ring = make_ring(halves.size, self._sock.fileno(), first, most, halves, spin)
+        self._ring = make_ring(
+            halves.size, self._sock.fileno(), first, most, halves, self._core.spin_us
+        )
         self._halves = halves
         self._side = SideChannel(hello.limits)
         self._looked = time.monotonic()
@@ -72,8 +76,7 @@ class ChildInterface(RemoteSyscallInterface):
         """Have the child exit, without waiting for that; False if it is not that simple."""
         if self._dead is not None or self._waiters or self._out:
             return False
-        request = Call(self._take_id(), int(SYS.exit_group), (status,))
-        body = encode(request)
+        body = encode(Call(self._take_id(), _EXIT, (status,)))
         self._out.append(Frame(HEADER.pack(HEADER_TAG, len(body)) + body, (), None))
         self._flush()
         return not self._out and self._dead is None

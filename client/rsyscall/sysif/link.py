@@ -64,12 +64,17 @@ class Link:
         *,
         limits: Limits | None = None,
         post_mortem: Callable[[], Awaitable[str]] = unknown_end,
+        spin: int | None = None,
     ) -> None:
-        """Take over a connected stream socket; nothing is sent before `start`."""
+        """Take over a connected stream socket; nothing is sent before `start`.
+
+        spin: for how many microseconds it pays to spin, if that is known.
+        """
         sock.setblocking(False)
         self._sock = sock
         self._connection = Connection(Role.CLIENT, limits)
-        self._core = _Socket(sock.fileno(), self._connection.limits.frame, spin_us())
+        spin = spin_us() if spin is None else spin
+        self._core = _Socket(sock.fileno(), self._connection.limits.frame, spin)
         self._post_mortem = post_mortem
         self._inquiry = trio.Lock()
         self._adopt_alone: Callable[[], None] | None = None  # the request the core looks after

@@ -5,13 +5,21 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import time
 from pathlib import Path
 
 from rsyscall._core import Ring
-from rsyscall._raw import ffi
+from rsyscall._raw import ffi, lib
 from rsyscall_protocol import Size
 
-__all__ = ["RING_SIZE", "SharedHalves", "make_ring", "spin_us"]
+__all__ = [
+    "RING_SIZE",
+    "SharedHalves",
+    "make_ring",
+    "recent_spin",
+    "recent_spin_us",
+    "spin_us",
+]
 
 #: Bytes of each half. Large frames pass through in pieces; small ones need no more than this.
 RING_SIZE = 16384
@@ -19,6 +27,7 @@ RING_SIZE = 16384
 #: How long to look for an answer, or the next call, before sleeping: about what it costs to sleep
 #: and be woken.
 _SPIN_US = 50
+_LOOK_AGAIN_SECONDS = 1.0
 
 
 class SharedHalves:
@@ -90,3 +99,37 @@ def spin_us() -> int:
     if len(os.sched_getaffinity(0)) < 2 or _cpu_quota() <= 1:
         return 0
     return _SPIN_US
+
+
+class _Recent:
+    """What spin_us has said of late, and how many turns of the loop that is."""
+
+    def __init__(self) -> None:
+        self._looked = float("-inf")
+        self._us = 0
+        self._turns = dict[int, int]()
+
+    def us(self) -> int:
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AGAIN_SECONDS:
+            self._looked, self._us = now, spin_us()
+        return self._us
+
+    def turns(self, us: int) -> int:
+        if us not in self._turns:
+            self._turns[us] = lib.rs_spin_turns(us)
+        return self._turns[us]
+
+
+_recent = _Recent()
+
+
+def recent_spin_us() -> int:
+    """spin_us, looked up at most once a second."""
+    return _recent.us()
+
+
+def recent_spin() -> tuple[int, int]:
+    """recent_spin_us, and how many turns of the server's loop that is."""
+    us = _recent.us()
+    return us, _recent.turns(us)
