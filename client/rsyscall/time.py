@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from rsyscall_protocol._record import record
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 __all__ = ["Timespec"]
 
@@ -22,6 +25,8 @@ class Timespec:
 
     def to_decimal(self) -> Decimal:
         """All of it in seconds, exactly."""
+        from decimal import Decimal  # seldom wanted, and slow to import
+
         return Decimal(self.to_nanos()) / 1_000_000_000
 
     @classmethod
