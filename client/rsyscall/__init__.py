@@ -5,11 +5,14 @@ process from a server behind a UNIX socket. Each has a `task`, and every system 
 it or on the handles it returns. Modules are named after C headers.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 # The order matters to nobody but Python: rsyscall.handle composes what the header modules define,
 # and they need rsyscall.handle.fd; with this package's own import it is always handle that comes
 # first.
-from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
-from rsyscall.command import Command
 from rsyscall.handle import (
     FileDescriptor,
     LinearPointer,
@@ -18,7 +21,6 @@ from rsyscall.handle import (
     Task,
     WrittenPointer,
 )
-from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import (
     ForkedError,
     ProtocolHangup,
@@ -27,10 +29,15 @@ from rsyscall.near.sysif import (
     SyscallSendError,
 )
 from rsyscall.sys.mman import MemoryMapping
-from rsyscall.tasks.local import local_process
-from rsyscall.tasks.spawn import open_process, stub_path
-from rsyscall.tasks.unix import connect
-from rsyscall.thread import ChildProcess, Process
+
+if TYPE_CHECKING:
+    from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
+    from rsyscall.command import Command
+    from rsyscall.monitor import AsyncChildPid
+    from rsyscall.tasks.local import local_process
+    from rsyscall.tasks.spawn import open_process, stub_path
+    from rsyscall.tasks.unix import connect
+    from rsyscall.thread import ChildProcess, Process
 
 __all__ = [
     "RESULT",
@@ -59,3 +66,35 @@ __all__ = [
     "open_process",
     "stub_path",
 ]
+
+#: Where the names are that are imported when they are first asked for.
+_LATER = {
+    "RESULT": "batch",
+    "AsyncChildPid": "monitor",
+    "Batch": "batch",
+    "BatchError": "batch",
+    "ChildProcess": "thread",
+    "Command": "command",
+    "PreparedBatch": "batch",
+    "Process": "thread",
+    "Step": "batch",
+    "connect": "tasks.unix",
+    "local_process": "tasks.local",
+    "open_process": "tasks.spawn",
+    "stub_path": "tasks.spawn",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A name that is imported only now. AttributeError for one that there is not."""
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All names, whether they are imported already or not."""
+    return sorted({*globals(), *_LATER})

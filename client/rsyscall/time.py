@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
-from decimal import Decimal
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rsyscall.struct import Record, Struct, check_size
 from rsyscall_protocol._record import record
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 __all__ = ["Itimerspec", "Timespec"]
 
@@ -25,6 +27,8 @@ class Timespec:
 
     def to_decimal(self) -> Decimal:
         """All of it in seconds, exactly."""
+        from decimal import Decimal  # seldom wanted, and slow to import
+
         return Decimal(self.to_nanos()) / 1_000_000_000
 
     @classmethod
