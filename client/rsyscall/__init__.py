@@ -9,6 +9,8 @@ it or on the handles it returns. Modules are named after C headers.
 # and they need rsyscall.handle.fd; with this package's own import it is always handle that comes
 # first.
 from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
+from rsyscall.child.run import CompletedProcess
+from rsyscall.child.stdio import DEVNULL, PIPE, STDOUT
 from rsyscall.command import Command
 from rsyscall.handle import (
     FileDescriptor,
@@ -33,12 +35,16 @@ from rsyscall.tasks.unix import connect
 from rsyscall.thread import ChildProcess, Process
 
 __all__ = [
+    "DEVNULL",
+    "PIPE",
     "RESULT",
+    "STDOUT",
     "AsyncChildPid",
     "Batch",
     "BatchError",
     "ChildProcess",
     "Command",
+    "CompletedProcess",
     "FileDescriptor",
     "ForkedError",
     "LinearPointer",
