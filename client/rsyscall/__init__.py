@@ -32,6 +32,8 @@ from rsyscall.sys.mman import MemoryMapping
 
 if TYPE_CHECKING:
     from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
+    from rsyscall.child.run import CompletedProcess
+    from rsyscall.child.stdio import DEVNULL, PIPE, STDOUT
     from rsyscall.command import Command
     from rsyscall.monitor import AsyncChildPid
     from rsyscall.tasks.local import local_process
@@ -40,12 +42,16 @@ if TYPE_CHECKING:
     from rsyscall.thread import ChildProcess, Process
 
 __all__ = [
+    "DEVNULL",
+    "PIPE",
     "RESULT",
+    "STDOUT",
     "AsyncChildPid",
     "Batch",
     "BatchError",
     "ChildProcess",
     "Command",
+    "CompletedProcess",
     "FileDescriptor",
     "ForkedError",
     "LinearPointer",
@@ -69,12 +75,16 @@ __all__ = [
 
 #: Where the names are that are imported when they are first asked for.
 _LATER = {
+    "DEVNULL": "child.stdio",
+    "PIPE": "child.stdio",
     "RESULT": "batch",
+    "STDOUT": "child.stdio",
     "AsyncChildPid": "monitor",
     "Batch": "batch",
     "BatchError": "batch",
     "ChildProcess": "thread",
     "Command": "command",
+    "CompletedProcess": "child.run",
     "PreparedBatch": "batch",
     "Process": "thread",
     "Step": "batch",

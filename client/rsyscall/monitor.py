@@ -30,8 +30,9 @@ _END_SECONDS = 1.0
 class AsyncChildPid:
     """A child that can be waited for.
 
-    pid: the handle. Leaving its block as a context manager kills it, if it still runs, and waits
-    for it.
+    pid: the handle. stdin, stdout, stderr: our ends of the pipes that it was spawned with, or None;
+    they belong to whoever has spawned it. Leaving its block as a context manager kills it, if it
+    still runs, waits for it and closes them.
     """
 
     def __init__(self, pid: ChildPid) -> None:
@@ -39,7 +40,16 @@ class AsyncChildPid:
         self.pid = pid
         self._on_end = list[Callable[[], None]]()
         self._detached = False
+        self.stdin: trio.abc.SendStream | None = None
+        self.stdout: trio.abc.ReceiveStream | None = None
+        self.stderr: trio.abc.ReceiveStream | None = None
+        self._streams = list[trio.lowlevel.FdStream]()
         pid.on_death(self._ended)
+
+    def add_stream(self, name: str, stream: trio.lowlevel.FdStream) -> None:
+        """Take over our end of a pipe as stdin, stdout or stderr."""
+        setattr(self, name, stream)
+        self._streams.append(stream)
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead, or is detached."""
@@ -136,9 +146,14 @@ class AsyncChildPid:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Kill it, if it still runs, and wait for it, even when cancelled."""
-        if not self._detached:
+        """Kill it, if it still runs, wait for it and close its pipes, even when cancelled."""
+        if self._detached:
+            return
+        try:
             await self.end()
+        finally:
+            for stream in self._streams:
+                stream.close()
 
     def __int__(self) -> int:
         """The pid, as its parent sees it."""

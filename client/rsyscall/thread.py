@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 import trio
 
@@ -14,8 +14,10 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
 from rsyscall.child.mappings import effective_ids, write_user_mappings
+from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
 from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
 from rsyscall.child.start import Child, start
+from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
@@ -30,7 +32,7 @@ from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer, path_to_bytes
 from rsyscall.sys.syscall import SYS
-from rsyscall.sys.wait import ChildState, W
+from rsyscall.sys.wait import ChildState
 from rsyscall.sysif.child import DeadInterface
 
 __all__ = ["ChildProcess", "Process"]
@@ -153,9 +155,9 @@ class Process:
         self,
         command: Command,
         *,
-        stdin: FileDescriptor | None = None,
-        stdout: FileDescriptor | None = None,
-        stderr: FileDescriptor | None = None,
+        stdin: StdioArgument = None,
+        stdout: StdioArgument = None,
+        stderr: StdioArgument = None,
         fds: Descriptors = (),
         cwd: str | os.PathLike[str] | FileDescriptor | None = None,
         env: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -173,9 +175,11 @@ class Process:
         """Start a program, with all that it is to find around it, in one go.
 
         command: what is executed; a name without a slash is looked for in the PATH of env. stdin,
-        stdout, stderr: handles of this process; None: as they are. fds: further ones, by the number
-        they are to have, or under their own. Nothing else is open in the program. cwd: its working
-        directory, as a path from ours or as a handle. env: its environment, by default our own.
+        stdout, stderr: handles of this process; None: as they are; PIPE: a pipe, whose other end is
+        a stream of the child that is returned, here and in no other process; DEVNULL; for stderr
+        STDOUT: the same as stdout. fds: further ones, by the number they are to have, or under
+        their own. Nothing else is open in the program. cwd: its working directory, as a path from
+        ours or as a handle. env: its environment, by default our own.
 
         uid, gid, groups: whom it belongs to. rlimits: soft and hard limits by resource. unshare:
         namespaces to begin in; with CLONE.NEWUSER uid and gid, or else our own ids, are mapped to
@@ -186,12 +190,15 @@ class Process:
         default actions.
 
         What is returned is to wait for it; as a context manager it is killed, if it still runs, and
-        waited for at the end of the block. ValueError for what cannot be; OSError, with the step
-        that has failed and its call as notes, and then there is no child. A checkpoint; if
-        cancelled, nothing was started. posix_spawn(3), credentials(7).
+        waited for at the end of the block, and its streams are closed. ValueError for what cannot
+        be; OSError, with the step that has failed and its call as notes, and then there is no
+        child. A checkpoint; if cancelled, nothing was started. posix_spawn(3),
+        credentials(7).
         """
+        descriptors, stdio = by_number(fds, stdin, stdout, stderr)
         setup = Setup(
-            descriptors=by_number(fds, stdin, stdout, stderr),
+            descriptors=descriptors,
+            stdio=stdio,
             cwd=cwd,
             uid=uid,
             gid=gid,
@@ -214,16 +221,28 @@ class Process:
         command: Command,
         check: bool = True,
         *,
+        input: bytes | None = None,
+        capture_stdout: bool = False,
+        capture_stderr: bool = False,
         task_status: trio.TaskStatus[AsyncChildPid] = trio.TASK_STATUS_IGNORED,
-    ) -> ChildState:
-        """Start a program and wait for its end; see spawn.
+        **options: Unpack[SpawnOptions],
+    ) -> CompletedProcess:
+        """Start a program, and wait for its end and that of all that it writes.
 
-        check: whether another end than with status 0 is a CalledProcessError. task_status: is given
-        the child once it runs. A checkpoint; if cancelled, the program is killed and waited for.
+        check: whether another end than with status 0 is a CalledProcessError. input: what it reads
+        from its standard input, then the end. capture_stdout, capture_stderr: whether what it
+        writes comes back with the result (or the error). options: see spawn. task_status: is given
+        the child once it runs; without that nobody could use a PIPE (ValueError). A checkpoint; if
+        cancelled, as by trio.fail_after, the program is killed and waited for, and what it has
+        written is lost.
         """
-        async with await self.spawn(command) as child:
+        shown = task_status is not trio.TASK_STATUS_IGNORED
+        full = add_captures(options, input, capture_stdout, capture_stderr, shown=shown)
+        async with await self.spawn(command, **full) as child:
             task_status.started(child)
-            return await (child.check() if check else child.waitpid(W.EXITED))
+            return await finish(
+                child, input, stdout=capture_stdout, stderr=capture_stderr, check=check
+            )
 
     async def unshare(self, flags: CLONE) -> None:
         """Leave what is shared with others, or begin new namespaces.

@@ -22,7 +22,9 @@ from rsyscall.child.fds import gaps
 from rsyscall.child.mappings import effective_ids, map_lines, map_steps
 from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES
+from rsyscall.child.refusals import explain
 from rsyscall.child.start import entry, start_memory
+from rsyscall.child.stdio import DEVNULL, PIPE, STDOUT, Pipes, StdioArgument, divide
 from rsyscall.child.steps import call, raise_failure
 from rsyscall.child.strings import PathLike, Strings
 from rsyscall.handle import FileDescriptor, Task
@@ -50,21 +52,28 @@ from rsyscall_protocol import (
 if TYPE_CHECKING:
     from rsyscall.command import Command
 
-__all__ = ["Descriptors", "Setup", "by_number", "spawn"]
+__all__ = ["EXECUTING", "Descriptors", "Setup", "by_number", "spawn"]
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
 _VM_VFORK = int(CLONE.VM | CLONE.VFORK)
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
 
+#: The name of the last step.
+EXECUTING = "executing the program"
+
 Descriptors: TypeAlias = "Mapping[int, FileDescriptor] | Iterable[FileDescriptor]"
 
 
 @dataclasses.dataclass(slots=True)
 class Setup:
-    """What a program is to find; see Process.spawn."""
+    """What a program is to find; see Process.spawn.
+
+    stdio: which of 0, 1 and 2 are PIPE, DEVNULL or STDOUT.
+    """
 
     descriptors: Mapping[int, FileDescriptor]
+    stdio: Mapping[int, int] = dataclasses.field(default_factory=dict[int, int])
     cwd: PathLike | FileDescriptor | None = None
     uid: int | None = None
     gid: int | None = None
@@ -79,23 +88,22 @@ class Setup:
 
 
 def by_number(
-    fds: Descriptors,
-    stdin: FileDescriptor | None,
-    stdout: FileDescriptor | None,
-    stderr: FileDescriptor | None,
-) -> dict[int, FileDescriptor]:
-    """The descriptors that a program is to have, by number. ValueError if one is given twice."""
+    fds: Descriptors, stdin: StdioArgument, stdout: StdioArgument, stderr: StdioArgument
+) -> tuple[dict[int, FileDescriptor], dict[int, int]]:
+    """The handles that a program is to have, by number, and what of its stdio is none.
+
+    ValueError if a number is given twice, or for a number where a handle belongs.
+    """
     found = dict[int, FileDescriptor]()
     if isinstance(fds, Mapping):
         found.update(cast("Mapping[int, FileDescriptor]", fds))
     else:
         found.update({int(fd.near): fd for fd in fds})
-    for number, fd in ((0, stdin), (1, stdout), (2, stderr)):
-        if fd is not None:
-            if number in found:
-                raise ValueError(f"fds: {number} is given twice")
-            found[number] = fd
-    return found
+    handles, others = divide(stdin, stdout, stderr)
+    for number in handles.keys() | others.keys():
+        if number in found:
+            raise ValueError(f"fds: {number} is given twice")
+    return found | handles, others
 
 
 class _Steps:
@@ -116,17 +124,42 @@ def _number(task: Task, fd: FileDescriptor) -> int:
         return int(number)
 
 
-def _add_descriptors(s: _Steps, task: Task, wanted: Mapping[int, FileDescriptor]) -> None:
+def _sources(
+    s: _Steps, task: Task, setup: Setup, pipes: Mapping[int, int], free: int
+) -> dict[int, int | Ref]:
+    """Where each descriptor of the program comes from: a number of the task's, or a step."""
+    found: dict[int, int | Ref] = {
+        target: _number(task, fd) for target, fd in setup.descriptors.items()
+    }
+    found.update(pipes)
+    if DEVNULL in setup.stdio.values():
+        name = "opening /dev/null"
+        path = In(b"/dev/null\0")
+        opened = Ref(s.add(name, call(SYS.openat, _AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0)))
+        # Its number may be one that is wanted for another.
+        null = Ref(s.add(name, call(SYS.fcntl, opened, _F_DUPFD_CLOEXEC, free)))
+        found.update({n: null for n, value in setup.stdio.items() if value == DEVNULL})
+    if setup.stdio.get(2) == STDOUT:
+        found[2] = found.get(1, 1)
+    return found
+
+
+def _add_descriptors(s: _Steps, task: Task, setup: Setup, pipes: Mapping[int, int]) -> None:
     """Put each descriptor where it is to be, whatever was there."""
-    sources = {target: _number(task, fd) for target, fd in wanted.items()}
+    wanted = setup.descriptors.keys() | setup.stdio.keys()
     free = max(wanted, default=0) + 1
+    sources = _sources(s, task, setup, pipes, free)
     moved = dict[int, Ref]()
-    for source in set(sources.values()) & wanted.keys():
-        if sources[source] == source:
+    numbers = {source for source in sources.values() if isinstance(source, int)}
+    for number in numbers & wanted:
+        if sources[number] == number:
             continue  # it stays where it is
-        name = f"moving descriptor {source} out of the way"
-        moved[source] = Ref(s.add(name, call(SYS.fcntl, source, _F_DUPFD_CLOEXEC, free)))
+        name = f"moving descriptor {number} out of the way"
+        moved[number] = Ref(s.add(name, call(SYS.fcntl, number, _F_DUPFD_CLOEXEC, free)))
     for target, source in sources.items():
+        if isinstance(source, Ref):
+            s.add(f"making /dev/null number {target}", call(SYS.dup3, source, target, 0))
+            continue
         name = f"making descriptor {source} number {target}"
         if source == target:
             s.add(name, call(SYS.fcntl, target, _F_SETFD, 0))
@@ -144,13 +177,15 @@ def _add_ids(s: _Steps, setup: Setup) -> None:
         s.add("setting the user id", call(SYS.setresuid, *[setup.uid] * 3))
 
 
-def _steps(task: Task, setup: Setup, mappings: Sequence[tuple[str, str]]) -> _Steps:
-    """All but the exec."""
+def _steps(
+    task: Task, setup: Setup, mappings: Sequence[tuple[str, str]], pipes: Mapping[int, int]
+) -> _Steps:
+    """All but the exec. pipes: the numbers of the program's ends of pipes, by target."""
     s = _Steps()
     for file, line in mappings:
         for name, step in map_steps(len(s.steps), file, line):
             s.add(name, step)
-    _add_descriptors(s, task, setup.descriptors)
+    _add_descriptors(s, task, setup, pipes)
     if isinstance(setup.cwd, FileDescriptor):
         s.add("changing the directory", call(SYS.fchdir, _number(task, setup.cwd)))
     elif setup.cwd is not None:
@@ -225,29 +260,57 @@ async def spawn(
     # Our own environment is already where the child can see it.
     ours = env is None and task.address_space.ours
     strings = Strings(command.arguments, {} if ours else env)
-    s = _steps(task, setup, await _mappings(task, setup))
+    mappings = await _mappings(task, setup)
+    piped = {n: n for n, value in setup.stdio.items() if value == PIPE}
+    s = _steps(task, setup, mappings, piped)
     paths = _candidates(command.executable_path, env)
     await checkpoint()
+    pipes = Pipes(task)
     with shield(not task.sysif.immediate):
-        memory, body = await _lay_out(task, s, paths, strings, lib.rs_environ() if ours else None)
         try:
-            stack, block = start_block(
-                address,
-                memory,
-                mask=memory.mask,
-                ranges=[],
-                flags=SHARED | RUN,
-                data=memory.extra + strings.size,
-                size=len(body),
+            if piped:
+                await pipes.open(setup.stdio)
+                s = _steps(task, setup, mappings, pipes.theirs)
+            pid = await _start(
+                task, setup, s, paths, strings, address, lib.rs_environ() if ours else None
             )
-            await memory.write(memory.extra, strings.at(memory.extra) + body)
-            await memory.write(stack, block)
-            pid = await _run(task, memory, setup, s, stack)
+        except BaseException:
+            pipes.close_ours()
+            raise
         finally:
-            with contextlib.suppress(OSError, SyscallError):  # gone, with a parent that is dead
-                await memory.free()
+            await pipes.close_theirs()
     pid.pid.did_exec(command)
+    pipes.hand_over(pid)
     return pid
+
+
+async def _start(
+    task: Task,
+    setup: Setup,
+    s: _Steps,
+    paths: list[bytes],
+    strings: Strings,
+    address: int,
+    environ: int | None,
+) -> AsyncChildPid:
+    """Lay everything out, and run it. address: where the child begins."""
+    memory, body = await _lay_out(task, s, paths, strings, environ)
+    try:
+        stack, block = start_block(
+            address,
+            memory,
+            mask=memory.mask,
+            ranges=[],
+            flags=SHARED | RUN,
+            data=memory.extra + strings.size,
+            size=len(body),
+        )
+        await memory.write(memory.extra, strings.at(memory.extra) + body)
+        await memory.write(stack, block)
+        return await _run(task, memory, setup, s, stack)
+    finally:
+        with contextlib.suppress(OSError, SyscallError):  # gone, with a parent that is dead
+            await memory.free()
 
 
 async def _lay_out(
@@ -265,7 +328,7 @@ async def _lay_out(
                 step = call(SYS.execve, In(path), where, envp)
                 if path is not paths[-1]:
                     step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
-                s.add("executing the program", step)
+                s.add(EXECUTING, step)
             body = encode(Batch(1, tuple(s.steps)))
         except BaseException:
             await memory.free()
@@ -284,7 +347,11 @@ async def _run(
     flags = _VM_VFORK | int(setup.unshare)
     before = await _dumpable(task) if _changes_ids(setup) else 0
     try:
-        number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
+        try:
+            number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
+        except OSError as exc:
+            await explain(task, setup.unshare, exc)
+            raise
         pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
         try:
             await _check(pid, memory, stack, s)

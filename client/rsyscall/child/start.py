@@ -14,6 +14,7 @@ from rsyscall._raw import lib
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
+from rsyscall.child.refusals import explain
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, DeadTaskError
 from rsyscall.memory.allocator import AllocatorClient
@@ -284,7 +285,11 @@ async def _start(
         )
         await memory.write(stack, block)
         how = int(flags) | (_VM if vm else 0)
-        pid, here, there = await parent.sysif.start_child(how, stack, memory.mask)
+        try:
+            pid, here, there = await parent.sysif.start_child(how, stack, memory.mask)
+        except OSError as exc:
+            await explain(parent, flags, exc)
+            raise
     except BaseException:
         with contextlib.suppress(OSError, SyscallError):
             await lent.close()

@@ -9,6 +9,7 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.mappings import effective_ids, write_user_mappings
 from rsyscall.child.namespaces import NAMESPACES, move, unshare_table
+from rsyscall.child.refusals import explain
 from rsyscall.child.start import Child
 from rsyscall.child.steps import call, run
 from rsyscall.handle import FileDescriptor, Task
@@ -49,12 +50,8 @@ async def unshare(task: Task, flags: CLONE) -> None:
     with shield(not task.sysif.immediate):
         try:
             await task.sysif.syscall(SYS.unshare, int(rest))
-        except PermissionError as exc:
-            exc.add_note(f"{rest!r} needs CAP_SYS_ADMIN, or CLONE.NEWUSER with it")
-            raise
         except OSError as exc:
-            if CLONE.NEWUSER in flags:
-                exc.add_note("see /proc/sys/user/max_user_namespaces, and AppArmor's rules")
+            await explain(task, rest, exc)
             raise
         move(task, rest)
         if dumpable == 1:

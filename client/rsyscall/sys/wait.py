@@ -67,14 +67,28 @@ _STOPS = frozenset({CLD.TRAPPED, CLD.STOPPED})
 class CalledProcessError(Exception):
     """A child did not end with status 0.
 
-    state: how it ended. command: what it ran, if that is known.
+    state: how it ended. command: what it ran, if that is known. stdout, stderr: what it wrote, if
+    that was captured.
     """
 
-    def __init__(self, state: ChildState, command: Command | None = None) -> None:
-        """Take both."""
-        super().__init__(state, command)
+    def __init__(
+        self,
+        state: ChildState,
+        command: Command | None = None,
+        stdout: bytes | None = None,
+        stderr: bytes | None = None,
+    ) -> None:
+        """Take all."""
+        super().__init__(state, command, stdout, stderr)
         self.state: ChildState = state
         self.command: Command | None = command
+        self.stdout: bytes | None = stdout
+        self.stderr: bytes | None = stderr
+
+    @property
+    def returncode(self) -> int | None:
+        """See ChildState.returncode."""
+        return self.state.returncode
 
     def __str__(self) -> str:
         """The command, as a shell would have it, and what became of it."""
@@ -124,6 +138,16 @@ class ChildState(Record):
         """From the siginfo_t that waitid(2) has filled in; None if there is nothing to tell."""
         info = Siginfo.from_bytes(siginfo)
         return None if info.signo == 0 else cls.make_from_siginfo(info)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or the signal that has killed it as a negative number.
+
+        None if it has not ended, or nobody can say how.
+        """
+        if self.code is CLD.EXITED:
+            return self.exit_status
+        return -int(self.sig) if self.died() and self.sig is not None else None
 
     def state(self, options: W) -> bool:
         """Whether waitid(2) with these options would have told of it."""

@@ -1,12 +1,10 @@
-"""The command line: `rsyscall demo FILE`."""
+"""`rsyscall demo FILE`: map a file in another process, and read it through the mapping."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import hashlib
-import importlib.metadata
-import os
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -15,19 +13,16 @@ import trio
 
 import rsyscall
 import rsyscall.far
+from rsyscall.cli._parser import MakeParser, UserError
 from rsyscall.fcntl import O
 from rsyscall.sys.mman import MAP, PROT, MemoryMapping
 from rsyscall.sys.stat import S_IF
 
-__all__ = ["main"]
+__all__ = ["add_parser"]
 
 #: Bytes read at once, and the size from which on progress is shown.
 _CHUNK = 1024 * 1024 - 4096
 _LARGE = 8 * 1024 * 1024
-
-
-class _UserError(Exception):
-    """Something the user can mend; shown without a traceback."""
 
 
 @contextlib.contextmanager
@@ -69,7 +64,7 @@ async def _maps_line(process: rsyscall.Process, address: int) -> str:
         start, end = (int(n, 16) for n in line.split()[0].split("-"))
         if start <= address < end:
             return line
-    raise _UserError(f"no line for {address:#x} in the maps of {process.pid}")
+    raise UserError(f"no line for {address:#x} in the maps of {process.pid}")
 
 
 async def _demo(path: Path) -> None:
@@ -80,9 +75,9 @@ async def _demo(path: Path) -> None:
         async with await task.open(path, O.RDONLY | O.NONBLOCK) as fd:
             stat = await fd.fstat()
             if stat.mode.type != S_IF.REG:
-                raise _UserError(f"{path}: not a regular file")
+                raise UserError(f"{path}: not a regular file")
             if stat.size == 0:
-                raise _UserError(f"{path}: empty, there is nothing to map")
+                raise UserError(f"{path}: empty, there is nothing to map")
             length = -(-stat.size // 4096) * 4096
             mapping = await fd.mmap(length, PROT.READ, MAP.PRIVATE)
         print(f"mapped     {stat.size} bytes of {path}")
@@ -99,57 +94,21 @@ async def _demo(path: Path) -> None:
             print(f"elsewhere  {type(exc).__name__}: {exc}")
         await mapping.munmap()
         if local != remote:
-            raise _UserError("the two differ: was the file changed meanwhile?")
+            raise UserError("the two differ: was the file changed meanwhile?")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rsyscall", description="System calls as methods on process objects."
-    )
-    version = importlib.metadata.version("rsyscall")
-    parser.add_argument("--version", action="version", version=f"rsyscall {version}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
+def _run(args: argparse.Namespace) -> int:
+    trio.run(_demo, args.file)
+    return 0
+
+
+def add_parser(make: MakeParser) -> None:
+    """Add the subcommand."""
+    demo = make(
         "demo",
         help="map a file in another process and read it through the mapping",
         description="Start a stub, have it open and map FILE, and read the file back through the"
         " mapping in the stub's memory.",
     )
     demo.add_argument("file", metavar="FILE", type=Path, help="a regular file that is not empty")
-    return parser
-
-
-def _messages(exc: BaseException) -> list[str]:
-    if isinstance(exc, OSError):
-        name = f"{exc.filename}: " if exc.filename else ""
-        return [name + (exc.strerror or str(exc)), *getattr(exc, "__notes__", [])]
-    return [str(exc), *getattr(exc, "__notes__", [])]
-
-
-def _flush() -> None:
-    """Write what is buffered, or fail now: not once more, with a traceback, at the very end."""
-    try:
-        print(end="", flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 1 with the reason on standard error."""
-    args = _parser().parse_args(argv)
-    try:
-        try:
-            trio.run(_demo, args.file)
-        finally:
-            _flush()
-    except (OSError, rsyscall.SyscallError, _UserError) as exc:
-        print("rsyscall: " + ", ".join(_messages(exc)), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    demo.set_defaults(function=_run, parser=demo)
