@@ -48,6 +48,8 @@ __all__ = ["EventSteps"]
 class EventSteps(Steps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
+    __slots__ = ()
+
     def epoll_create(
         self, flags: EpollFlag = EpollFlag.NONE, **options: Unpack[StepOptions]
     ) -> Step[FileDescriptor]:

@@ -47,6 +47,8 @@ __all__ = ["SocketSteps"]
 class SocketSteps(Steps):
     """The calls by name. What they return is said by their namesakes of tasks and handles."""
 
+    __slots__ = ()
+
     def socket(
         self, domain: AF, type: SOCK, protocol: int = 0, **options: Unpack[StepOptions]
     ) -> Step[FileDescriptor]:
