@@ -10,11 +10,7 @@ static PyObject *new_record(PyTypeObject *type, PyObject *field) {
     return self;
 }
 
-/* The constructor of In, Out, Ret and InOut: what record() has made for them, at a third of the time. */
-static PyObject *construct(PyObject *type, PyObject *const *args, size_t nargsf, PyObject *names) {
-    Py_ssize_t n = PyVectorcall_NARGS(nargsf);
-    if (n == 1 && !names)
-        return new_record((PyTypeObject *)type, args[0]);
+PyObject *call_type_slowly(PyObject *type, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     PyObject *tuple = PyTuple_New(n), *kwargs = PyDict_New(), *self = NULL;
     int failed = !tuple || !kwargs;
     for (Py_ssize_t i = 0; !failed && i < n; i++)
@@ -26,6 +22,15 @@ static PyObject *construct(PyObject *type, PyObject *const *args, size_t nargsf,
     Py_XDECREF(tuple);
     Py_XDECREF(kwargs);
     return self;
+}
+
+/* The constructor of In, Out, Ret and InOut: what record() has made for them, at a third of the
+ * time. */
+static PyObject *construct(PyObject *type, PyObject *const *args, size_t nargsf, PyObject *names) {
+    Py_ssize_t n = PyVectorcall_NARGS(nargsf);
+    if (n == 1 && !names)
+        return new_record((PyTypeObject *)type, args[0]);
+    return call_type_slowly(type, args, n, names);
 }
 
 /* Where the only slot of a class lies, or -1. */

@@ -24,11 +24,12 @@ typedef struct {
     Ledger *ledger;
     Py_ssize_t index;
     PyObject *number, *args, *ok, *on_error, *undo;
-    PyObject *call; /* a TypedCall or None */
+    PyObject *call;       /* a TypedCall or None */
+    Py_ssize_t closed_by; /* the index of the step that closes or unmaps what this makes, or -1 */
 } Step;
 
 /* What of a batch is there only once it is needed. */
-enum lazy { MAKERS, CLOSERS, END_CLOSERS, USED, ENDED, ENDED_PARAMETERS, GONE, PARAMETERS, LENGTHS, LAZY };
+enum lazy { MAKERS, END_CLOSERS, USED, ENDED, ENDED_PARAMETERS, GONE, PARAMETERS, LENGTHS, LAZY };
 
 /* Base of Batch. */
 typedef struct {
@@ -72,6 +73,9 @@ PyObject *finish_batch(PyObject *batch, PyObject *const *args, Py_ssize_t nargs)
 
 /* encode_run() of the module. */
 PyObject *encode_run(PyObject *module, PyObject *args);
+
+/* The constructor of BoundBatch. */
+PyObject *new_bound(PyObject *type, PyObject *const *args, size_t nargsf, PyObject *names);
 
 /* Write the id into a frame. */
 void frame_set_id(Frame *frame, uint64_t id);

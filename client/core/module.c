@@ -38,12 +38,23 @@ static PyObject *setup_result(PyObject *module, PyObject *result) {
     Py_RETURN_NONE;
 }
 
+static PyObject *setup_bound(PyObject *module, PyObject *bound) {
+    (void)module;
+    if (!PyType_Check(bound) || !PyType_IsSubtype((PyTypeObject *)bound, &step_list_type)) {
+        PyErr_SetString(PyExc_TypeError, "bound: not made from StepList");
+        return NULL;
+    }
+    ((PyTypeObject *)bound)->tp_vectorcall = new_bound;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"due", due, METH_NOARGS, NULL},
     {"yielded", yielded, METH_NOARGS, NULL},
     {"setup", setup, METH_VARARGS, NULL},
     {"setup_batch", setup_batch, METH_VARARGS, NULL},
     {"setup_result", setup_result, METH_O, NULL},
+    {"setup_bound", setup_bound, METH_O, NULL},
     {"encode_run", encode_run, METH_VARARGS, NULL},
     {"path_in", (PyCFunction)(void (*)(void))path_in, METH_FASTCALL,
      "path_in(path, name, /)\n--\n\n"

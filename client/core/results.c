@@ -191,22 +191,29 @@ static int take_reply(Results *self, PyObject *reply) {
 
 /* Which of the handles that the batch makes it has closed or unmapped itself. */
 static int find_gone(Results *self, StepList *batch) {
-    PyObject *index, *step, *closers = batch->lazy[CLOSERS], *ends = batch->lazy[END_CLOSERS];
-    Py_ssize_t at = 0;
+    PyObject *makers = batch->lazy[MAKERS], *ends = batch->lazy[END_CLOSERS];
     if (ends && PyDict_GET_SIZE(ends)) {
         PyObject *none = PyObject_CallMethod((PyObject *)self, "_note_ends", "O", ends);
         if (!none)
             return 0;
         Py_DECREF(none);
     }
-    if (!closers || !PyDict_GET_SIZE(closers))
-        return 1;
-    if (!(self->gone = PySet_New(NULL)))
-        return 0;
-    while (PyDict_Next(closers, &at, &index, &step))
-        if (Py_TYPE(step) == &step_type && has_ended(self, (Step *)step) &&
-            PySet_Add(self->gone, index) < 0)
+    for (Py_ssize_t i = 0; makers && i < PyList_GET_SIZE(makers); i++) {
+        Step *step = (Step *)PyList_GET_ITEM(makers, i);
+        if (Py_TYPE(step) != &step_type || step->closed_by < 0 ||
+            step->closed_by >= PyList_GET_SIZE(batch->steps))
+            continue;
+        PyObject *closer = PyList_GET_ITEM(batch->steps, step->closed_by);
+        if (Py_TYPE(closer) != &step_type || !has_ended(self, (Step *)closer))
+            continue;
+        PyObject *index = PyLong_FromSsize_t(step->index);
+        if (index && !self->gone)
+            self->gone = PySet_New(NULL);
+        int failed = !index || !self->gone || PySet_Add(self->gone, index) < 0;
+        Py_XDECREF(index);
+        if (failed)
             return 0;
+    }
     return 1;
 }
 

@@ -321,7 +321,8 @@ static PyObject *ring_recv(PyObject *object, PyObject *unused) {
     if (!bytes)
         return NULL;
     uint8_t *to = (uint8_t *)PyBytes_AS_STRING(bytes);
-    memcpy(to, self->inbox, self->inbox_len);
+    if (self->inbox_len)
+        memcpy(to, self->inbox, self->inbox_len);
     if (n) {
         rs_ring_peek(&self->ring, 0, to + self->inbox_len, n);
         rs_ring_take(&self->ring, n);

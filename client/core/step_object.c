@@ -253,6 +253,7 @@ static PyGetSetDef step_getset[] = {
 static PyMemberDef step_members[] = {
     {"ledger", T_OBJECT, offsetof(Step, ledger), READONLY, NULL},
     {"index", T_PYSSIZET, offsetof(Step, index), READONLY, NULL},
+    {"closed_by", T_PYSSIZET, offsetof(Step, closed_by), READONLY, NULL},
     {"number", T_OBJECT, offsetof(Step, number), READONLY, NULL},
     {"ok", T_OBJECT, offsetof(Step, ok), READONLY, NULL},
     {"on_error", T_OBJECT, offsetof(Step, on_error), READONLY, NULL},

@@ -101,6 +101,9 @@ PyObject *decode_result(const uint8_t *body, uint32_t len, uint64_t id, const st
  * Program.mismatch. NULL otherwise. due: of each step, what its outputs may be. */
 PyObject *decode_batched(const uint8_t *body, uint32_t len, uint64_t id, PyObject *due, int brief);
 
+/* Make an object as its class does when nobody knows better: by __new__ and __init__. */
+PyObject *call_type_slowly(PyObject *type, PyObject *const *args, Py_ssize_t n, PyObject *names);
+
 /* Functions of the module: see args.c. */
 PyObject *path_in(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *path_to_bytes(PyObject *module, PyObject *const *args, Py_ssize_t nargs);

@@ -124,10 +124,11 @@ def test_a_step_that_is_its_own_argument_is_found_by_the_collector() -> None:
     assert gc.collect() > 0
 
 
-@pytest.mark.parametrize("cls", [In, Out, Ret, InOut])
-def test_arguments_are_made_as_ever(cls: Any) -> None:
-    name = "data" if cls in (In, InOut) else "size"
-    value = b"x" if cls in (In, InOut) else 3
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [(In, "data", b"x"), (Out, "size", 3), (Ret, "size", 3), (InOut, "data", b"x")],
+)
+def test_arguments_are_made_as_ever(cls: Any, name: str, value: object) -> None:
     made = cls(value)
     assert made == cls(**{name: value})
     assert getattr(made, name) == value

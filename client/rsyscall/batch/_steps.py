@@ -57,7 +57,7 @@ class Steps(StepList):
                 raise InvalidHandleError(f"{fd}: an earlier step closes it")
             self.used.append(fd)
             return fd.near
-        if fd in self.gone:
+        if isinstance(fd, Step) or fd in self.gone:  # of steps, only such come here
             raise InvalidHandleError(f"{fd!r}: an earlier step closes it")
         return fd
 
@@ -71,7 +71,7 @@ class Steps(StepList):
                 raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
             self.used.append(mapping)
             return mapping.near.address, mapping.near.length
-        if mapping in self.gone:
+        if mapping.closed_by >= 0:
             raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")
         length = mapping.args[1] if mapping.number == SYS.mmap else None
         if mapping.ledger is not self.ledger or not isinstance(length, int):

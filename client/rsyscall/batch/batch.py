@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from rsyscall._core import Frame, Outcome
+from rsyscall._core import Frame, Outcome, setup_bound
 from rsyscall.batch._encode import wire_steps
 from rsyscall.batch._typed import TypedSteps
 from rsyscall.batch.result import BatchResult
@@ -157,3 +157,6 @@ class BoundBatch(Batch):
         if result.stopped < len(outs):
             result.raise_failure(self.steps)
         return result
+
+
+setup_bound(BoundBatch)

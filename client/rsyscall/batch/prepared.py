@@ -176,7 +176,7 @@ class PreparedBatch:
             raise
         finally:
             self._runs -= 1
-            if not self._runs:
+            if not self._runs and self._idle:  # an unprepare waits
                 self._idle.unpark_all()
         result = self.result = batch.finish(self.task, reply, self._program.outs)
         for step, handle in ended:
