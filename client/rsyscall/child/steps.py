@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import Argument, Batch, Batched, Step, flatten
+from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
 from rsyscall_protocol._pending import Program
 
-__all__ = ["Done", "call", "raise_failure", "run"]
+__all__ = ["Done", "call", "make", "raise_failure", "run"]
+
+#: An id that takes all the room there is for one: whoever sends the frame puts another there.
+_ANY_ID = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +61,18 @@ async def run(sysif: SyscallInterface, steps: Sequence[Step], names: Sequence[st
 
     A checkpoint; if cancelled, nothing was sent.
     """
-    request = Batch(0, tuple(steps))
-    return raise_failure(steps, await sysif.batch(request, None, Program(request)), names)
+    return raise_failure(steps, await make(sysif, steps), names)
+
+
+async def make(sysif: SyscallInterface, steps: Sequence[Step]) -> Batched:
+    """Make the calls. What they have come to, whatever that is. See SyscallInterface.batch.
+
+    ValueError for what is too large. A checkpoint; if cancelled, nothing was sent.
+    """
+    request = Batch(_ANY_ID, tuple(steps))
+    if sysif.immediate:
+        return await sysif.batch(request, None, Program(request))
+    body = encode(request)
+    frame = bytearray(HEADER.pack(HEADER_TAG, len(body)))
+    frame += body
+    return await sysif.batch(request, frame, Program(request))
