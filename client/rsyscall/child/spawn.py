@@ -248,7 +248,7 @@ async def spawn(
                 address,
                 memory,
                 mask=memory.mask,
-                ranges=[],
+                ranges=(),
                 flags=SHARED | RUN,
                 data=memory.extra + strings.size,
                 size=len(body),

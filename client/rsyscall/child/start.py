@@ -274,7 +274,7 @@ async def _start(
             address,
             memory,
             mask=memory.mask,
-            ranges=[] if shared else gaps(keep),
+            ranges=() if shared else gaps(keep),
             flags=SHARED if vm else 0,
             socket=lent.socket,
             pidfd=lent.pidfd,
