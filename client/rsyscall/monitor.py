@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncChildPid"]
 
+# As plain numbers, which take a tenth of the time.
+_CHANGES = int(W.EXITED | W.STOPPED | W.CONTINUED)
+_MODES = int(W.NOWAIT | W.ALL | W.CLONE)
+
 #: How long to wait for the end of a child alone before it is also asked whether it has stopped, and
 #: then how long at least and at most until it is asked again, in seconds.
 _FIRST, _SHORT, _LONG = 0.01, 0.01, 0.1
@@ -77,8 +81,8 @@ class AsyncChildPid:
         or its parent is dead, the state's code is CLD.UNKNOWN. ValueError for other options. A
         checkpoint; if cancelled, no change has been taken. waitid(2).
         """
-        wanted = options & (W.EXITED | W.STOPPED | W.CONTINUED)
-        if not wanted or options & ~(wanted | W.NOWAIT | W.ALL | W.CLONE):
+        wanted = int(options) & _CHANGES
+        if not wanted or int(options) & ~(_CHANGES | _MODES):
             raise ValueError(f"options: {options!r} name no change that can be waited for")
         if wanted == W.EXITED:
             return await self._wait_exit(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from rsyscall.handle import Task
@@ -9,6 +10,8 @@ from rsyscall.handle import Task
 __all__ = ["gaps", "kept"]
 
 _LAST = 2**32 - 1
+#: The same numbers are free again and again.
+_KEPT = 8
 
 
 def kept(task: Task) -> set[int]:
@@ -16,13 +19,18 @@ def kept(task: Task) -> set[int]:
     return {0, 1, 2, *task.fd_numbers}
 
 
-def gaps(keep: Iterable[int]) -> list[tuple[int, int]]:
+def gaps(keep: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """All numbers but these, as pairs of the first and the last one of each gap."""
+    return _gaps(frozenset(keep))
+
+
+@functools.lru_cache(_KEPT)
+def _gaps(keep: frozenset[int]) -> tuple[tuple[int, int], ...]:
     start, found = 0, list[tuple[int, int]]()
-    for number in sorted(set(keep)):
+    for number in sorted(keep):
         if number > start:
             found.append((start, number - 1))
         start = number + 1
     if start <= _LAST:
         found.append((start, _LAST))
-    return found
+    return tuple(found)

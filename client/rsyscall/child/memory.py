@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import weakref
+from collections.abc import Sequence
 
 from rsyscall._raw import ffi, lib
 from rsyscall.child.steps import call, run
@@ -56,7 +57,7 @@ def start_block(
     memory: ChildMemory,
     *,
     mask: int = 0,
-    ranges: list[tuple[int, int]],
+    ranges: Sequence[tuple[int, int]],
     flags: int,
     socket: int = -1,
     pidfd: int = -1,

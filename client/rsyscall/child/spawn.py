@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -56,6 +57,8 @@ __all__ = ["EXECUTING", "Descriptors", "Setup", "by_number", "spawn"]
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
+#: Of what programs are started with again and again.
+_KEPT = 8
 _VM_VFORK = int(CLONE.VM | CLONE.VFORK)
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
 
@@ -213,11 +216,21 @@ def _steps(
         known = CLONE.NEWPID not in setup.unshare and task.pidns_for_children is task.pidns
         parent = task.near_process.id if known else 0
         s.add("looking for the parent", dataclasses.replace(call(SYS.getppid), ok=parent))
-    for first, last in gaps({0, 1, 2} | setup.descriptors.keys()):
-        s.add("closing all other descriptors", call(SYS.close_range, first, last, 0))
-    mask = In(signal_mask(setup.blocked))
-    s.add("setting the signal mask", call(SYS.rt_sigprocmask, _SETMASK, mask, 0, 8))
+    for step in _closing(frozenset({0, 1, 2} | setup.descriptors.keys())):
+        s.add("closing all other descriptors", step)
+    s.add("setting the signal mask", _masking(signal_mask(setup.blocked)))
     return s
+
+
+@functools.lru_cache(_KEPT)
+def _closing(keep: frozenset[int]) -> tuple[Step, ...]:
+    """Steps that close all numbers but these."""
+    return tuple([call(SYS.close_range, first, last, 0) for first, last in gaps(keep)])
+
+
+@functools.lru_cache(_KEPT)
+def _masking(mask: bytes) -> Step:
+    return call(SYS.rt_sigprocmask, _SETMASK, In(mask), 0, 8)
 
 
 def _candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[bytes]:
@@ -300,7 +313,7 @@ async def _start(
             address,
             memory,
             mask=memory.mask,
-            ranges=[],
+            ranges=(),
             flags=SHARED | RUN,
             data=memory.extra + strings.size,
             size=len(body),
@@ -367,7 +380,9 @@ async def _run(
 
 
 def _changes_ids(setup: Setup) -> bool:
-    return setup.uid is not None or setup.gid is not None or CLONE.NEWUSER in setup.unshare
+    if setup.uid is not None or setup.gid is not None:
+        return True
+    return bool(setup.unshare) and CLONE.NEWUSER in setup.unshare
 
 
 async def _dumpable(task: Task) -> int:

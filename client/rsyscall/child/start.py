@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import socket
@@ -15,6 +16,7 @@ from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
 from rsyscall.child.refusals import explain
+from rsyscall.child.steps import call, run
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, DeadTaskError
 from rsyscall.memory.allocator import AllocatorClient
@@ -141,11 +143,12 @@ class Lent:
         self.closed = True
         self.table.own -= self.numbers
         self.parent.own_fds -= self.numbers
-        for number in self.numbers:
-            if self.direct:
+        if self.direct:
+            for number in self.numbers:
                 os.close(number)
-            else:
-                await self.parent.sysif.syscall(SYS.close, number)
+        elif self.numbers:
+            steps = [call(SYS.close, n, ok=(errno.EINTR,)) for n in sorted(self.numbers)]
+            await run(self.parent.sysif, steps)
 
 
 # ---- making it ----
@@ -275,7 +278,7 @@ async def _start(
             address,
             memory,
             mask=memory.mask,
-            ranges=[] if shared else gaps(keep),
+            ranges=() if shared else gaps(keep),
             flags=SHARED if vm else 0,
             socket=lent.socket,
             pidfd=lent.pidfd,

@@ -53,6 +53,7 @@ class DeadTaskError(ChildDeadError, SyscallSendHangup):
 
 
 _RUSAGE = struct.Struct("2q2q14q")
+_AT_ONCE, _NOWAIT = int(W.NOHANG | W.ALL), int(W.NOWAIT)
 
 #: How long at most to sleep at once for the end of a child that was told to, in microseconds.
 _DOZE_US = 100
@@ -241,16 +242,16 @@ class ChildPid(Pid):
             await trio.lowlevel.checkpoint_if_cancelled()
             with shield(not self.task.sysif.immediate):
                 state = await self._take(options)
-                if state is not None and state.died() and W.NOWAIT not in options:
+                if state is not None and state.died() and not int(options) & _NOWAIT:
                     self.mark_dead(state)
                     await self.clear_away()
             return state
 
     async def _take(self, options: W) -> ChildState | None:
         # A child that has not exec'd sends no signal when it ends; it is waited for with __WALL.
-        options |= W.NOHANG | W.ALL
+        how = int(options) | _AT_ONCE
         try:
-            siginfo, rusage = await self.task.sysif.wait_child(self.pidfd_there, options)
+            siginfo, rusage = await self.task.sysif.wait_child(self.pidfd_there, how)
         except (ChildProcessError, SyscallError):
             # Somebody else has waited for it, or its parent is dead.
             return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0) if self.is_dead() else None

@@ -69,11 +69,6 @@ def _check(request: Request) -> None:
         raise ValueError(f"the call cannot be made: {exc.text}") from None
 
 
-def _address(buffer: bytearray) -> int:
-    """Of memory that the caller keeps."""
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
-
-
 def _returns_fd(number: int, args: Sequence[int]) -> bool:
     if number == SYS.fcntl:
         return len(args) > 1 and args[1] in (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
@@ -274,10 +269,12 @@ class DirectSyscallInterface(SyscallInterface):
 
     async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
         """See SyscallInterface. Not a checkpoint."""
-        siginfo, rusage = bytearray(SIGINFO_SIZE), bytearray(RUSAGE_SIZE)
-        args = (os.P_PIDFD, pidfd, _address(siginfo), int(options), _address(rusage), 0)
+        room = ffi.new("uint8_t[]", SIGINFO_SIZE + RUSAGE_SIZE)
+        at = int(ffi.cast("uintptr_t", room))
+        args = (os.P_PIDFD, pidfd, at, int(options), at + SIGINFO_SIZE, 0)
         check_reply(SYS.waitid, args, lib.rs_direct(SYS.waitid, *args))
-        return bytes(siginfo), bytes(rusage)
+        told = bytes(ffi.buffer(room))
+        return told[:SIGINFO_SIZE], told[SIGINFO_SIZE:]
 
     async def close_interface(self) -> None:
         """Nothing to close. Not a checkpoint."""

@@ -31,7 +31,7 @@ from rsyscall.near.sysif import (
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
 from rsyscall.sysif.requests import Answer, RequestLink
-from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring, spin_us
+from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring
 from rsyscall_protocol import (
     Batch,
     Batched,
@@ -109,7 +109,7 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
         if Feature.RING not in self._connection.features:
             problem = OSError("the server has no shared memory for us")
         else:
-            result = await self._exchange(lambda id_: Ring(id_, size, spin_us()))
+            result = await self._exchange(lambda id_: Ring(id_, size, self._core.spin_us))
             if result.value >= 0:
                 fds = result.fds
                 shared = (fds[0], fds[1]) if len(fds) == 2 else halves
@@ -128,7 +128,8 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
         limits = self._connection.limits
         most = min(limits.frame, limits.window)
         try:
-            return make_ring(size, self._sock.fileno(), self._core.last_id + 1, most, halves)
+            first, spin = self._core.last_id + 1, self._core.spin_us
+            return make_ring(size, self._sock.fileno(), first, most, halves, spin)
         except ValueError as exc:
             raise self._no_ring(str(exc)) from exc
         except OSError as exc:

@@ -58,14 +58,13 @@ def make_ring(
     next_id: int,
     frame_limit: int,
     halves: tuple[int, int] | SharedHalves,
-    spin: int | None = None,
+    spin: int,
 ) -> Ring:
     """Map the two halves, given as file descriptors that are closed here, or as memory.
 
-    spin: for how many microseconds it pays to spin, if that is known.
+    spin: for how many microseconds it pays to spin.
     OSError if they cannot be mapped, ValueError if they are not sealed as they must be.
     """
-    spin = spin_us() if spin is None else spin
     if isinstance(halves, SharedHalves):
         addresses = halves.address, halves.other_address
         return Ring(*addresses, size, socket, next_id, frame_limit, spin, shared=True)
