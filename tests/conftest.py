@@ -24,6 +24,10 @@ for _sig, _handler in (
 _REQUIRE = os.environ.get("RSYSCALL_TEST_REQUIRE") == "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--parents", help="only these parents of children, of tests/process")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_over() -> Generator[None]:
     with unchanged():

@@ -24,7 +24,13 @@ PARENTS = [
 ]
 
 
-@pytest.fixture(params=PARENTS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "parent" in metafunc.fixturenames:
+        names: str | None = metafunc.config.getoption("--parents")
+        metafunc.parametrize("parent", names.split(",") if names else PARENTS, indirect=True)
+
+
+@pytest.fixture
 async def parent(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncGenerator[rsyscall.Process]:

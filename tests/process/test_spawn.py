@@ -19,7 +19,7 @@ import trio
 import rsyscall
 from leaks import children
 from process.seen import FALSE, SH, SLEEP, TRUE, fds, output, status
-from rsyscall import far, local_process
+from rsyscall import DEVNULL, far, local_process
 from rsyscall.command import Command
 from rsyscall.fcntl import O
 from rsyscall.monitor import AsyncChildPid
@@ -182,11 +182,13 @@ async def ids(parent: rsyscall.Process, path: Path, **options: Any) -> dict[str,
     return {k: list(map(int, v.split())) for k, _, v in lines if k in ("Uid", "Gid", "Groups")}
 
 
+@pytest.mark.privileged
 async def test_ids(parent: rsyscall.Process, tmp_path: Path) -> None:
     found = await ids(parent, tmp_path / "out", uid=33, gid=34, groups=[35, 36])
     assert found == {"Uid": [33] * 4, "Gid": [34] * 4, "Groups": [35, 36]}
 
 
+@pytest.mark.privileged
 async def test_a_change_of_ids_leaves_us_dumpable(tmp_path: Path) -> None:
     """Dumpable or not is a matter of the memory, which was the child's, too."""
     async with rsyscall.open_process() as process, await process.clone() as child:
@@ -198,6 +200,7 @@ async def test_a_change_of_ids_leaves_us_dumpable(tmp_path: Path) -> None:
                 assert await dumpable(parent)
 
 
+@pytest.mark.privileged
 async def test_a_change_of_ids_that_fails_leaves_us_dumpable(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await local_process.spawn(Command("/no/such/file", ["x"], {}), uid=33)
@@ -208,6 +211,7 @@ async def dumpable(process: rsyscall.Process) -> bool:
     return await process.task.sysif.syscall(SYS.prctl, 3) == 1
 
 
+@pytest.mark.privileged
 async def test_no_groups_at_all(parent: rsyscall.Process, tmp_path: Path) -> None:
     assert (await ids(parent, tmp_path / "out", groups=[]))["Groups"] == []
 
@@ -221,12 +225,12 @@ async def test_rlimits(parent: rsyscall.Process, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flag", "name"),
     [
-        (CLONE.NEWNS, "mnt"),
-        (CLONE.NEWNET, "net"),
-        (CLONE.NEWUTS, "uts"),
-        (CLONE.NEWIPC, "ipc"),
-        (CLONE.NEWCGROUP, "cgroup"),
-        (CLONE.NEWPID, "pid"),
+        pytest.param(CLONE.NEWNS, "mnt", marks=pytest.mark.privileged),
+        pytest.param(CLONE.NEWNET, "net", marks=pytest.mark.privileged),
+        pytest.param(CLONE.NEWUTS, "uts", marks=pytest.mark.privileged),
+        pytest.param(CLONE.NEWIPC, "ipc", marks=pytest.mark.privileged),
+        pytest.param(CLONE.NEWCGROUP, "cgroup", marks=pytest.mark.privileged),
+        pytest.param(CLONE.NEWPID, "pid", marks=pytest.mark.privileged),
         (CLONE.NEWUSER, "user"),
     ],
     ids=str,
@@ -323,6 +327,23 @@ async def test_the_step_that_failed_is_named(
     assert fds(int(parent.pid)) == before
 
 
+async def test_a_process_group_of_another_session(parent: rsyscall.Process) -> None:
+    async with await parent.spawn(SLEEP, session=True) as leader:
+        with pytest.raises(PermissionError) as caught:
+            await parent.spawn(TRUE, pgid=leader.pid)
+        assert caught.value.__notes__[-1] == "while setting the process group"
+
+
+@pytest.mark.privileged
+async def test_where_there_is_no_dev_null(parent: rsyscall.Process, tmp_path: Path) -> None:
+    async with await parent.clone() as child:
+        await child.task.chroot(tmp_path)
+        with pytest.raises(FileNotFoundError) as caught:
+            await child.spawn(TRUE, stdout=DEVNULL)
+        assert caught.value.__notes__[-1] == "while opening /dev/null"
+
+
+@pytest.mark.privileged
 async def test_ids_that_one_may_not_have(parent: rsyscall.Process) -> None:
     """The child, for which 33 is nobody else, may not become 34."""
     async with await parent.clone(vm=False) as child:

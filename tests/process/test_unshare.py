@@ -38,6 +38,7 @@ def objects(process: rsyscall.Process) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("flag", "kind", "name"), NAMESPACES, ids=str)
+@pytest.mark.privileged
 async def test_unshare_moves_exactly_one(
     parent: rsyscall.Process, flag: CLONE, kind: str, name: str
 ) -> None:
@@ -50,6 +51,7 @@ async def test_unshare_moves_exactly_one(
         assert objects(parent) == before[1]
 
 
+@pytest.mark.privileged
 async def test_unshare_of_pids_is_for_children(parent: rsyscall.Process) -> None:
     async with await parent.clone() as child:
         before = child.task.pidns
@@ -60,6 +62,7 @@ async def test_unshare_of_pids_is_for_children(parent: rsyscall.Process) -> None
             assert int(await first.task.getpid()) == int(first.task.near_process) == 1
 
 
+@pytest.mark.privileged
 async def test_a_time_namespace_wants_private_memory(parent: rsyscall.Process) -> None:
     async with await parent.clone() as child:
         await child.unshare(CLONE.NEWTIME)
@@ -77,6 +80,7 @@ async def test_what_cannot_be_unshared(parent: rsyscall.Process, flags: CLONE) -
             await child.unshare(flags)
 
 
+@pytest.mark.privileged
 async def test_unshare_of_what_is_not_allowed_says_what_would_help(
     parent: rsyscall.Process,
 ) -> None:
@@ -154,6 +158,7 @@ async def test_a_user_namespace_of_its_own(parent: rsyscall.Process) -> None:
         assert await child.task.getuid() == 65534
 
 
+@pytest.mark.privileged
 async def test_a_user_namespace_without_privileges(parent: rsyscall.Process) -> None:
     """What it is for: then all the others can be begun."""
     async with await parent.clone(vm=False) as user:
@@ -173,6 +178,7 @@ async def test_a_user_namespace_without_privileges(parent: rsyscall.Process) -> 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "asked"])
 @pytest.mark.parametrize(("flag", "kind", "name"), NAMESPACES[:-1], ids=str)
+@pytest.mark.privileged
 async def test_setns(
     parent: rsyscall.Process, flag: CLONE, kind: str, name: str, told: bool
 ) -> None:
@@ -210,6 +216,7 @@ async def test_the_interpreter_with_threads_is_left_alone() -> None:
     await occupied()
 
 
+@pytest.mark.privileged
 async def test_a_namespace_that_is_left_and_entered_again(parent: rsyscall.Process) -> None:
     async with (
         await parent.clone() as child,
