@@ -275,11 +275,20 @@ class Process:
         pid.on_end(lambda: self._children.discard(child))
 
     async def end_children(self) -> None:
-        """Kill the children that still run and wait for them, and for theirs, cancelled or not."""
+        """Kill the children that still run and wait for them, and for theirs, cancelled or not.
+
+        PermissionError of one that may not be killed, once all others have ended.
+        """
+        refused: PermissionError | None = None
         while self._children:
             child = next(iter(self._children))
-            await child.end()
+            try:
+                await child.end()
+            except PermissionError as exc:
+                refused = exc
             self._children.discard(child)
+        if refused is not None:
+            raise refused
 
     def inherit_fd(self, fd: FileDescriptor) -> FileDescriptor:
         """A handle for a descriptor that our table has inherited; see Task.inherit_fd."""
@@ -452,10 +461,16 @@ class ChildProcess(Process):
             await super().exit(status)
 
     async def end(self) -> ChildState:
-        """Kill it and its children, if they still run, and wait for them, cancelled or not."""
-        with shield():
-            await self.end_children()
-        return await self._child.pid.end()
+        """Kill it and its children, if they still run, and wait for them, cancelled or not.
+
+        PermissionError as of AsyncChildPid.end.
+        """
+        try:
+            with shield():
+                await self.end_children()
+        finally:
+            state = await self._child.end()
+        return state
 
     async def __aenter__(self) -> Self:
         """Itself. Not a checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import select
@@ -52,6 +53,9 @@ class DeadTaskError(ChildDeadError, SyscallSendHangup):
 
 
 _RUSAGE = struct.Struct("2q2q14q")
+#: What is asked of a pidfd, and told; then what is of no interest here; and a status as of wait(2).
+_PIDFD_INFO = struct.Struct("@Q52xI")
+_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8
 
 
 def _rusage(data: bytes) -> resource.struct_rusage:
@@ -238,11 +242,21 @@ class ChildPid(Pid):
             siginfo, rusage = await self.task.sysif.wait_child(self.pidfd_there, options)
         except (ChildProcessError, SyscallError):
             # Somebody else has waited for it, or its parent is dead.
-            return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0) if self.is_dead() else None
+            return self._lost_state() if self.is_dead() else None
         state = ChildState.parse(siginfo)
         if state is not None and state.died():
             self.rusage = _rusage(rusage)
         return state
+
+    def _lost_state(self) -> ChildState:
+        """How it has ended, from its pidfd if that knows (Linux 6.15), after somebody's wait."""
+        info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, 0))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.pidfd, _PIDFD_GET_INFO, info)
+            known, status = _PIDFD_INFO.unpack(info)
+            if known & _PIDFD_INFO_EXIT:
+                return ChildState.from_status(self.near.id, status)
+        return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0)
 
     def is_dead(self) -> bool:
         """Whether it has ended, waited for or not."""
