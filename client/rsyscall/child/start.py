@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -80,10 +81,16 @@ async def start_memory(task: Task, extra: int) -> ChildMemory:
 
 
 def entry(task: Task) -> int:
-    """Where a child of the task begins. ValueError if its server is too old to know."""
+    """Where a child of the task begins.
+
+    ValueError if its server is too old to know, PermissionError if it serves in our own process.
+    """
     if isinstance(task.sysif, DeadInterface):
         raise task.sysif.error()
     if task.address_space.ours:
+        if not isinstance(task.sysif, DirectSyscallInterface | ChildInterface):
+            message = "a server inside of this process makes no children; local_process does"
+            raise PermissionError(errno.EPERM, message)
         return lib.rs_child_address()
     peer = getattr(task.sysif, "peer", None)
     address = peer.info.get("child") if isinstance(peer, Hello) else None

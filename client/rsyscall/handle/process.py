@@ -18,7 +18,7 @@ import trio
 import rsyscall.far
 import rsyscall.near
 from rsyscall._checkpoint import held, shield, yielded
-from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallSendHangup
+from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, ChildState, W
@@ -146,7 +146,7 @@ class ChildPid(Pid):
         if self.death_state is not None:
             raise ChildDeadError(f"{self} has {self.death_state}")
         if self._owner != os.getpid():
-            raise ChildPidError(f"{self} is a child of the process that we were forked from")
+            raise ForkedError(f"{self} is a child of the process that we were forked from")
 
     @contextlib.contextmanager
     def borrow(self) -> Generator[rsyscall.near.Pid]:
