@@ -168,6 +168,7 @@ class Process:
         session: bool = False,
         tty: FileDescriptor | None = None,
         pdeathsig: SIG | int | None = None,
+        cgroup: FileDescriptor | None = None,
         inherited_signal_blocks: Sequence[SignalMask] = (),
     ) -> AsyncChildPid:
         """Start a program, with all that it is to find around it, in one go.
@@ -181,14 +182,14 @@ class Process:
         namespaces to begin in; with CLONE.NEWUSER uid and gid, or else our own ids, are mapped to
         ours. pgid: the process group of a child, or 0 for one of its own. session: whether it leads
         a session of its own; with tty that is its controlling terminal, and it does. pdeathsig: the
-        signal that it gets when this process (for local_process: the thread that calls) ends. No
-        signal is blocked but those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their
-        default actions.
+        signal that it gets when this process (for local_process: the thread that calls) ends.
+        cgroup: a directory of cgroup2, which it enters before all that. No signal is blocked but
+        those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their default actions.
 
         What is returned is to wait for it; as a context manager it is killed, if it still runs, and
         waited for at the end of the block. ValueError for what cannot be; OSError, with the step
         that has failed and its call as notes, and then there is no child. A checkpoint; if
-        cancelled, nothing was started. posix_spawn(3), credentials(7).
+        cancelled, nothing was started. posix_spawn(3), credentials(7), cgroups(7).
         """
         setup = Setup(
             descriptors=by_number(fds, stdin, stdout, stderr),
@@ -202,6 +203,7 @@ class Process:
             session=session,
             tty=tty,
             pdeathsig=pdeathsig,
+            cgroup=cgroup,
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
         full = full_environment(env, command.env_updates)

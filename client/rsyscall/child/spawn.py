@@ -76,6 +76,7 @@ class Setup:
     tty: FileDescriptor | None = None
     pdeathsig: SIG | int | None = None
     blocked: Collection[SIG] = ()
+    cgroup: FileDescriptor | None = None
 
 
 def by_number(
@@ -147,6 +148,12 @@ def _add_ids(s: _Steps, setup: Setup) -> None:
 def _steps(task: Task, setup: Setup, mappings: Sequence[tuple[str, str]]) -> _Steps:
     """All but the exec."""
     s = _Steps()
+    if setup.cgroup is not None:
+        name, path = "entering the cgroup", In(b"cgroup.procs\0")
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        fd = Ref(s.add(name, call(SYS.openat, _number(task, setup.cgroup), path, flags, 0)))
+        s.add(name, call(SYS.write, fd, In(b"0"), 1))
+        s.add(name, call(SYS.close, fd))
     for file, line in mappings:
         for name, step in map_steps(len(s.steps), file, line):
             s.add(name, step)
