@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 import trio
 
 from rsyscall._checkpoint import shield
-from rsyscall.handle.process import ChildPid
+from rsyscall.handle.process import ChildDeadError, ChildPid
 from rsyscall.near.sysif import SyscallError
 from rsyscall.signal import SIG
 from rsyscall.sys.wait import CalledProcessError, ChildState, W
@@ -132,25 +134,50 @@ class AsyncChildPid:
         return f"the child (pid {pid.near.id}) {what}"
 
     async def end(self) -> ChildState:
-        """Kill it, if it still runs, and wait for it, cancelled or not."""
+        """Kill it, if it still runs, and wait for it, cancelled or not.
+
+        PermissionError, naming the pid, if neither we nor its parent may kill it, such as a program
+        that runs as somebody else by now, and it does not end by itself within a second: then it
+        runs on, and is nobody's to end any more; see detach. kill(2).
+        """
         with shield():
             while self.pid.death_state is None:
-                try:
-                    self.pid.send_signal(SIG.KILL)
-                    self.pid.ending = True
-                except PermissionError:
-                    with contextlib.suppress(OSError, SyscallError):
-                        await self.pid.kill(SIG.KILL)
-                await self.pid.wait_readable()
+                may = await self._kill()
+                self.pid.ending = may
+                with trio.move_on_after(math.inf if may else _END_SECONDS) as scope:
+                    await self.pid.wait_readable()
+                if scope.cancelled_caught and not self.pid.is_dead():
+                    self.detach()
+                    message = f"{os.strerror(errno.EPERM)}: to kill {self.pid}, which runs on"
+                    raise PermissionError(errno.EPERM, message)
                 await self.pid.read_state(W.EXITED)
         return self.pid.death_state
+
+    def may_kill(self) -> bool:
+        """Whether we may send it signals from here."""
+        try:
+            self.pid.send_signal(SIG.NONE)
+        except PermissionError:
+            return False
+        return True
+
+    async def _kill(self) -> bool:
+        """Kill it. Whether that could be done, by us or by its parent."""
+        try:
+            self.pid.send_signal(SIG.KILL)
+        except PermissionError:
+            try:
+                await self.pid.kill(SIG.KILL)
+            except (OSError, SyscallError, ChildDeadError):
+                return False
+        return True
 
     async def __aenter__(self) -> Self:
         """Itself. Not a checkpoint."""
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Kill it, if it still runs, wait for it and close its pipes, even when cancelled."""
+        """Unless it is detached, see end; its pipes are closed, even when cancelled."""
         if self._detached:
             return
         try:

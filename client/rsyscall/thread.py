@@ -170,6 +170,7 @@ class Process:
         session: bool = False,
         tty: FileDescriptor | None = None,
         pdeathsig: SIG | int | None = None,
+        cgroup: FileDescriptor | None = None,
         inherited_signal_blocks: Sequence[SignalMask] = (),
     ) -> AsyncChildPid:
         """Start a program, with all that it is to find around it, in one go.
@@ -185,15 +186,15 @@ class Process:
         namespaces to begin in; with CLONE.NEWUSER uid and gid, or else our own ids, are mapped to
         ours. pgid: the process group of a child, or 0 for one of its own. session: whether it leads
         a session of its own; with tty that is its controlling terminal, and it does. pdeathsig: the
-        signal that it gets when this process (for local_process: the thread that calls) ends. No
-        signal is blocked but those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their
-        default actions.
+        signal that it gets when this process (for local_process: the thread that calls) ends.
+        cgroup: a directory of cgroup2, which it enters before all that. No signal is blocked but
+        those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their default actions.
 
         What is returned is to wait for it; as a context manager it is killed, if it still runs, and
         waited for at the end of the block, and its streams are closed. ValueError for what cannot
         be; OSError, with the step that has failed and its call as notes, and then there is no
-        child. A checkpoint; if cancelled, nothing was started. posix_spawn(3),
-        credentials(7).
+        child. A checkpoint; if cancelled, nothing was started. posix_spawn(3), credentials(7),
+        cgroups(7).
         """
         descriptors, stdio = by_number(fds, stdin, stdout, stderr)
         setup = Setup(
@@ -209,6 +210,7 @@ class Process:
             session=session,
             tty=tty,
             pdeathsig=pdeathsig,
+            cgroup=cgroup,
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
         full = full_environment(env, command.env_updates)
@@ -294,11 +296,20 @@ class Process:
         pid.on_end(lambda: self._children.discard(child))
 
     async def end_children(self) -> None:
-        """Kill the children that still run and wait for them, and for theirs, cancelled or not."""
+        """Kill the children that still run and wait for them, and for theirs, cancelled or not.
+
+        PermissionError of one that may not be killed, once all others have ended.
+        """
+        refused: PermissionError | None = None
         while self._children:
             child = next(iter(self._children))
-            await child.end()
+            try:
+                await child.end()
+            except PermissionError as exc:
+                refused = exc
             self._children.discard(child)
+        if refused is not None:
+            raise refused
 
     def inherit_fd(self, fd: FileDescriptor) -> FileDescriptor:
         """A handle for a descriptor that our table has inherited; see Task.inherit_fd."""
@@ -472,10 +483,16 @@ class ChildProcess(Process):
             await super().exit(status)
 
     async def end(self) -> ChildState:
-        """Kill it and its children, if they still run, and wait for them, cancelled or not."""
-        with shield():
-            await self.end_children()
-        return await self._child.pid.end()
+        """Kill it and its children, if they still run, and wait for them, cancelled or not.
+
+        PermissionError as of AsyncChildPid.end.
+        """
+        try:
+            with shield():
+                await self.end_children()
+        finally:
+            state = await self._child.end()
+        return state
 
     async def __aenter__(self) -> Self:
         """Itself. Not a checkpoint."""

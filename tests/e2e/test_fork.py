@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -20,8 +21,12 @@ import rsyscall
 from conformance.ways import WAYS
 from e2e.servers import open_fds
 from rsyscall import ForkedError
+from rsyscall.command import Command
 from rsyscall.handle import Task
+from rsyscall.sched import CLONE
+from rsyscall.sys.wait import W
 from rsyscall.tasks.pair import open_pair
+from rsyscall.thread import ChildProcess
 
 
 def in_child(work: Callable[[], object]) -> Any:
@@ -169,4 +174,57 @@ async def test_multiprocessing_by_fork_is_a_fork_like_any_other() -> None:
         child.close()
         assert said == ["the connection belongs to the process we were forked from"] * 4
         assert own == [True, True]
+        assert await process.task.getpid() == process.pid
+
+
+async def end_of(child: ChildProcess) -> list[str]:
+    """What a copy of the client can do with a child that is its parent's."""
+    said = [*await attempts(child.task)]
+    for use in (lambda: child.pid.waitpid(W.EXITED), lambda: child.pid.kill(), child.end):
+        try:
+            await use()
+        except ForkedError as exc:
+            said.append(str(exc))
+    return said
+
+
+@pytest.mark.parametrize("flags", [CLONE.NONE, CLONE.FILES], ids=str)
+async def test_children_are_the_parents(flags: CLONE) -> None:
+    """In the copy each use of them is an error, and collecting the garbage does nothing."""
+    async with await rsyscall.local_process.clone(flags) as child:
+        said = in_child(lambda: run_anew(lambda: end_of(child)))
+        assert len(said) == 7
+        assert all("forked from" in text for text in said)
+
+        def collect() -> bool:
+            nonlocal child
+            del child
+            return gc.collect() >= 0
+
+        assert in_child(collect)
+        assert await child.task.getpid() == child.task.near_process
+        await child.exit(4)
+        assert (await child.pid.waitpid(W.EXITED)).exit_status == 4
+
+
+async def spawn_one() -> bool:
+    async with await rsyscall.local_process.clone() as child:
+        assert await child.task.getpid() == child.task.near_process
+    return (await rsyscall.local_process.run(Command("/bin/true", ["true"], {}))).clean()
+
+
+async def test_the_copy_has_children_of_its_own() -> None:
+    async with await rsyscall.local_process.clone() as child:
+        assert in_child(lambda: run_anew(spawn_one)) is True
+        assert await child.task.getpid() == child.task.near_process
+    assert in_child(lambda: run_anew(spawn_one)) is True
+
+
+@pytest.mark.parametrize("ring", [False, True])
+async def test_the_in_process_server_makes_no_children(ring: bool) -> None:
+    async with open_pair(ring=ring) as process:
+        with pytest.raises(PermissionError, match="local_process does"):
+            await process.clone()
+        with pytest.raises(PermissionError, match="local_process does"):
+            await process.spawn(Command("/bin/true", ["true"], {}))
         assert await process.task.getpid() == process.pid

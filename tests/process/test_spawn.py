@@ -26,6 +26,7 @@ from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
+from rsyscall.sys.mount import MS
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, CalledProcessError, W
 
@@ -285,6 +286,28 @@ async def test_the_death_of_the_parent(parent: rsyscall.Process) -> None:
         with trio.fail_after(10):
             await child.pid.wait_readable()
         assert (await child.waitpid(W.EXITED)).code is CLD.UNKNOWN
+
+
+async def test_a_cgroup(parent: rsyscall.Process, tmp_path: Path) -> None:
+    """Of a hierarchy that is mounted for the purpose, whatever is mounted here."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make cgroups everywhere")
+    async with await parent.clone(CLONE.NEWNS) as apart:
+        task, name = apart.task, f"rsyscall-test-{int(apart.pid)}"
+        await task.mount("none", "/", "", MS.REC | MS.PRIVATE, "")
+        await task.mount("none", tmp_path, "cgroup2", MS.NONE, "")
+        await task.mkdir(tmp_path / name)
+        try:
+            async with await task.open(tmp_path / name, O.DIRECTORY) as group:
+                async with await apart.spawn(SLEEP, cgroup=group) as child:
+                    assert f"/{name}\n" in Path(f"/proc/{int(child)}/cgroup").read_text()
+                assert f"/{name}\n" not in Path(f"/proc/{int(apart.pid)}/cgroup").read_text()
+            async with await task.open("/", O.DIRECTORY) as none:
+                with pytest.raises(FileNotFoundError) as caught:
+                    await apart.spawn(SLEEP, cgroup=none)
+            assert caught.value.__notes__[-1] == "while entering the cgroup"
+        finally:
+            await task.rmdir(tmp_path / name)
 
 
 async def test_signals_that_stay_blocked(parent: rsyscall.Process) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 
 import rsyscall
 from leaks import file_descriptors
-from process.seen import status
+from process.seen import SH, SLEEP, TRUE, status
 from rsyscall import local_process
 from rsyscall.fcntl import O
 from rsyscall.near.sysif import In, Out, SyscallHangup
@@ -32,15 +34,83 @@ async def test_a_foreign_wait_does_not_steal_it() -> None:
         assert (await child.pid.waitpid(W.EXITED)).exit_status == 5
 
 
-async def test_a_stolen_status_is_unknown() -> None:
+#: Whether a pidfd tells how a process has ended that somebody else has waited for.
+PIDFD_TELLS = tuple(map(int, platform.release().split("-")[0].split(".")[:2])) >= (6, 15)
+
+
+async def test_a_stolen_status_is_unknown_unless_the_pidfd_tells() -> None:
     async with await local_process.clone() as child:
         await child.pid.kill(SIG.KILL)
         await child.pid.pid.wait_readable()
         os.waitid(os.P_PID, int(child.pid), os.WEXITED | 0x40000000)
         state = await child.pid.waitpid(W.EXITED)
+        assert (state.died(), state.clean()) == (True, False)
+        assert state.code is (CLD.KILLED if PIDFD_TELLS else CLD.UNKNOWN)
+        with pytest.raises(CalledProcessError, match="SIGKILL" if PIDFD_TELLS else "unknown"):
+            await child.pid.check()
+
+
+async def test_a_status_that_no_pidfd_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Linux 6.15: a request that no pidfd knows."""
+    monkeypatch.setattr("rsyscall.handle.process._PIDFD_GET_INFO", 0xC040FFFF)
+    async with await local_process.spawn(TRUE) as child:
+        await child.pid.wait_readable()
+        os.waitpid(int(child), 0)
+        state = await child.waitpid(W.EXITED)
         assert (state.code, state.died(), state.clean()) == (CLD.UNKNOWN, True, False)
         with pytest.raises(CalledProcessError, match="unknown"):
-            await child.pid.check()
+            await child.check()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_children_of_a_process_that_ignores_their_ends(code: int) -> None:
+    """The kernel waits for them at once; so it is with programs that others started in Python."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with await local_process.spawn(SH.args(f"exit {code}")) as child:
+            with trio.fail_after(10):
+                state = await child.waitpid(W.EXITED)
+        assert state.exit_status == (code if PIDFD_TELLS else None)
+        async with await local_process.spawn(SLEEP) as child:
+            await child.kill(SIG.TERM)
+            with trio.fail_after(10):
+                state = await child.waitpid(W.EXITED)
+        assert state.sig == (SIG.TERM if PIDFD_TELLS else None)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+async def test_what_nobody_may_kill_is_left_alone(tmp_path: Path) -> None:
+    """Its end is waited for a moment, and not for ever; the error names it, and it runs on."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start programs as somebody else")
+    program = """
+import os, sys, trio
+from rsyscall import local_process
+from rsyscall.command import Command
+async def main():
+    left = await local_process.spawn(Command("/bin/sleep", ["sleep", "1000"], {}), uid=34)
+    ours = await local_process.spawn(Command("/bin/sleep", ["sleep", "1000"], {}), uid=33)
+    os.setresuid(33, 33, 33)
+    print(int(left), int(ours), flush=True)
+    try:
+        await local_process.end_children()
+    except PermissionError as exc:
+        print(exc, ours.pid.death_state.sig.name, left.pid.death_state)
+    await local_process.end_children()
+trio.run(main)
+"""
+    with (tmp_path / "said").open("w") as file:  # not a pipe, which what runs on would keep open
+        await trio.run_process([sys.executable, "-c", program], stdout=file)
+    pids, said = (tmp_path / "said").read_text().splitlines()
+    left, ours = map(int, pids.split())
+    try:
+        assert f"{left}), which runs on" in said
+        assert said.endswith(" KILL None")
+        assert not Path(f"/proc/{ours}").exists()
+        assert status(left)["Uid"].split()[0] == "34"
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from rsyscall.child.steps import call, make, raise_failure, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
 from rsyscall.handle import FileDescriptor, Task
-from rsyscall.handle.process import ChildPid
-from rsyscall.near.sysif import Out, SyscallHangup, SyscallSendError
+from rsyscall.handle.process import ChildPid, ChildPidError
+from rsyscall.near.sysif import Out, SyscallHangup, SyscallSendError, SyscallSendHangup
 from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
@@ -143,6 +143,8 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
         if isinstance(exc, SyscallHangup) and not isinstance(exc, SyscallSendError):
             return
         child.executing = False
+        if isinstance(exc, SyscallSendHangup) and not isinstance(exc, ChildPidError):
+            raise SyscallSendHangup(f"not sent: {await child.pid.post_mortem()}") from None
         raise
     finally:
         child.sysif.probe = None

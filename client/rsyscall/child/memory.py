@@ -102,6 +102,9 @@ class ChildMemory(abc.ABC):
     #: looked up when it is made.
     mask = 0
 
+    #: Whether another child can have it afterwards.
+    reusable = True
+
     def __init__(self, address: int, extra: int) -> None:
         """extra: the bytes behind what every child needs."""
         self.address: int = address
@@ -165,7 +168,7 @@ class OwnMemory(ChildMemory):
 
     async def free(self, *, sound: bool = True) -> None:
         """Unmap it, or keep it for another child. Not a checkpoint."""
-        self.unmap(keep=sound)
+        self.unmap(keep=sound and self.reusable)
 
     def unmap(self, *, keep: bool = False) -> None:
         """Unmap it; nothing if that was done before."""

@@ -88,6 +88,7 @@ class Setup:
     tty: FileDescriptor | None = None
     pdeathsig: SIG | int | None = None
     blocked: Collection[SIG] = ()
+    cgroup: FileDescriptor | None = None
 
 
 def by_number(
@@ -185,6 +186,12 @@ def _steps(
 ) -> _Steps:
     """All but the exec. pipes: the numbers of the program's ends of pipes, by target."""
     s = _Steps()
+    if setup.cgroup is not None:
+        name, path = "entering the cgroup", In(b"cgroup.procs\0")
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        fd = Ref(s.add(name, call(SYS.openat, _number(task, setup.cgroup), path, flags, 0)))
+        s.add(name, call(SYS.write, fd, In(b"0"), 1))
+        s.add(name, call(SYS.close, fd))
     for file, line in mappings:
         for name, step in map_steps(len(s.steps), file, line):
             s.add(name, step)

@@ -16,6 +16,7 @@ from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
 from rsyscall.child.refusals import explain
+from rsyscall.child.ring import LaidRing
 from rsyscall.child.steps import call, run
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, DeadTaskError
@@ -24,7 +25,7 @@ from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import FdArg, InOut, Out, SyscallError
 from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
-from rsyscall.sys.wait import CLD
+from rsyscall.sys.wait import CLD, ChildState
 from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE, recent_spin
@@ -65,10 +66,16 @@ async def start_memory(task: Task, extra: int) -> ChildMemory:
 
 
 def entry(task: Task) -> int:
-    """Where a child of the task begins. ValueError if its server is too old to know."""
+    """Where a child of the task begins.
+
+    ValueError if its server is too old to know, PermissionError if it serves in our own process.
+    """
     if isinstance(task.sysif, DeadInterface):
         raise task.sysif.error()
     if task.address_space.ours:
+        if not isinstance(task.sysif, DirectSyscallInterface | ChildInterface):
+            message = "a server inside of this process makes no children; local_process does"
+            raise PermissionError(errno.EPERM, message)
         return lib.rs_child_address()
     peer = getattr(task.sysif, "peer", None)
     address = peer.info.get("child") if isinstance(peer, Hello) else None
@@ -116,6 +123,13 @@ class Lent:
         self.socket: int = -1
         self.pidfd: int = -1
         self.closed: bool = False
+        self._shares: ChildInterface | None = None
+
+    def share(self) -> None:
+        """The child has the parent's table, until they are closed: the parent's socket as well."""
+        if isinstance(self.parent.sysif, ChildInterface):
+            self._shares = self.parent.sysif
+            self._shares.share()
 
     async def open(self, theirs: socket.socket) -> None:
         """Put them into the table; closes our own copy of the socket."""
@@ -141,6 +155,8 @@ class Lent:
         if self.closed:
             return
         self.closed = True
+        if self._shares is not None:
+            self._shares.unshare()
         self.table.own -= self.numbers
         self.parent.own_fds -= self.numbers
         if self.direct:
@@ -177,11 +193,11 @@ class Child:
         self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
-        # The end of one that shares its table does not close its socket.
-        death = pid.wait_readable if shares_files else None
         self.sysif: ChildInterface = ChildInterface(
-            ours, post_mortem=self._post_mortem, death=death, spin=spin
+            ours, post_mortem=self._post_mortem, death=pid.wait_readable, spin=spin
         )
+        if shares_files:
+            self.sysif.share()
         task.sysif = self.sysif
         pid.on_release(self.died)
 
@@ -193,17 +209,28 @@ class Child:
     async def has_own_table(self) -> None:
         """Take note that what was lent to it is in its own table as well. Not a checkpoint."""
         self.shares_files = False
-        self.sysif.sees_death()
+        self.sysif.unshare()
         await self.lent.close()
 
     async def greet(self, ring: bool | None) -> None:
         """Hear what it has to say of itself, if that is not known. A checkpoint if it is not."""
         task = self.task
         if not self.sysif.uses_ring:
-            hello = await self.sysif.start(ring=ring)
+            if self.shares_files:  # the end of its socket does not tell of its death
+                self.sysif.probe = self.pid.pid.is_dead
+            try:
+                hello = await self.sysif.start(ring=ring)
+            finally:
+                self.sysif.probe = None
             task.near_process = near.Pid(int(hello.info["pid"]))
         elif task.pidns is not self.pid.pid.task.pidns:
             task.near_process = await task.getpid()
+
+    async def end(self) -> ChildState:
+        """See AsyncChildPid.end; whom nobody may kill is told to end by closing its socket."""
+        if not self.pid.may_kill():
+            self.over("was to end")
+        return await self.pid.end()
 
     async def died(self) -> None:
         """It is over, or is something else by now."""
@@ -266,13 +293,19 @@ async def _start(
 ) -> Child:
     """Clone it, and nothing else; all that is left over is cleared away when it is over."""
     shared = CLONE.FILES in flags
-    together = vm and parent.address_space.ours and ring is not False
+    together = vm and parent.address_space.ours
     spin = recent_spin()
     lent = Lent(parent)
+    laid: LaidRing | None = None
     memory: ChildMemory | None = None
     try:
         await lent.open(theirs)
-        memory = await start_memory(parent, RING_ROOM if together else 0)
+        if shared:
+            lent.share()
+        memory = await start_memory(parent, 0 if ring is False else RING_ROOM)
+        if ring is not False and not together:
+            laid = await LaidRing.lay(parent, memory)
+        begun = laid is not None or (together and ring is not False)
         keep = kept(parent) | lent.numbers
         stack, block = start_block(
             address,
@@ -283,8 +316,8 @@ async def _start(
             socket=lent.socket,
             pidfd=lent.pidfd,
             page_size=_page_size(parent),
-            size=RING_SIZE if together else 0,
-            spin=spin if together else (0, 0),
+            size=RING_SIZE if begun else 0,
+            spin=spin if begun else (0, 0),
         )
         await memory.write(stack, block)
         how = int(flags) | (_VM if vm else 0)
@@ -298,6 +331,8 @@ async def _start(
             await lent.close()
             if memory is not None:
                 await memory.free()
+        if laid is not None:
+            laid.close()
         raise
     child_pid = ChildPid(parent, near.Pid(pid), here, there)
     own = lent.numbers
@@ -319,19 +354,30 @@ async def _start(
             else:
                 await undo()
     except BaseException:  # its parent is dead: nobody would end it, nor close its pidfd
+        if laid is not None:
+            laid.close()
         await AsyncChildPid(child_pid).end()
         raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
     child = Child(child_pid, task, ours, lent, shares_files=shared, spin=spin[0])
-    if together and isinstance(memory, OwnMemory):
+    if begun:
         info: dict[str, int | str] = {
             "arch": _MACHINE,
             "page_size": _page_size(parent),
             "pid": pid,
             "child": address,
         }
-        child.sysif.begin(Hello(features=_FEATURES, limits=LIMITS, info=info), memory.halves())
+        hello = Hello(features=_FEATURES, limits=LIMITS, info=info)
+        try:
+            if laid is not None:
+                child.sysif.begin(hello, laid.take())
+            elif isinstance(memory, OwnMemory):
+                child.sysif.begin(hello, memory.halves())
+        except BaseException:
+            child.over("was never used")
+            await child.pid.end()
+            raise
     return child
 
 

@@ -13,7 +13,6 @@ from rsyscall_protocol import Argument, Batch, Batched, Step, flatten
 __all__ = ["Done", "call", "make", "raise_failure", "run"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Done:
     """What a batch has come to: the result of each step that was started, and all outputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import rsyscall.far
 import rsyscall.near
 from rsyscall._checkpoint import Held, checkpoint, shield, yielded
 from rsyscall._raw import lib
-from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallSendHangup
+from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, ChildState, W
@@ -57,6 +58,9 @@ _AT_ONCE, _NOWAIT = int(W.NOHANG | W.ALL), int(W.NOWAIT)
 
 #: How long at most to sleep at once for the end of a child that was told to, in microseconds.
 _DOZE_US = 100
+#: What is asked of a pidfd, and told; then what is of no interest here; and a status as of wait(2).
+_PIDFD_INFO = struct.Struct("@Q52xI")
+_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8
 
 
 def _rusage(data: bytes) -> resource.struct_rusage:
@@ -153,7 +157,7 @@ class ChildPid(Pid):
         if self.death_state is not None:
             raise ChildDeadError(f"{self} has {self.death_state}")
         if self._owner != os.getpid():
-            raise ChildPidError(f"{self} is a child of the process that we were forked from")
+            raise ForkedError(f"{self} is a child of the process that we were forked from")
 
     @contextlib.contextmanager
     def borrow(self) -> Generator[rsyscall.near.Pid]:
@@ -254,11 +258,21 @@ class ChildPid(Pid):
             siginfo, rusage = await self.task.sysif.wait_child(self.pidfd_there, how)
         except (ChildProcessError, SyscallError):
             # Somebody else has waited for it, or its parent is dead.
-            return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0) if self.is_dead() else None
+            return self._lost_state() if self.is_dead() else None
         state = ChildState.parse(siginfo)
         if state is not None and state.died():
             self._usage = rusage
         return state
+
+    def _lost_state(self) -> ChildState:
+        """How it has ended, from its pidfd if that knows (Linux 6.15), after somebody's wait."""
+        info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, 0))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.pidfd, _PIDFD_GET_INFO, info)
+            known, status = _PIDFD_INFO.unpack(info)
+            if known & _PIDFD_INFO_EXIT:
+                return ChildState.from_status(self.near.id, status)
+        return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0)
 
     def is_dead(self) -> bool:
         """Whether it has ended, waited for or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from typing import TYPE_CHECKING
 
 from rsyscall._raw import lib
@@ -138,6 +139,14 @@ class ChildState(Record):
         """From the siginfo_t that waitid(2) has filled in; None if there is nothing to tell."""
         info = Siginfo.from_bytes(siginfo)
         return None if info.signo == 0 else cls.make_from_siginfo(info)
+
+    @classmethod
+    def from_status(cls, pid: int, status: int) -> Self:
+        """From a status as wait(2) gives it, of a child that is dead."""
+        if os.WIFEXITED(status):
+            return cls.make(CLD.EXITED, pid, 0, os.WEXITSTATUS(status))
+        code = CLD.DUMPED if os.WCOREDUMP(status) else CLD.KILLED
+        return cls.make(code, pid, 0, os.WTERMSIG(status))
 
     @property
     def returncode(self) -> int | None:

@@ -16,7 +16,7 @@ from rsyscall.near.sysif import Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame
 from rsyscall.sysif.remote import RemoteSyscallInterface
-from rsyscall.sysif.ring import SharedHalves, make_ring
+from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring
 from rsyscall_protocol import (
     Batch,
     Batched,
@@ -38,10 +38,9 @@ _FIRST_LOOK, _LAST_LOOK = 0.01, 0.1
 
 
 class ChildInterface(RemoteSyscallInterface):
-    """The door of a child.
+    """The door of a child, or of a stub that was started here.
 
-    death: returns once the child is dead, for one whose end does not close its socket, because
-    others have it too.
+    Its end closes its socket, unless others have that in their table, too; `share` tells that.
     """
 
     def __init__(
@@ -49,26 +48,30 @@ class ChildInterface(RemoteSyscallInterface):
         sock: socket.socket,
         *,
         post_mortem: Callable[[], Awaitable[str]],
-        death: Callable[[], Awaitable[None]] | None,
-        spin: int,
+        death: Callable[[], Awaitable[None]],
+        spin: int | None = None,
     ) -> None:
         """Take over a connected stream socket; nothing is sent before `start` or `begin`.
 
-        spin: for how many microseconds it pays to spin.
+        death: returns once it is dead. spin: for how many microseconds it pays to spin, if known.
         """
         super().__init__(sock, limits=LIMITS, post_mortem=post_mortem, spin=spin)
-        self._death = death
+        self._wait_dead = death
+        self._sharers = 0
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
 
-    def begin(self, hello: Hello, halves: SharedHalves) -> None:
-        """Begin in shared memory that the child has, too; hello is what it would have said."""
+    def begin(self, hello: Hello, halves: SharedHalves | tuple[int, int]) -> None:
+        """Begin in shared memory that the child has, too; hello is what it would have said.
+
+        halves: as make_ring wants them.
+        """
         self._connection.begin(hello)
         most, first = min(hello.limits.frame, hello.limits.window), self._core.last_id + 1
         self._ring = make_ring(
-            halves.size, self._sock.fileno(), first, most, halves, self._core.spin_us
+            RING_SIZE, self._sock.fileno(), first, most, halves, self._core.spin_us
         )
-        self._halves = halves
+        self._halves = halves if isinstance(halves, SharedHalves) else None
         self._side = SideChannel(hello.limits)
         self._looked = time.monotonic()
 
@@ -81,9 +84,19 @@ class ChildInterface(RemoteSyscallInterface):
         self._flush()
         return not self._out and self._dead is None
 
-    def sees_death(self) -> None:
-        """Nobody else has its socket any more."""
-        self._death = None
+    @property
+    def _death(self) -> Callable[[], Awaitable[None]] | None:
+        """What else is to be waited for: the end of the socket may not come."""
+        return self._wait_dead if self._sharers else None
+
+    def share(self) -> None:
+        """One more has its socket from now on."""
+        self._sharers += 1
+        self._sleep.cancel()  # whoever waits already is to look for its death, too
+
+    def unshare(self) -> None:
+        """One of those has it no more."""
+        self._sharers -= 1
 
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""

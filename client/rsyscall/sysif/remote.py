@@ -6,6 +6,7 @@ answer. What does not fit there, or is not answered in time, goes the same way a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -89,7 +90,8 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
             if self._connection.peer is not None:
                 break
             if not self._receive():
-                await trio.lowlevel.wait_readable(self._sock.fileno())
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await self._wait_readable()
         if self._dead is not None:
             raise await self._explain()
         arch = self.peer.info.get("arch")

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 import rsyscall._raw
-from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall.sysif.child import ChildInterface
 from rsyscall.tasks._foreign import foreign_process
 from rsyscall.thread import Process
 
@@ -152,7 +152,7 @@ async def open_process(
         raise
     finally:
         theirs.close()
-    sysif = RemoteSyscallInterface(ours, post_mortem=child.post_mortem)
+    sysif = ChildInterface(ours, post_mortem=child.post_mortem, death=child.wait)
     try:
         hello = await sysif.start(ring=ring)
         process = foreign_process(sysif, hello)
