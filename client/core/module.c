@@ -1,4 +1,5 @@
 /* rsyscall._ring: what of the client runs compiled. */
+#include "far_memory.h"
 #include "wire.h"
 
 /* ---- when to let others run: of all connections that a thread uses together ---- */
@@ -47,6 +48,9 @@ static PyMethodDef functions[] = {
     {"due", due, METH_NOARGS, NULL},
     {"yielded", yielded, METH_NOARGS, NULL},
     {"setup", setup, METH_VARARGS, NULL},
+    {"vm_read", vm_read, METH_VARARGS, NULL},
+    {"vm_read_into", vm_read_into, METH_VARARGS, NULL},
+    {"vm_write", vm_write, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

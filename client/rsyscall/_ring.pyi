@@ -5,6 +5,7 @@ from typing import Any, SupportsInt, TypeAlias
 from rsyscall_protocol import In, InOut, Out, Ret
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
+_Writable: TypeAlias = bytearray | memoryview
 
 class _NotSent:
     """What NotImplemented is to a type checker that has Any for it."""
@@ -16,6 +17,9 @@ def setup_batch(step: type[object], /) -> None: ...
 def encode_batch(
     batch: object, steps: list[Any], flags: int, /
 ) -> tuple[bytearray, int, _Outs] | _NotSent: ...
+def vm_read(pid: int, pidfd: int, address: int, length: int, /) -> bytes | int: ...
+def vm_read_into(pid: int, pidfd: int, address: int, buffer: _Writable, /) -> int: ...
+def vm_write(pid: int, pidfd: int, address: int, buffer: _Buffer, /) -> int: ...
 
 _Answer: TypeAlias = int | tuple[int, tuple[bytes, ...]]
 _Batched: TypeAlias = tuple[tuple[bytes, ...], bytes, bytes, int]

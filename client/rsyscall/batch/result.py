@@ -82,7 +82,8 @@ class BatchResult:
         if step.number == SYS.close:  # a close that failed has closed
             return True
         try:
-            return self.number(step) == 0
+            value = self.number(step)
+            return value == 0 or (value > 0 and step.number == SYS.mremap)
         except BatchError:  # brief
             return code != Status.FAILED
 
@@ -160,6 +161,7 @@ class BatchResult:
                 made.forget()
             elif isinstance(made, MemoryMapping):
                 made.mark_unmapped()
+                made.forget_unmapped()
         return made
 
     def settle(self, makers: list[Step[Any]]) -> None:

@@ -24,6 +24,7 @@ from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD
 from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
+from rsyscall.sysif.memory import pid_behind
 from rsyscall.sysif.ring import RING_SIZE, spin_us
 from rsyscall_protocol import Feature, Hello
 
@@ -189,6 +190,11 @@ class Child:
             ours, post_mortem=self._post_mortem, death=death
         )
         task.sysif = self.sysif
+        self.sysif.reach(
+            task.address_space,
+            lambda: (pid_behind(pid.pidfd),),
+            owner=task.address_space is not pid.task.address_space,
+        )
         pid.on_release(self.died)
 
     async def _post_mortem(self) -> str:
