@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["far_read", "file", "getppid", "load", "socket"]
+__all__ = ["copy", "far_read", "file", "getppid", "load", "socket"]
 
 _SOURCE = Path(__file__).with_name("floor.c")
 _ARGUMENTS = {
     "getppid": [],
     "file": [ctypes.c_char_p, ctypes.c_int64],
     "socket": [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64],
+    "copy": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64],
     "far_read": [ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64],
 }
 # Removed when the interpreter ends.
@@ -73,3 +74,10 @@ def socket(n: int, fd: int, frames: bytes) -> float:
 def far_read(n: int, pid: int, address: int, size: int) -> float:
     """process_vm_readv(2)."""
     return _call("far_read", n, pid, address, ctypes.create_string_buffer(size), size)
+
+
+def copy(n: int, size: int) -> float:
+    """memcpy(3), from one place to another, again and again."""
+    return _call(
+        "copy", n, ctypes.create_string_buffer(size), ctypes.create_string_buffer(size), size
+    )
