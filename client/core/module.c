@@ -1,5 +1,6 @@
 /* rsyscall._core: what of the client runs compiled. */
 #include "batch.h"
+#include "far_memory.h"
 
 /* ---- when to let others run: of all connections that a thread uses together ---- */
 
@@ -64,6 +65,9 @@ static PyMethodDef functions[] = {
      "path_to_bytes(path, name, /)\n--\n\n"
      "A path, or another string for the kernel, with its final NUL.\n\n"
      "ValueError, naming the argument, if it contains a NUL of its own."},
+    {"vm_read", vm_read, METH_VARARGS, NULL},
+    {"vm_read_into", vm_read_into, METH_VARARGS, NULL},
+    {"vm_write", vm_write, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -152,10 +152,13 @@ static int has_ended(const Results *self, const Step *step) {
     int status = status_of(self, step->index);
     if (status == RS_STATUS_NOT_STARTED || status == RS_STATUS_BLOCKED)
         return 0;
-    if (PyLong_Check(step->number) && PyLong_AsLong(step->number) == SYS_close)
-        return 1; /* a close that failed has closed */
+    long number = PyLong_Check(step->number) ? PyLong_AsLong(step->number) : -1;
     PyErr_Clear();
-    return value_of(self, step->index, &value) ? value == 0 : status != RS_STATUS_FAILED;
+    if (number == SYS_close)
+        return 1; /* a close that failed has closed */
+    if (!value_of(self, step->index, &value))
+        return status != RS_STATUS_FAILED;
+    return value == 0 || (value > 0 && number == SYS_mremap); /* that returns an address */
 }
 
 /* Whether it is a step of the batch as it ran. */

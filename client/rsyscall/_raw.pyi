@@ -14,6 +14,7 @@ class _FFI:
     def new(self, cdecl: str, init: object = ...) -> CData: ...
     def cast(self, cdecl: str, source: object) -> CData: ...
     def release(self, cdata: CData) -> None: ...
+    def gc(self, cdata: CData, destructor: object) -> CData: ...
     def memmove(self, dest: object, src: object, n: int) -> None: ...
     def from_buffer(self, cdecl: object, python_buffer: object = ...) -> CData: ...
     def sizeof(self, cdecl: str) -> int: ...
@@ -41,6 +42,30 @@ class _Lib:
     MS_ASYNC: int
     MS_SYNC: int
     MS_INVALIDATE: int
+    MADV_NORMAL: int
+    MADV_RANDOM: int
+    MADV_SEQUENTIAL: int
+    MADV_WILLNEED: int
+    MADV_DONTNEED: int
+    MADV_FREE: int
+    MADV_REMOVE: int
+    MADV_DONTFORK: int
+    MADV_DOFORK: int
+    MADV_MERGEABLE: int
+    MADV_UNMERGEABLE: int
+    MADV_HUGEPAGE: int
+    MADV_NOHUGEPAGE: int
+    MADV_DONTDUMP: int
+    MADV_DODUMP: int
+    MADV_WIPEONFORK: int
+    MADV_KEEPONFORK: int
+    MADV_COLD: int
+    MADV_PAGEOUT: int
+    MADV_HWPOISON: int
+    MREMAP_MAYMOVE: int
+    MREMAP_FIXED: int
+    MREMAP_DONTUNMAP: int
+    MLOCK_ONFAULT: int
     MFD_CLOEXEC: int
     MFD_ALLOW_SEALING: int
     MFD_HUGETLB: int

@@ -11,12 +11,15 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rsyscall._regions import Regions
+
 if TYPE_CHECKING:
     from rsyscall.memory.allocation_interface import AllocatorInterface
     from rsyscall.memory.allocator import Arena
     from rsyscall.memory.heap import Heap
     from rsyscall.near.sysif import SyscallInterface
     from rsyscall.near.types import Pid
+    from rsyscall.sysif.memory import Views
 
 __all__ = [
     "AddressSpace",
@@ -51,9 +54,25 @@ class AddressSpaceMismatchError(NamespaceMismatchError):
 
 
 class File:
-    """An open file, or the memory behind an anonymous mapping; equal only to itself."""
+    """What is mapped: the pages of one mapping, by default; equal only to itself.
 
-    __slots__ = ("__weakref__",)
+    of: the file that they are of, if others may have mapped it too; see same_as.
+    """
+
+    __slots__ = ("__weakref__", "_of")
+
+    def __init__(self, of: File | None = None) -> None:
+        """Without `of` it is a file of its own."""
+        self._of: File | None = None if of is None else of.root
+
+    @property
+    def root(self) -> File:
+        """The file itself: the same object for all that is known to be of one file."""
+        return self if self._of is None else self._of
+
+    def same_as(self, other: File) -> bool:
+        """Whether both are known to be of one file."""
+        return self.root is other.root
 
 
 @dataclass(eq=False)
@@ -85,12 +104,21 @@ class AddressSpace:
     ours: bool = False
     #: What is handed out of it, to all its tasks.
     heap: Heap[Arena] | None = field(default=None, init=False, repr=False)
-    #: Mappings that were unmapped through a handle, so that no copy of the handle can be used.
-    _unmapped: weakref.WeakKeyDictionary[File, set[tuple[int, int]]] = field(
-        default_factory=weakref.WeakKeyDictionary[File, "set[tuple[int, int]]"],
-        init=False,
-        repr=False,
-    )
+    #: What of it is mapped here as well.
+    views: Views | None = field(default=None, init=False, repr=False)
+    #: Whether memory of ours can be mapped into it, as far as that was tried.
+    can_share: bool = field(default=True, init=False, repr=False)
+    #: What we have mapped into it.
+    regions: Regions = field(default_factory=Regions, init=False, repr=False)
+    #: How often all that was in it has gone, as with exec.
+    generation: int = field(default=0, init=False, repr=False)
+
+    def end(self) -> None:
+        """Take note that all that was in it is gone: no handle to any of it can be used."""
+        self.generation += 1
+        self.regions.take(0, 2**64)
+        if self.views is not None:
+            self.views.close()
 
     def assert_is(self, other: AddressSpace) -> None:
         """Raise AddressSpaceMismatchError, naming both, unless `other` is this very one."""

@@ -7,8 +7,9 @@ from benchmarks.calls import busy_cpus, busy_thread, single_calls, socket_calls
 from benchmarks.instructions import instructions
 from benchmarks.many import deadlines, many_tasks
 from benchmarks.measure import Benchmark
+from benchmarks.memory import allocations, far_memory, stream
 from benchmarks.processes import large_parent, many_children, processes
-from benchmarks.resources import far_memory, footprint, idle
+from benchmarks.resources import footprint, idle
 
 __all__ = ["BENCHMARKS"]
 
@@ -27,6 +28,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "busy-thread": busy_thread,
     "far-away": far_away,
     "far-memory": far_memory,
+    "stream": stream,
+    "allocations": allocations,
     "footprint": footprint,
     "instructions": instructions,
 }

@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["clone", "far_read", "file", "getppid", "load", "socket", "spawn"]
+__all__ = ["clone", "copy", "far_read", "file", "getppid", "load", "socket", "spawn"]
 
 _SOURCE = Path(__file__).with_name("floor.c")
 _ARGUMENTS: dict[str, list[type]] = {
     "getppid": [],
     "file": [ctypes.c_char_p, ctypes.c_int64],
     "socket": [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64],
+    "copy": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64],
     "far_read": [ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64],
     "clone": [],
     "spawn": [ctypes.c_char_p],
@@ -85,3 +86,10 @@ def clone(n: int) -> float:
 def spawn(n: int, path: str) -> float:
     """posix_spawn(3) of a program without arguments, and waitpid."""
     return _call("spawn", n, path.encode())
+
+
+def copy(n: int, size: int) -> float:
+    """memcpy(3), from one place to another, again and again."""
+    return _call(
+        "copy", n, ctypes.create_string_buffer(size), ctypes.create_string_buffer(size), size
+    )

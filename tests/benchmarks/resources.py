@@ -1,4 +1,4 @@
-"""What a process costs beside time: CPU when idle, memory, size, and copying its memory."""
+"""What a process costs beside time: CPU when idle, memory, and size."""
 
 from __future__ import annotations
 
@@ -7,57 +7,15 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import trio
 
 import rsyscall
-from benchmarks import floor
-from benchmarks.measure import Row, Scale, interleave, per_call, progress, ratio_row, recorded, step
-from rsyscall.sys.mman import MAP, PROT
+from benchmarks.measure import Row, Scale, progress, recorded, step
 
-__all__ = ["far_memory", "footprint", "idle"]
-
-_MIB = 1024 * 1024
-
-
-async def far_memory(scale: Scale) -> list[Row]:
-    """1 MiB of a stub's memory."""
-    n = max(1, scale.slow // 25)
-    async with (
-        rsyscall.open_process(ring=True) as ring,
-        rsyscall.open_process(ring=False) as socket,
-    ):
-        where: dict[rsyscall.Process, rsyscall.MemoryMapping] = {}
-        for process in (ring, socket):
-            mapping = await process.task.mmap(_MIB, PROT.READ | PROT.WRITE, MAP.PRIVATE)
-            await mapping.write(0, b"x" * _MIB)
-            where[process] = mapping
-
-        def reader(process: rsyscall.Process) -> Callable[[], Awaitable[bytes]]:
-            address, read = where[process].near.address, process.task.sysif.read_memory
-            return lambda: read(address, _MIB)
-
-        async def in_c() -> float:
-            return floor.far_read(n, int(ring.pid), where[ring].near.address, _MIB)
-
-        subjects: dict[str, Callable[[], Awaitable[float]]] = {
-            "C": in_c,
-            "ring": lambda: per_call(n, reader(ring)),
-            "socket": lambda: per_call(n, reader(socket)),
-        }
-        samples = await interleave("far memory", subjects, scale.rounds)
-    return [
-        ratio_row(
-            f"1 MiB of far memory read, {way}, against process_vm_readv",
-            samples,
-            way,
-            "C",
-            floor="C",
-        )
-        for way in ("ring", "socket")
-    ]
+__all__ = ["footprint", "idle"]
 
 
 def _cpu_ms(pids: Iterable[int | str]) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from rsyscall import near
 from rsyscall.handle import BaseFileDescriptor, Task
-from rsyscall.near.sysif import Reply, SyscallArgument, SyscallInterface
+from rsyscall.near.sysif import Buffer, Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.mman import MemoryMapping
 from rsyscall.sys.syscall import SYS
 
@@ -41,7 +41,7 @@ class RecordingInterface(SyscallInterface):
         self.sent.append(("read_memory", (address, length)))
         return await self.inner.read_memory(address, length)
 
-    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
+    async def write_memory(self, address: SupportsInt, data: Buffer) -> None:
         self.sent.append(("write_memory", (address, len(data))))
         await self.inner.write_memory(address, data)
 

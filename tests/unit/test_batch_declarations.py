@@ -22,7 +22,7 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 NO_CALLS: dict[type, set[str]] = {
     Task: {"ptr", "malloc", "malloc_serializer", "sigmask_block", "read_oldset_and_check"},
     FileDescriptor: {"invalidate", "as_argument"},
-    MemoryMapping: {"read", "write"},
+    MemoryMapping: {"read", "read_into", "write"},
 }
 #: What a method is given first, in a batch.
 HANDLES = {Task: None, FileDescriptor: "fd", MemoryMapping: "mapping"}

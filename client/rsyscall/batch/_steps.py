@@ -64,9 +64,14 @@ class Steps(StepList):
     def _dirfd(self, fd: DirfdArgument) -> SyscallArgument:
         return AT.FDCWD if fd is None else self._fd(fd)
 
-    def _range(self, mapping: MappingArgument) -> tuple[SyscallArgument, int]:
+    def _range(
+        self, mapping: MappingArgument, *, changes: bool = False
+    ) -> tuple[SyscallArgument, int]:
+        """Address and length. changes: whether it is one that only our own mappings may see."""
         if isinstance(mapping, MemoryMapping):
             mapping.check_valid()
+            if changes:
+                mapping.check_changeable()
             if _key(mapping) in self.gone:
                 raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
             self.used.append(mapping)

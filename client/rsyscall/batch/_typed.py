@@ -22,13 +22,21 @@ from rsyscall.fcntl import O
 from rsyscall.handle.fd import close_call, disable_cloexec_call, enable_cloexec_call
 from rsyscall.linux.memfd import MFD, memfd_create_call
 from rsyscall.sys.mman import (
+    MADV,
     MAP,
+    MLOCK,
+    MREMAP,
     MS,
     PROT,
     MemoryMapping,
+    madvise_call,
+    mincore_call,
+    mlock_call,
     mmap_call,
     mprotect_call,
+    mremap_call,
     msync_call,
+    munlock_call,
     munmap_call,
 )
 from rsyscall.sys.stat import Stat, fstat_call
@@ -152,9 +160,15 @@ class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
         addr: near.Address | None = None,
         **options: Unpack[StepOptions],
     ) -> Step[MemoryMapping]:
-        """Map a file, or without one anonymous memory. ValueError off a page boundary. mmap(2)."""
+        """Map a file, or without one anonymous memory.
+
+        ValueError off a page boundary, and for MAP.FIXED, which may replace what is not ours.
+        mmap(2).
+        """
         if fd is None:
             flags |= MAP.ANONYMOUS
+        if MAP.FIXED in flags and MAP.FIXED_NOREPLACE not in flags:
+            raise ValueError("flags: MAP.FIXED is no step of a batch; see MAP.FIXED_NOREPLACE")
         number = None if fd is None else self._fd(fd)
         file = rsyscall.far.File() if file is None else file
         call = mmap_call(length, prot, flags, addr, number, offset, page_size, file)
@@ -162,7 +176,7 @@ class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
 
     def munmap(self, mapping: MappingArgument, **options: Unpack[StepOptions]) -> Step[None]:
         """Unmap a mapping: it cannot be used afterwards. munmap(2)."""
-        step = self.add(munmap_call(*self._range(mapping)), **options)
+        step = self.add(munmap_call(*self._range(mapping, changes=True)), **options)
         self._ends(step, mapping)
         return step
 
@@ -170,7 +184,48 @@ class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
         self, mapping: MappingArgument, prot: PROT, **options: Unpack[StepOptions]
     ) -> Step[None]:
         """Change what may be done with all pages of a mapping. mprotect(2)."""
-        return self.add(mprotect_call(*self._range(mapping), prot), **options)
+        return self.add(mprotect_call(*self._range(mapping, changes=True), prot), **options)
+
+    def mremap(
+        self,
+        mapping: MemoryMapping,
+        new_length: int,
+        flags: MREMAP = MREMAP.NONE,
+        *,
+        addr: near.Address | None = None,
+        **options: Unpack[StepOptions],
+    ) -> Step[MemoryMapping]:
+        """Make a mapping longer or shorter; its handle cannot be used afterwards.
+
+        ValueError off a page boundary, and for MREMAP.FIXED and DONTUNMAP, which are no steps.
+        mremap(2).
+        """
+        if addr is not None or flags & ~MREMAP.MAYMOVE:
+            raise ValueError(f"flags: {flags!r} cannot be given to a step of a batch")
+        self._range(mapping, changes=True)
+        step = self.add(mremap_call(mapping, new_length, flags, addr), **options)
+        self._ends(step, mapping)
+        return step
+
+    def madvise(
+        self, mapping: MappingArgument, advice: MADV, **options: Unpack[StepOptions]
+    ) -> Step[None]:
+        """Tell the kernel how it will be used. madvise(2)."""
+        return self.add(madvise_call(*self._range(mapping, changes=True), advice), **options)
+
+    def mlock(
+        self, mapping: MappingArgument, flags: MLOCK = MLOCK.NONE, **options: Unpack[StepOptions]
+    ) -> Step[None]:
+        """Keep its pages in memory. mlock(2)."""
+        return self.add(mlock_call(*self._range(mapping), flags), **options)
+
+    def munlock(self, mapping: MappingArgument, **options: Unpack[StepOptions]) -> Step[None]:
+        """Take mlock back. munlock(2)."""
+        return self.add(munlock_call(*self._range(mapping)), **options)
+
+    def mincore(self, mapping: MappingArgument, **options: Unpack[StepOptions]) -> Step[list[bool]]:
+        """Which of its pages, of 4096 bytes, are in memory. mincore(2)."""
+        return self.add(mincore_call(*self._range(mapping)), **options)
 
     def msync(
         self, mapping: MappingArgument, flags: MS = MS.SYNC, **options: Unpack[StepOptions]

@@ -90,6 +90,8 @@ class Batch(TypedSteps):
         """What was not closed or unmapped after all."""
         for step, handle in self.ended:
             if result is not None and result.ended(step):
+                if isinstance(handle, MemoryMapping):
+                    handle.forget_unmapped()
                 continue
             if isinstance(handle, MemoryMapping):
                 handle.mark_unmapped(False)

@@ -97,6 +97,7 @@ class BatchResult(Results):
                 made.forget()
             elif isinstance(made, MemoryMapping):
                 made.mark_unmapped()
+                made.forget_unmapped()
         if self._gone_ends is not None:
             for offset in self._gone_ends.get(step.index, ()):
                 end = is_end(made, offset)

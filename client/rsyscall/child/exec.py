@@ -110,6 +110,8 @@ async def execute(
         memory.free()
     child.pid.pid.did_exec(command)
     child.over("has exec'd")
+    if task.address_space is not child.pid.pid.task.address_space:
+        task.address_space.end()
     with shield():
         await child.pid.pid.clear_away()
     return child.pid

@@ -28,6 +28,7 @@ from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, ChildState
 from rsyscall.sysif.child import LIMITS, ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
+from rsyscall.sysif.memory import pid_behind
 from rsyscall.sysif.ring import RING_SIZE, recent_spin
 from rsyscall_protocol import Feature, Hello
 
@@ -199,6 +200,11 @@ class Child:
         if shares_files:
             self.sysif.share()
         task.sysif = self.sysif
+        self.sysif.reach(
+            task.address_space,
+            lambda: (pid_behind(pid.pidfd),),
+            owner=task.address_space is not pid.task.address_space,
+        )
         pid.on_release(self.died)
 
     async def _post_mortem(self) -> str:

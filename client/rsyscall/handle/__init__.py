@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import rsyscall.netinet.in_
-import rsyscall.sys.un  # noqa: F401 - both: addresses are parsed as what they are
 from rsyscall import far, near
 from rsyscall.handle.fd import (
     BaseFileDescriptor,

@@ -15,7 +15,7 @@ from rsyscall.memory.allocation_interface import (
     UseAfterFreeError,
 )
 from rsyscall.memory.heap import GRANULE, Block, Heap
-from rsyscall.sys.mman import MAP, PROT
+from rsyscall.memory.shared import map_arena
 
 if TYPE_CHECKING:
     from rsyscall.handle.fd import BaseFileDescriptor
@@ -170,7 +170,12 @@ class Arena(AllocatorInterface):
         """Take over the mapping, all of it free. heap: that of further arenas, too."""
         self.mapping = mapping
         self.heap: Heap[Arena] = Heap() if heap is None else heap
-        self.heap.add(self, mapping.near.length)
+        self._reserve()
+
+    def _reserve(self) -> None:
+        near = self.mapping.near
+        self.mapping.task.address_space.regions.reserve(near.address, near.address + near.length)
+        self.heap.add(self, near.length)
 
     async def malloc(self, size: int, alignment: int) -> tuple[MemoryMapping, Allocation]:
         """A piece; OutOfSpaceError if there is none. Not a checkpoint: nothing is asked."""
@@ -195,11 +200,18 @@ class Arena(AllocatorInterface):
         """
         if not self.heap.remove(self):
             raise ValueError(f"pieces of {self.mapping} are in use")
+        space, start = self.mapping.task.address_space, self.mapping.near.address
+        view = space.views.remove(start) if space.views is not None else None
+        space.regions.release(start)
         try:
             await self.mapping.munmap()
         except BaseException:
-            self.heap.add(self, self.mapping.near.length)
+            if view is not None and space.views is not None:
+                space.views.add(view)
+            self._reserve()
             raise
+        if view is not None:
+            view.close()
 
 
 def allocate(heap: Heap[Arena], any_arena: Arena, size: int, alignment: int) -> Allocation | None:
@@ -231,7 +243,7 @@ class BumpAllocator(Arena):
         """Map `size` bytes, or a little more. Errors and cancellation as mmap. A checkpoint."""
         if size <= 0:
             raise ValueError(f"size: {size} is not positive")
-        return cls(await task.mmap(align(size, _PAGE), PROT.READ | PROT.WRITE, MAP.PRIVATE))
+        return cls(await map_arena(task, align(size, _PAGE)))
 
 
 class AllocatorClient(AllocatorInterface):
@@ -313,7 +325,7 @@ class AllocatorClient(AllocatorInterface):
     async def _grow(self, size: int) -> None:
         mapped = sum([arena.mapping.near.length for arena in self.heap.owners])
         length = max(align(size, _PAGE), min(max(mapped, _ARENA), _LARGEST))
-        Arena(await self.task.mmap(length, PROT.READ | PROT.WRITE, MAP.PRIVATE), self.heap)
+        Arena(await map_arena(self.task, length), self.heap)
 
     def _surplus(self) -> list[Arena]:
         """The empty arenas but for the first that is not too large."""

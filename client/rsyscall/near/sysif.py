@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rsyscall.near.types import FileDescriptor
 
 __all__ = [
+    "Buffer",
     "FdArg",
     "ForkedError",
     "In",
@@ -71,6 +72,9 @@ __all__ = [
 #: What a call may be given: a number or something that converts to one, or data inside the request;
 #: in a batch also a Placeholder.
 SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdArg | Placeholder
+
+#: Bytes as they are written; what they were copied from is not kept.
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 setup(In, Out, Ret, InOut)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
@@ -251,13 +255,22 @@ class SyscallInterface(abc.ABC):
         happened. process_vm_readv(2).
         """
 
+    async def read_memory_into(self, address: SupportsInt, buffer: bytearray | memoryview) -> None:
+        """Fill a buffer of our own from what is at `address` of the task's memory.
+
+        OSError (EFAULT) if not all of it can be read; a leading part may have been. A checkpoint;
+        if cancelled, a leading part may have been read. process_vm_readv(2).
+        """
+        view = memoryview(buffer).cast("B")
+        view[:] = await self.read_memory(address, len(view))
+
     @abc.abstractmethod
-    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
+    async def write_memory(self, address: SupportsInt, data: Buffer) -> None:
         """Write all of `data` at `address` of the task's memory.
 
         OSError (EFAULT) if not all of it can be written; what lies before the first bad page may
-        have been. A checkpoint; if cancelled, nothing or, of more than one frame's worth, a leading
-        part has been written. process_vm_writev(2).
+        have been. A checkpoint; if cancelled, nothing or, of more than a mebibyte or one frame's
+        worth, a leading part has been written. process_vm_writev(2).
         """
 
     async def read(self, src: Pointer[Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import importlib
 import struct
 from typing import ClassVar, Self
 
@@ -93,8 +94,16 @@ class SockaddrStorage(Sockaddr):
 
     def parse(self) -> Sockaddr:
         """As the class of its family, if there is one. ValueError if it is not well-formed."""
+        if self.family in _MODULES:
+            importlib.import_module(_MODULES[self.family])
         known = Sockaddr._families.get(self.family)
         return self if known is None else known.from_bytes(self.to_bytes())
 
 
 _KNOWN = {int(family) for family in AF}
+#: Where the classes of families are, which are imported when there is an address to be parsed.
+_MODULES = {
+    int(AF.UNIX): "rsyscall.sys.un",
+    int(AF.INET): "rsyscall.netinet.in_",
+    int(AF.INET6): "rsyscall.netinet.in_",
+}

@@ -12,7 +12,7 @@ import trio
 
 from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome, StepList
-from rsyscall.near.sysif import Reply, SyscallArgument, SyscallInterface
+from rsyscall.near.sysif import Buffer, Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame
 from rsyscall.sysif.remote import RemoteSyscallInterface
@@ -169,7 +169,7 @@ class DeadInterface(SyscallInterface):
         """Raise."""
         await self._fail()
 
-    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
+    async def write_memory(self, address: SupportsInt, data: Buffer) -> None:
         """Raise."""
         await self._fail()
 

@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import SupportsInt, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -20,15 +20,13 @@ from rsyscall.near.sysif import (
     SIGINFO_SIZE,
     Reply,
     SyscallArgument,
-    SyscallInterface,
     SyscallSendError,
-    check_range,
     check_reply,
     convert_arguments,
     describe_call,
-    unreadable,
 )
 from rsyscall.sys.syscall import SYS
+from rsyscall.sysif.memory import MemoryRoads
 from rsyscall_protocol import (
     Argument,
     Batch,
@@ -117,7 +115,7 @@ def _filled(step: Step, args: tuple[Argument, ...]) -> Step:
     return replace(step, args=fill(step.args), undo=undo)
 
 
-class DirectSyscallInterface(SyscallInterface):
+class DirectSyscallInterface(MemoryRoads):
     """The door of the interpreter's own process.
 
     A call that may block is made in a worker thread, so that trio goes on. Calls that change ids or
@@ -227,32 +225,25 @@ class DirectSyscallInterface(SyscallInterface):
         made = return_fd and _returns_fd(nr, numbers)
         return Reply(result.value, result.outs, result.value if made else None)
 
-    async def read_memory(self, address: SupportsInt, length: int) -> bytes:
-        """See SyscallInterface. By way of the kernel: a bad address is an error, not a crash."""
-        start, parts = int(address), list[bytes]()
-        check_range(start, length)
-        for at in range(start, start + length, _CHUNK):
-            await checkpoint()
-            n = min(_CHUNK, start + length - at)
+    async def read_by_frames(self, address: int, length: int) -> bytes | None:
+        """See MemoryRoads. Without process_vm there is no way that is safe but to try the same."""
+        parts: list[bytes] = []
+        for at in range(address, address + length, _CHUNK):
+            n = min(_CHUNK, address + length - at)
             result = _execute(Read(1, at, n))
             if result.value != n:
-                raise unreadable(start, length)
+                return None
             parts += result.outs
-        if not parts:
-            await checkpoint()
         return b"".join(parts)
 
-    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
-        """See SyscallInterface."""
-        start, chunk = int(address), _CHUNK - 64
-        check_range(start, len(data))
-        if not data:
-            await checkpoint()
+    async def write_by_frames(self, address: int, data: memoryview) -> bool:
+        """See MemoryRoads."""
+        chunk = _CHUNK - 64
         for at in range(0, len(data), chunk):
-            await checkpoint()
             part = bytes(data[at : at + chunk])
-            if _execute(Write(1, start + at, part)).value != len(part):
-                raise unreadable(start, len(data))
+            if _execute(Write(1, address + at, part)).value != len(part):
+                return False
+        return True
 
     async def barrier(self) -> None:
         """See SyscallInterface."""

@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import SupportsInt
 
 import trio
 
@@ -23,14 +22,12 @@ from rsyscall.near.sysif import (
     Reply,
     SyscallArgument,
     SyscallHangup,
-    SyscallInterface,
-    check_range,
     check_reply,
     convert_arguments,
-    unreadable,
 )
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
+from rsyscall.sysif.memory import MemoryRoads
 from rsyscall.sysif.requests import Answer, RequestLink
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring
 from rsyscall_protocol import (
@@ -62,7 +59,7 @@ __all__ = ["RemoteSyscallInterface"]
 _BYTES_PER_US = 2048
 
 
-class RemoteSyscallInterface(RequestLink, SyscallInterface):
+class RemoteSyscallInterface(RequestLink, MemoryRoads):
     """The door of a process behind a socket; see sysif.requests for how many tasks share it."""
 
     async def start(
@@ -331,41 +328,44 @@ class RemoteSyscallInterface(RequestLink, SyscallInterface):
         """See SyscallInterface."""
         await self._exchange(lambda id_: Unprepare(id_, number))
 
-    async def read_memory(self, address: SupportsInt, length: int) -> bytes:
-        """See SyscallInterface. A long read is made in pieces of one frame each."""
-        start, parts = int(address), list[bytes]()
-        check_range(start, length)
+    async def read_by_frames(self, address: int, length: int) -> bytes | None:
+        """See MemoryRoads. A long read is made in pieces of one frame each."""
+        parts: list[bytes] = []
         limits = self._connection.limits
         chunk = min(limits.frame, limits.window) - Size.REPLY_BASE - Size.REPLY_OUT
-        if length == 0:
-            await checkpoint()
-        for at in range(start, start + length, chunk):
-            n = min(chunk, start + length - at)
+        for at in range(address, address + length, chunk):
+            n = min(chunk, address + length - at)
 
             def read(id_: int, at: int = at, n: int = n) -> Read:
                 return Read(id_, at, n)
 
             result = await self._exchange(read, spin=n // _BYTES_PER_US)
             if result.value != n:
-                raise unreadable(start, length)
+                return None
             parts += result.outs
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def write_memory(self, address: SupportsInt, data: bytes) -> None:
-        """See SyscallInterface. A long write is made in pieces of one frame each."""
-        start, chunk = int(address), self._connection.limits.frame - 64
-        check_range(start, len(data))
-        if not data:
-            await checkpoint()
+    async def write_by_frames(self, address: int, data: memoryview) -> bool:
+        """See MemoryRoads. A long write is made in pieces of one frame each."""
+        chunk = self._connection.limits.frame - 64
         for at in range(0, len(data), chunk):
             part = bytes(data[at : at + chunk])
 
-            def write(id_: int, at: int = start + at, part: bytes = part) -> Write:
+            def write(id_: int, at: int = address + at, part: bytes = part) -> Write:
                 return Write(id_, at, part)
 
-            result = await self._exchange(write)
-            if result.value != len(part):
-                raise unreadable(start, len(data))
+            if (await self._exchange(write)).value != len(part):
+                return False
+        return True
+
+    def _die(self, dead: Dead) -> None:
+        super()._die(dead)
+        self.leave()
+
+    def after_fork(self) -> None:
+        """See RequestLink."""
+        super().after_fork()
+        self.leave()
 
     async def barrier(self) -> None:
         """Return when every call sent before has been answered. A checkpoint.

@@ -15,12 +15,15 @@ __all__ = ["local_process"]
 
 def _make() -> Process:
     pid = os.getpid()
+    sysif = DirectSyscallInterface()
+    space = far.AddressSpace(pid, ours=True)
+    sysif.reach(space)
     return Process(
         Task(
-            DirectSyscallInterface(),
+            sysif,
             near.Pid(pid),
             far.FDTable(pid),
-            far.AddressSpace(pid, ours=True),
+            space,
             far.PidNamespace(pid, ours=True),
             mountns=far.MountNamespace(pid),
         )

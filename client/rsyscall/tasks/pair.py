@@ -71,6 +71,7 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
     try:
         hello = await sysif.start(ring=ring, halves=halves)
         local = local_process.task
+        sysif.reach(local.address_space)
         yield Process(
             Task(
                 sysif,

@@ -156,6 +156,8 @@ async def open_process(
     try:
         hello = await sysif.start(ring=ring)
         process = foreign_process(sysif, hello)
+        # Or it is a program that has started the stub.
+        sysif.reach(process.task.address_space, lambda: (child.pid, int(process.pid)), owner=True)
         try:
             yield process
         finally:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 
 import trio
 
+from rsyscall.sysif.memory import peer_pid
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks._foreign import foreign_process
 from rsyscall.thread import Process
@@ -47,10 +48,12 @@ async def connect(address: str, *, ring: bool | None = None) -> AsyncGenerator[P
         plain = socket.socket(fileno=os.dup(sock.fileno()))
     finally:
         sock.close()
+    pid = peer_pid(plain)
     sysif = RemoteSyscallInterface(plain)
     try:
         hello = await sysif.start(ring=ring)
         process = foreign_process(sysif, hello)
+        sysif.reach(process.task.address_space, lambda: (pid, int(process.pid)), owner=True)
         try:
             yield process
         finally:
