@@ -10,6 +10,7 @@ it or on the handles it returns. Modules are named after C headers.
 # first.
 from rsyscall.batch import RESULT, Batch, BatchError, PreparedBatch, Step
 from rsyscall.command import Command
+from rsyscall.epoller import AsyncFileDescriptor
 from rsyscall.handle import (
     FileDescriptor,
     LinearPointer,
@@ -35,6 +36,7 @@ from rsyscall.thread import ChildProcess, Process
 __all__ = [
     "RESULT",
     "AsyncChildPid",
+    "AsyncFileDescriptor",
     "Batch",
     "BatchError",
     "ChildProcess",

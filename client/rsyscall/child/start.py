@@ -186,7 +186,7 @@ class Child:
         # The end of one that shares its table does not close its socket.
         death = pid.wait_readable if shares_files else None
         self.sysif: ChildInterface = ChildInterface(
-            ours, post_mortem=self._post_mortem, death=death
+            ours, post_mortem=self._post_mortem, death=death, pidfd=lambda: pid.pidfd
         )
         task.sysif = self.sysif
         pid.on_release(self.died)

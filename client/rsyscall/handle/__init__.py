@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import rsyscall.netinet.in_
-import rsyscall.sys.un  # noqa: F401 - both: addresses are parsed as what they are
+# Both so that addresses are parsed as what they are.
+import rsyscall.netinet.in_  # pyright: ignore[reportUnusedImport]
+import rsyscall.sys.un  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from rsyscall import far, near
 from rsyscall.handle.fd import (
     BaseFileDescriptor,

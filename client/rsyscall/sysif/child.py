@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,7 +41,7 @@ class ChildInterface(RemoteSyscallInterface):
     """The door of a child.
 
     death: returns once the child is dead, for one whose end does not close its socket, because
-    others have it too.
+    others have it too. pidfd: one of ours, if there still is one.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class ChildInterface(RemoteSyscallInterface):
         *,
         post_mortem: Callable[[], Awaitable[str]],
         death: Callable[[], Awaitable[None]] | None,
+        pidfd: Callable[[], int] = lambda: -1,
     ) -> None:
         """Take over a connected stream socket; nothing is sent before `start` or `begin`."""
         super().__init__(sock, limits=LIMITS, post_mortem=post_mortem)
         self._death = death
+        self._pidfd = pidfd
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
 
@@ -81,6 +84,11 @@ class ChildInterface(RemoteSyscallInterface):
     def sees_death(self) -> None:
         """Nobody else has its socket any more."""
         self._death = None
+
+    def get_end_fds(self) -> list[tuple[int, int]]:
+        """See SyscallInterface: also the child itself."""
+        pidfd = self._pidfd()
+        return super().get_end_fds() + ([(pidfd, select.EPOLLIN)] if pidfd >= 0 else [])
 
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
@@ -178,6 +186,10 @@ class DeadInterface(SyscallInterface):
     async def barrier(self) -> None:
         """Raise."""
         await self._fail()
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """It has ended: at once."""
+        function()
 
     async def close_interface(self) -> None:
         """Nothing is open. Not a checkpoint."""
