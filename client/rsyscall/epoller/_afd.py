@@ -70,7 +70,8 @@ class AsyncFileDescriptor:
     """A descriptor of any process, with O_NONBLOCK, that is tried and, if too early, waited for.
 
     epoller: what waits. handle: the descriptor. Nothing is registered before something has to be
-    waited for. Several tasks may wait for the same; who is served is not said.
+    waited for. Several tasks may wait for the same; who is served is not said. Not for signalfd(2):
+    whether that is readable depends on who asks, and it is asked here; see monitor.AsyncSignalfd.
 
     Every method but `close` raises trio.ClosedResourceError once it is closed, also where it waits
     then; OSError as the call reports it; SyscallHangup if the process ends, also where it waits
