@@ -497,3 +497,25 @@ def test_the_errors_are_what_trio_and_python_expect() -> None:
     assert issubclass(RemovedFromEpollError, trio.ClosedResourceError)
     assert issubclass(EOFException, EOFError)
     assert BlockingIOError(errno.EINPROGRESS, "").errno == errno.EINPROGRESS
+
+
+async def test_many_echo_at_once(some: rsyscall.Process) -> None:
+    """Each gets back what it has sent, whoever else is at it."""
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(sockets(some)) for _ in range(50)]
+
+        async def serve(fd: AsyncFileDescriptor) -> None:
+            while data := await fd.read_some_bytes():
+                await fd.write_all_bytes(data)
+
+        async def ask(fd: AsyncFileDescriptor, number: int) -> None:
+            for turn in range(5):
+                data = b"%d %d" % (number, turn)
+                await fd.write_all_bytes(data)
+                assert await fd.read_some_bytes() == data
+            await fd.handle.shutdown(SHUT.WR)
+
+        async with trio.open_nursery() as nursery:
+            for number, (client, server) in enumerate(pairs):
+                nursery.start_soon(serve, server)
+                nursery.start_soon(ask, client, number)
