@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rsyscall.child.run import CompletedProcess
     from rsyscall.child.stdio import DEVNULL, PIPE, STDOUT
     from rsyscall.command import Command
+    from rsyscall.epoller import AsyncFileDescriptor
     from rsyscall.monitor import AsyncChildPid
     from rsyscall.tasks.local import local_process
     from rsyscall.tasks.spawn import open_process, stub_path
@@ -47,6 +48,7 @@ __all__ = [
     "RESULT",
     "STDOUT",
     "AsyncChildPid",
+    "AsyncFileDescriptor",
     "Batch",
     "BatchError",
     "ChildProcess",
@@ -80,6 +82,7 @@ _LATER = {
     "RESULT": "batch",
     "STDOUT": "child.stdio",
     "AsyncChildPid": "monitor",
+    "AsyncFileDescriptor": "epoller",
     "Batch": "batch",
     "BatchError": "batch",
     "ChildProcess": "thread",

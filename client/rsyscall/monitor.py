@@ -1,7 +1,8 @@
-"""Waiting for children."""
+"""Waiting for children and for signals."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -11,15 +12,21 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from rsyscall._checkpoint import shield
+from rsyscall.epoller import Epoller
+from rsyscall.epoller._shared import SharedRead
 from rsyscall.handle.process import ChildDeadError, ChildPid
 from rsyscall.near.sysif import SyscallError
-from rsyscall.signal import SIG
+from rsyscall.near.typed import perform_at_once
+from rsyscall.signal import SIG, SignalBlock, Sigset
+from rsyscall.sys.signalfd import SFD, SignalfdSiginfo
 from rsyscall.sys.wait import CalledProcessError, ChildState, W
+from rsyscall.unistd.io import read_call
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
+    from rsyscall.handle import FileDescriptor, Task
 
-__all__ = ["AsyncChildPid"]
+__all__ = ["AsyncChildPid", "AsyncSignalfd"]
 
 # As plain numbers, which take a tenth of the time.
 _CHANGES = int(W.EXITED | W.STOPPED | W.CONTINUED)
@@ -28,6 +35,9 @@ _MODES = int(W.NOWAIT | W.ALL | W.CLONE)
 #: How long to wait for the end of a child alone before it is also asked whether it has stopped, and
 #: then how long at least and at most until it is asked again, in seconds.
 _FIRST, _SHORT, _LONG = 0.01, 0.01, 0.1
+
+#: How long to wait before a signal is looked for again, at least and at most, in seconds.
+_SHORTEST, _LONGEST = 0.001, 0.05
 
 #: How long a child that has closed its socket may take to be dead, in seconds.
 _END_SECONDS = 1.0
@@ -193,3 +203,86 @@ class AsyncChildPid:
     def __repr__(self) -> str:
         """For people."""
         return f"AsyncChildPid({self.pid})"
+
+
+class AsyncSignalfd:
+    """Signals of a process that are read instead of delivered.
+
+    fd: where they are read. signal_block: what has blocked them. next_signal: its `wait()` returns
+    the next signal, as SignalfdSiginfo, to all who wait for it; so several can share the signals of
+    a process, such as SIGCHLD. It is seen at most 50 ms after it has come. What comes while nobody
+    waits is there for the next who does; equal signals may have become one. As a context manager it
+    is closed at the end of the block.
+    """
+
+    def __init__(self, fd: FileDescriptor, signal_block: SignalBlock, *, blocked: bool) -> None:
+        """blocked: whether the block is its own. See make."""
+        self.fd = fd
+        self.signal_block = signal_block
+        self._blocked = blocked
+        self.next_signal: SharedRead[SignalfdSiginfo] = SharedRead(self._read)
+
+    @classmethod
+    async def make(
+        cls,
+        task: Task,
+        epoller: Epoller,
+        mask: Sigset,
+        *,
+        signal_block: SignalBlock | None = None,
+    ) -> AsyncSignalfd:
+        """Have signals of a task read.
+
+        epoller: not used yet. mask: which. signal_block: what has blocked them already; None: they
+        are blocked, until it is closed. ValueError if they are blocked already, or are not all in
+        signal_block, or are no signals; OSError as the calls report it. A checkpoint; if cancelled,
+        nothing has happened. signalfd(2), sigprocmask(2).
+        """
+        mine = signal_block is None
+        if signal_block is None:
+            signal_block = await task.sigmask_block(mask)
+        elif missing := set(mask) - set(signal_block.mask):
+            raise ValueError(f"signal_block: {Sigset(missing)} is not in it")
+        with shield():
+            try:
+                fd = await task.signalfd(mask, SFD.NONBLOCK)
+            except BaseException:
+                if mine:
+                    await signal_block.unblock()
+                raise
+        return cls(fd, signal_block, blocked=mine)
+
+    async def _read(self) -> SignalfdSiginfo:
+        # Whether a signalfd is readable depends on who asks: the kernel looks at the signals of the
+        # caller of epoll_wait. We would ask here, about our own. So it is read, ever less often.
+        pause = _SHORTEST
+        while True:
+            call = read_call(self.fd.near, SignalfdSiginfo.sizeof())
+            try:
+                return SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))
+            except BlockingIOError:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST)
+
+    async def close(self) -> None:
+        """Close it and, if it has blocked them itself, unblock the signals, cancelled or not.
+
+        Those that have come and that nobody has read are delivered then. A checkpoint.
+        """
+        with shield():
+            if self.fd.valid:
+                with contextlib.suppress(SyscallError):
+                    await self.fd.close()
+            if self._blocked:
+                self._blocked = False
+                with contextlib.suppress(SyscallError):
+                    await self.signal_block.unblock()
+        await trio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        """Itself. Not a checkpoint."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """See close."""
+        await self.close()

@@ -21,6 +21,7 @@ from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
+from rsyscall.epoller import AsyncFileDescriptor, Epoller
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.pointer import Pointer, WrittenPointer
@@ -91,6 +92,15 @@ class Process:
     def stderr(self) -> FileDescriptor:
         """Its descriptor 2."""
         return self.task.make_fd_handle(near.FileDescriptor(2))
+
+    @functools.cached_property
+    def epoller(self) -> Epoller:
+        """What waits for its descriptors; see rsyscall.epoller."""
+        return Epoller(self.task)
+
+    async def make_afd(self, fd: FileDescriptor, set_nonblock: bool = False) -> AsyncFileDescriptor:
+        """A descriptor of this process that is waited for; see AsyncFileDescriptor.make."""
+        return await AsyncFileDescriptor.make(self.epoller, fd, set_nonblock)
 
     @property
     def pid(self) -> near.Pid:

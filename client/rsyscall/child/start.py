@@ -195,7 +195,11 @@ class Child:
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
         self.sysif: ChildInterface = ChildInterface(
-            ours, post_mortem=self._post_mortem, death=pid.wait_readable, spin=spin
+            ours,
+            post_mortem=self._post_mortem,
+            death=pid.wait_readable,
+            pidfd=lambda: pid.pidfd,
+            spin=spin,
         )
         if shares_files:
             self.sysif.share()

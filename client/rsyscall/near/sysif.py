@@ -18,7 +18,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall._checkpoint import shield
@@ -247,6 +247,14 @@ class SyscallInterface(abc.ABC):
         """
         return (await self.call(number, (arg1, arg2, arg3, arg4, arg5, arg6))).value
 
+    async def call_at_once(self, number: SYS | int, args: Sequence[SyscallArgument] = ()) -> Reply:
+        """`call`, where the caller knows that the call will not block this time.
+
+        That of a descriptor with O_NONBLOCK, for one: nothing need be done so that others can go on
+        meanwhile.
+        """
+        return await self.call(number, args)
+
     @abc.abstractmethod
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:
         """Read exactly `length` bytes at `address` of the task's memory.
@@ -381,6 +389,23 @@ class SyscallInterface(abc.ABC):
     @abc.abstractmethod
     async def close_interface(self) -> None:
         """Close the door; calls that are under way end with SyscallHangup. Not a checkpoint."""
+
+    # Its end, for who waits for something else than an answer.
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Have something done once no call can be made any more, as soon as that is known."""
+        return
+
+    def forget_on_end(self, function: Callable[[], None]) -> None:
+        """Take on_end back, if it was not done yet."""
+        return
+
+    def get_end_fds(self) -> list[tuple[int, int]]:
+        """Descriptors of ours that tell of the end of the far side, with no call under way.
+
+        Each with the events of epoll(7) that do so.
+        """
+        return []
 
     def get_activity_fd(self) -> FileDescriptor | None:
         """A descriptor of ours that is readable when the far side has something to say, if any."""

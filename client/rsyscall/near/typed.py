@@ -24,6 +24,7 @@ __all__ = [
     "nothing",
     "number",
     "perform",
+    "perform_at_once",
 ]
 
 T = TypeVar("T")
@@ -59,6 +60,12 @@ def nothing(_task: object, _value: int, _outs: tuple[bytes, ...]) -> None:
 def first_out(_task: object, _value: int, outs: tuple[bytes, ...]) -> bytes:
     """The conversion of a call that fills a buffer."""
     return outs[0]
+
+
+async def perform_at_once(task: Task, call: TypedCall[T]) -> T:
+    """Make a call that does not block this time; see SyscallInterface.call_at_once."""
+    reply = await task.sysif.call_at_once(call.number, call.args)
+    return call.convert(task, reply.value, reply.outs)
 
 
 async def perform(task: Task, call: TypedCall[T]) -> T:

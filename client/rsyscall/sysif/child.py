@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,14 +50,17 @@ class ChildInterface(RemoteSyscallInterface):
         *,
         post_mortem: Callable[[], Awaitable[str]],
         death: Callable[[], Awaitable[None]],
+        pidfd: Callable[[], int] = lambda: -1,
         spin: int | None = None,
     ) -> None:
         """Take over a connected stream socket; nothing is sent before `start` or `begin`.
 
-        death: returns once it is dead. spin: for how many microseconds it pays to spin, if known.
+        death: returns once it is dead. pidfd: one of ours, if there still is one. spin: for how
+        many microseconds it pays to spin, if known.
         """
         super().__init__(sock, limits=LIMITS, post_mortem=post_mortem, spin=spin)
         self._wait_dead = death
+        self._own_pidfd = pidfd
         self._sharers = 0
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
@@ -97,6 +101,11 @@ class ChildInterface(RemoteSyscallInterface):
     def unshare(self) -> None:
         """One of those has it no more."""
         self._sharers -= 1
+
+    def get_end_fds(self) -> list[tuple[int, int]]:
+        """See SyscallInterface: also the child itself."""
+        pidfd = self._own_pidfd()
+        return super().get_end_fds() + ([(pidfd, select.EPOLLIN)] if pidfd >= 0 else [])
 
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
@@ -198,6 +207,10 @@ class DeadInterface(SyscallInterface):
     async def barrier(self) -> None:
         """Raise."""
         await self._fail()
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """It has ended: at once."""
+        function()
 
     async def close_interface(self) -> None:
         """Nothing is open. Not a checkpoint."""

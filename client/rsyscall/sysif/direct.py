@@ -225,6 +225,18 @@ class DirectSyscallInterface(MemoryRoads):
         made = return_fd and _returns_fd(nr, numbers)
         return Reply(result.value, result.outs, result.value if made else None)
 
+    async def call_at_once(self, number: SYS | int, args: Sequence[SyscallArgument] = ()) -> Reply:
+        """See SyscallInterface: here without a worker thread."""
+        values = convert_arguments(args)
+        nr = int(number)
+        self._check(nr)
+        request = Call(1, nr, flatten(values))
+        _check(request)
+        await checkpoint()
+        result = _execute(request)
+        check_reply(nr, args, result.value)
+        return Reply(result.value, result.outs)
+
     async def read_by_frames(self, address: int, length: int) -> bytes | None:
         """See MemoryRoads. Without process_vm there is no way that is safe but to try the same."""
         parts: list[bytes] = []

@@ -9,6 +9,7 @@ import array
 import contextlib
 import errno
 import os
+import select
 import socket
 import weakref
 from collections import deque
@@ -93,6 +94,7 @@ class Link:
         self._side: SideChannel | None = None
         self._side_full = False
         self._looked = 0.0
+        self._on_end = list[Callable[[], None]]()
         _links.add(self)
 
     @property
@@ -134,6 +136,22 @@ class Link:
         """The socket, while it is open."""
         return None if self._sock.fileno() < 0 else FileDescriptor(self._sock.fileno())
 
+    def on_end(self, function: Callable[[], None]) -> None:
+        """See SyscallInterface."""
+        if self._dead is None:
+            self._on_end.append(function)
+        else:
+            function()
+
+    def forget_on_end(self, function: Callable[[], None]) -> None:
+        """See SyscallInterface."""
+        if function in self._on_end:
+            self._on_end.remove(function)
+
+    def get_end_fds(self) -> list[tuple[int, int]]:
+        """See SyscallInterface: the socket, when the other end is closed."""
+        return [] if self._sock.fileno() < 0 else [(self._sock.fileno(), select.EPOLLRDHUP)]
+
     def _die(self, dead: Dead) -> None:
         if self._dead is not None:
             return
@@ -151,6 +169,8 @@ class Link:
         for waiter in self._waiters.values():
             self._wake(waiter)
         self._room.end()
+        while self._on_end:
+            self._on_end.pop()()
 
     def _close_socket(self) -> None:
         if self._sock.fileno() >= 0:
