@@ -172,7 +172,8 @@ class OwnMemory(ChildMemory):
 
     def unmap(self, *, keep: bool = False) -> None:
         """Unmap it; nothing if that was done before."""
-        address, self.address = self.address, 0
+        address = self.address
+        self.address = 0
         if keep and address and self.length == _USUAL and len(_spare) < _MOST_SPARE:
             _spare.append(address)
         elif address:
@@ -240,6 +241,7 @@ class TaskMemory(ChildMemory):
 
     async def free(self, *, sound: bool = True) -> None:
         """Unmap it; nothing if that was done before. A checkpoint."""
-        address, self.address = self.address, 0
+        address = self.address
+        self.address = 0
         if address:
             await self.task.sysif.syscall(SYS.munmap, address, self.length)

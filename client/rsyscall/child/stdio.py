@@ -63,7 +63,7 @@ class Pipes:
     def __init__(self, task: Task) -> None:
         """None is made yet."""
         self.task = task
-        self.theirs = dict[int, int]()
+        self.theirs: dict[int, int] = dict[int, int]()
         self._ours = dict[int, int]()
 
     async def open(self, stdio: Mapping[int, int]) -> None:

@@ -42,7 +42,7 @@ class Waiter:
 
     def __init__(self, mask: int, task: trio.lowlevel.Task) -> None:
         """Not waiting yet."""
-        self.mask = mask
+        self.mask: int = mask
         self.task: trio.lowlevel.Task | None = task
 
 

@@ -34,7 +34,7 @@ class Block(Generic[T]):
 
     def __init__(self, owner: T, start: int, end: int) -> None:
         """owner: what knows the mapping. Only a heap makes them."""
-        self.owner = owner
+        self.owner: T = owner
         self.start: int = start
         self.end: int = end
         self.free: bool = False

@@ -40,7 +40,7 @@ class SockaddrIn(Sockaddr):
     """
 
     __slots__ = ("addr", "port")
-    family = AF.INET
+    family: int = AF.INET
 
     def __init__(self, port: int, addr: str | int | ipaddress.IPv4Address) -> None:
         """ValueError for what is no port or address."""
@@ -75,7 +75,7 @@ class SockaddrIn6(Sockaddr):
     """
 
     __slots__ = ("addr", "flowinfo", "port", "scope_id")
-    family = AF.INET6
+    family: int = AF.INET6
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class SockaddrStorage(Sockaddr):
         """ValueError for more than 126 bytes."""
         if len(data) > self.sizeof() - _FAMILY.size:
             raise ValueError(f"data: {len(data)} bytes, an address has at most 126")
-        self.family = AF(family) if family in _KNOWN else family
+        self.family: int = AF(family) if family in _KNOWN else family
         self.data: bytes = data
 
     def to_bytes(self) -> bytes:

@@ -25,7 +25,7 @@ class SockaddrUn(Sockaddr):
     """
 
     __slots__ = ("path",)
-    family = AF.UNIX
+    family: int = AF.UNIX
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         """PathTooLongError, a ValueError; ValueError for a NUL in a path."""
