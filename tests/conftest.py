@@ -13,10 +13,12 @@ from leaks import run_and_count, unchanged
 
 pytest_plugins = ["pytester"]
 
-# What a shell runs in the background ignores both, and all that is started here inherits that.
+# What a shell runs in the background ignores the first two, and nohup(1) the last; and all that is
+# started here inherits that.
 for _sig, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
 ):
     if signal.getsignal(_sig) is signal.SIG_IGN:
         signal.signal(_sig, _handler)

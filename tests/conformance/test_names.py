@@ -229,8 +229,10 @@ async def test_the_working_directory(apart: rsyscall.Process, tmp_path: Path) ->
     async with apart.batch() as b:
         b.chdir("..")
         up = b.getcwd()
-        b.fchdir(b.open("relative", O.PATH))
+        relative = b.open("relative", O.PATH)
+        b.fchdir(relative)
         down = b.getcwd()
+        b.close(relative)
     assert (up.value, down.value) == (str(tmp_path), str(tmp_path / "relative"))
     with pytest.raises(FileNotFoundError):
         await task.chdir("none")

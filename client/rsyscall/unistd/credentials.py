@@ -85,6 +85,11 @@ def _groups(_task: object, value: int, outs: tuple[bytes, ...]) -> list[int]:
     return list(struct.unpack_from(f"={value}I", outs[0]))
 
 
+def _changed(task: rsyscall.far.Task, _value: int, _outs: tuple[bytes, ...]) -> None:
+    # What other ids begin in memory that others share ends that these can be looked into.
+    task.address_space.ids_changed = True
+
+
 def _check(name: str, value: int, *, unchanged: bool = False) -> int:
     # The kernel would take the lower 32 bits of it, and -1 for "no change".
     if not (0 <= value < 2**32 - 1 or (unchanged and value == -1)):
@@ -149,13 +154,13 @@ def getgroups_call(most: int = _MOST_GROUPS) -> TypedCall[list[int]]:
 @declares("setuid")
 def setuid_call(uid: int) -> TypedCall[None]:
     """setuid(2)."""
-    return TypedCall(SYS.setuid, (_check("uid", uid),), nothing)
+    return TypedCall(SYS.setuid, (_check("uid", uid),), _changed, handle=True)
 
 
 @declares("setgid")
 def setgid_call(gid: int) -> TypedCall[None]:
     """setgid(2)."""
-    return TypedCall(SYS.setgid, (_check("gid", gid),), nothing)
+    return TypedCall(SYS.setgid, (_check("gid", gid),), _changed, handle=True)
 
 
 @declares("setreuid")
@@ -163,7 +168,7 @@ def setreuid_call(ruid: int, euid: int) -> TypedCall[None]:
     """setreuid(2)."""
     ids = (("ruid", ruid), ("euid", euid))
     args = tuple(_check(name, value, unchanged=True) for name, value in ids)
-    return TypedCall(SYS.setreuid, args, nothing)
+    return TypedCall(SYS.setreuid, args, _changed, handle=True)
 
 
 @declares("setregid")
@@ -171,7 +176,7 @@ def setregid_call(rgid: int, egid: int) -> TypedCall[None]:
     """setregid(2)."""
     ids = (("rgid", rgid), ("egid", egid))
     args = tuple(_check(name, value, unchanged=True) for name, value in ids)
-    return TypedCall(SYS.setregid, args, nothing)
+    return TypedCall(SYS.setregid, args, _changed, handle=True)
 
 
 @declares("setresuid")
@@ -179,7 +184,7 @@ def setresuid_call(ruid: int, euid: int, suid: int) -> TypedCall[None]:
     """setresuid(2)."""
     ids = (("ruid", ruid), ("euid", euid), ("suid", suid))
     args = tuple(_check(name, value, unchanged=True) for name, value in ids)
-    return TypedCall(SYS.setresuid, args, nothing)
+    return TypedCall(SYS.setresuid, args, _changed, handle=True)
 
 
 @declares("setresgid")
@@ -187,7 +192,7 @@ def setresgid_call(rgid: int, egid: int, sgid: int) -> TypedCall[None]:
     """setresgid(2)."""
     ids = (("rgid", rgid), ("egid", egid), ("sgid", sgid))
     args = tuple(_check(name, value, unchanged=True) for name, value in ids)
-    return TypedCall(SYS.setresgid, args, nothing)
+    return TypedCall(SYS.setresgid, args, _changed, handle=True)
 
 
 @declares("setgroups")

@@ -1,0 +1,49 @@
+"""A child that shares our memory and becomes somebody else ends that we can be looked into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+import rsyscall
+from rsyscall.sys.prctl import PR
+
+NOBODY = 65534
+
+
+async def by_a_call(child: rsyscall.Process) -> None:
+    await child.task.setresgid(NOBODY, NOBODY, NOBODY)
+
+
+async def by_a_batch(child: rsyscall.Process) -> None:
+    async with child.batch() as b:
+        b.setresgid(NOBODY, NOBODY, NOBODY)
+
+
+@pytest.mark.privileged
+@pytest.mark.parametrize("change", [by_a_call, by_a_batch])
+async def test_we_are_dumpable_again_once_the_last_of_them_is_gone(
+    change: Callable[[rsyscall.Process], Awaitable[None]],
+) -> None:
+    us = rsyscall.local_process
+    assert await us.task.prctl(PR.GET_DUMPABLE) == 1
+    async with await us.clone():
+        async with await us.clone() as child:
+            await change(child)
+            assert await us.task.prctl(PR.GET_DUMPABLE) != 1
+        assert await us.task.prctl(PR.GET_DUMPABLE) != 1  # the other might have its ids
+    assert await us.task.prctl(PR.GET_DUMPABLE) == 1
+    assert os.stat("/proc/self/stat").st_uid == os.geteuid()
+
+
+async def test_what_we_have_chosen_ourselves_stays() -> None:
+    us = rsyscall.local_process
+    await us.task.prctl(PR.SET_DUMPABLE, 0)
+    try:
+        async with await us.clone() as child:
+            await child.task.getpid()
+        assert await us.task.prctl(PR.GET_DUMPABLE) == 0
+    finally:
+        await us.task.prctl(PR.SET_DUMPABLE, 1)
