@@ -60,6 +60,12 @@ async def _line(stream: trio.abc.ReceiveStream) -> bytes:
     return line
 
 
+def _block_nothing() -> None:
+    # Trio starts programs in a thread, which blocks what the thread that made it blocked then; and
+    # threads are kept for a while. Such a program would not hear of SIGTERM.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
 @contextlib.asynccontextmanager
 async def socket_activate(directory: Path, *options: str) -> AsyncGenerator[Path]:
     """A stub behind a UNIX socket, started by systemd's own program; yields the socket's path."""
@@ -71,6 +77,7 @@ async def socket_activate(directory: Path, *options: str) -> AsyncGenerator[Path
         [program, *options, "--listen", str(path), str(rsyscall.stub_path())],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=_block_nothing,
     )
     assert server.stderr is not None
     async with server.stderr:
