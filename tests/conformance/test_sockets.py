@@ -148,8 +148,11 @@ async def test_descriptors_travel_with_messages(task: Task) -> None:
         assert open_flags(opened(writer)) & os.O_CLOEXEC
         await writer.write(b"through")
         assert await pipe.read.read(10) == b"through"
-        await reader.close()
-        await writer.close()
+        for fd in got.fds:
+            try:
+                await fd.close()
+            except PermissionError:  # a server inside of us closes only what its calls have made
+                os.close(int(fd.near))
         assert await pair.first.sendmsg([b"z"], fds=[pipe.read]) == 1
         got = await pair.second.recvmsg(10)
         assert (got.data, got.fds) == (b"z", [])

@@ -117,6 +117,8 @@ class AsyncReadBuffer:
     async def read_netstring(self) -> bytes:
         """Bytes of the form LENGTH:BYTES, with a comma behind. ValueError for another form."""
         while (at := self.buf.find(b":", 0, _DIGITS + 1)) < 0 and len(self.buf) <= _DIGITS:
+            if self.buf and not self.buf.isdigit():
+                break
             await self._need(len(self.buf) + 1)
         digits = bytes(self.buf[: max(at, 0)])
         if not digits.isdigit():

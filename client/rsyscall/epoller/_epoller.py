@@ -194,6 +194,7 @@ class Epoller:
         self._sysif: SyscallInterface | None = None
         #: Whether the descriptor of the instance is closed with it.
         self._owns: bool = True
+        self._lent: bool = False
 
     # ---- making them ----
 
@@ -224,7 +225,7 @@ class Epoller:
         center.source = _There(epfd, wait_readable)
         epoller = Epoller(cast("Task", epfd.task), center)
         epoller._epfd = epfd
-        epoller._owns = False
+        epoller._owns, epoller._lent = False, True
         epoller._watch_end()
         return epoller
 
@@ -301,6 +302,8 @@ class Epoller:
             self._sysif = None
         epfd, self._epfd = self._epfd, None
         if epfd is None or not epfd.valid:
+            return
+        if self._lent:
             return
         epfd.forget()
         if not self._owns:
