@@ -8,8 +8,34 @@ from pathlib import Path
 import pytest
 
 import rsyscall
-from conformance.ways import INSIDE, WAYS
+from conformance.ways import ALIKE, INSIDE, WAYS
 from rsyscall.handle import Task
+
+
+#: Modules about calls that have nothing to do with how a process has begun, or what it shares.
+PLAIN = {
+    "test_batch_prepared",
+    "test_batch_results",
+    "test_credentials",
+    "test_environ",
+    "test_files",
+    "test_io",
+    "test_limits",
+    "test_memfd",
+    "test_pointers",
+    "test_signals",
+    "test_sockets",
+    "test_stat",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not (item.path.stem in PLAIN and _alike(item))]
+
+
+def _alike(item: pytest.Item) -> bool:
+    params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return not ALIKE.isdisjoint(value for value in params.values() if isinstance(value, str))
 
 
 @pytest.fixture(params=WAYS)

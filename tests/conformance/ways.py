@@ -175,3 +175,7 @@ WAYS: dict[str, Way] = {
 
 #: Those whose process is the interpreter itself, which refuses what would end or change it.
 INSIDE = {"direct", "pair", "pair-no-ring"}
+
+#: Those that differ from another one only in how the process has begun, or in the table that it
+#: shares. Calls that have nothing to do with either are not made in these as well.
+ALIKE = {"socket-activate-accept", "child-shared-files-no-ring", "child-of-stub-shared-files"}
