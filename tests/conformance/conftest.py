@@ -11,7 +11,6 @@ import rsyscall
 from conformance.ways import ALIKE, INSIDE, WAYS
 from rsyscall.handle import Task
 
-
 #: Modules about calls that have nothing to do with how a process has begun, or what it shares.
 PLAIN = {
     "test_batch_prepared",
