@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import struct
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import rsyscall.far
 from rsyscall import near
@@ -29,6 +29,7 @@ __all__ = [
     "Sighandler",
     "Siginfo",
     "SignalBlock",
+    "SignalMask",
     "SignalMaskError",
     "SignalTask",
     "Sigset",
@@ -441,6 +442,14 @@ def _sigprocmask_by_address(how: int, signals: SyscallArgument) -> TypedCall[Sig
 
     args = (how, signals, Out(_SIGSET), _SIGSET)
     return TypedCall(SYS.rt_sigprocmask, args, convert, outs=True)
+
+
+class SignalMask(Protocol):
+    """What has a set of signals, such as a SignalBlock."""
+
+    @property
+    def mask(self) -> Collection[SIG]:
+        """The signals."""
 
 
 class SignalBlock:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import trio
 
@@ -18,7 +18,7 @@ from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, fin
 from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
-from rsyscall.child.strings import Strings
+from rsyscall.child.strings import Strings, full_environment
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
 from rsyscall.epoller import AsyncFileDescriptor, Epoller
@@ -30,7 +30,7 @@ from rsyscall.memory.ram import MallocType, PtrValue
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
-from rsyscall.signal import SIG
+from rsyscall.signal import SIG, SignalMask
 from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer, path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState
@@ -42,23 +42,6 @@ T_sized = TypeVar("T_sized", bound=FixedSize)
 T_fixed = TypeVar("T_fixed", bound=FixedSerializer)
 T_value = TypeVar("T_value", bound=HasSerializer)
 T_path = TypeVar("T_path", bound=os.PathLike[str])
-
-
-class SignalMask(Protocol):
-    """What has a set of signals, such as a SignalBlock."""
-
-    @property
-    def mask(self) -> Collection[SIG]:
-        """The signals."""
-        ...
-
-
-def full_environment(
-    env: Mapping[str, str | os.PathLike[str]] | None,
-    updates: Mapping[str, str | os.PathLike[str]] | None,
-) -> Mapping[str, str | os.PathLike[str]] | None:
-    """An environment with its changes; None for our own as it is."""
-    return {**(os.environ if env is None else env), **updates} if updates else env
 
 
 def check_status(status: int) -> None:

@@ -454,7 +454,7 @@ async def test_where_no_descriptor_can_come_it_is_asked(
             assert await reader.read_some_bytes() == b"x"
 
         nursery.start_soon(read)
-        await trio.sleep(0.005)
+        await wait_all_tasks_blocked()
         await writer.write_all_bytes(b"x")
 
 

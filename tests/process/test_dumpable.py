@@ -38,6 +38,17 @@ async def test_we_are_dumpable_again_once_the_last_of_them_is_gone(
     assert os.stat("/proc/self/stat").st_uid == os.geteuid()
 
 
+@pytest.mark.privileged
+async def test_one_that_was_told_to_exit_may_still_be_there() -> None:
+    us = rsyscall.local_process
+    async with await us.clone() as child:
+        await by_a_call(child)
+        await child.exit()
+        assert await us.task.prctl(PR.GET_DUMPABLE) != 1
+        await child.pid.wait()
+        assert await us.task.prctl(PR.GET_DUMPABLE) == 1
+
+
 async def test_what_we_have_chosen_ourselves_stays() -> None:
     us = rsyscall.local_process
     await us.task.prctl(PR.SET_DUMPABLE, 0)

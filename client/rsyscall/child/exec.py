@@ -14,7 +14,7 @@ import trio
 from rsyscall._checkpoint import shield
 from rsyscall._raw import ffi
 from rsyscall.child.start import Child
-from rsyscall.child.steps import call, make, raise_failure, run
+from rsyscall.child.steps import call, raise_failure, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
 from rsyscall.handle import FileDescriptor, Task
@@ -24,7 +24,7 @@ from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
-from rsyscall_protocol import In, Step
+from rsyscall_protocol import Batch, In, Step
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
@@ -140,7 +140,7 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
     child.executing = True
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
     try:
-        reply = await make(child.task.sysif, steps)
+        reply = await child.task.sysif.batch(Batch(0, tuple(steps)))
     except BaseException as exc:
         if isinstance(exc, SyscallHangup) and not isinstance(exc, SyscallSendError):
             return

@@ -14,13 +14,12 @@ from rsyscall.handle import FileDescriptor
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.sched import CLONE
-from rsyscall.signal import SIG
+from rsyscall.signal import SIG, SignalMask
 from rsyscall.sys.wait import CalledProcessError, ChildState, W
 
 if TYPE_CHECKING:
     import os
 
-    from rsyscall.thread import SignalMask
 
 __all__ = ["CompletedProcess", "SpawnOptions", "add_captures", "finish"]
 

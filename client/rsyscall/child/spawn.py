@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
+from rsyscall.child.dumpable import is_dumpable, set_dumpable
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
 from rsyscall.child.mappings import effective_ids, map_lines, map_steps
@@ -60,7 +61,7 @@ _SETMASK = 2
 #: Of what programs are started with again and again.
 _KEPT = 8
 _VM_VFORK = int(CLONE.VM | CLONE.VFORK)
-_PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _TIOCSCTTY, _AT_FDCWD = 1, 3, 4, 0x540E, -100
+_PR_SET_PDEATHSIG, _TIOCSCTTY, _AT_FDCWD = 1, 0x540E, -100
 
 #: The name of the last step.
 EXECUTING = "executing the program"
@@ -365,7 +366,7 @@ async def _run(
     task: Task, memory: ChildMemory, setup: Setup, s: _Steps, stack: int
 ) -> AsyncChildPid:
     flags = _VM_VFORK | int(setup.unshare)
-    before = await _dumpable(task) if _changes_ids(setup) else 0
+    dumpable = _changes_ids(setup) and await is_dumpable(task)
     try:
         try:
             number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
@@ -380,9 +381,9 @@ async def _run(
             raise
     finally:
         # Not earlier: whoever has the child's ids must not get at our memory by way of the child.
-        if before == 1:
+        if dumpable:
             with contextlib.suppress(SyscallHangup):
-                await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
+                await set_dumpable(task)
     return pid
 
 
@@ -390,11 +391,6 @@ def _changes_ids(setup: Setup) -> bool:
     if setup.uid is not None or setup.gid is not None:
         return True
     return bool(setup.unshare) and CLONE.NEWUSER in setup.unshare
-
-
-async def _dumpable(task: Task) -> int:
-    """Whether the task is, which a child that shares its memory and changes its ids ends."""
-    return await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
 
 
 async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps) -> None:

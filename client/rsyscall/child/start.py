@@ -12,6 +12,7 @@ import struct
 from rsyscall import far, near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
+from rsyscall.child.dumpable import join, leave
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
@@ -42,7 +43,6 @@ _TOGETHER = (
 )
 _SO_PEERPIDFD, _SO_PEERCRED, _SOL_SOCKET = 77, 17, 1
 _F_DUPFD_CLOEXEC = 1030
-_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 _INT = struct.Struct("@i")
 _VM = int(CLONE.VM)
 _MACHINE = os.uname().machine
@@ -195,12 +195,11 @@ class Child:
         self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
-        space = task.address_space
-        self._shares_ours: bool = space.ours
-        if space.ours:
-            if not space.sharers:
-                space.dumpable, space.ids_changed = _dumpable() == 1, False
-            space.sharers += 1
+        #: Our own memory, while it shares it.
+        self._memory: far.AddressSpace | None = None
+        if task.address_space.ours:
+            self._memory = task.address_space
+            join(self._memory)
         self.sysif: ChildInterface = ChildInterface(
             ours,
             post_mortem=self._post_mortem,
@@ -251,6 +250,9 @@ class Child:
 
     async def died(self) -> None:
         """It is over, or is something else by now."""
+        if self._memory is not None:
+            leave(self._memory)
+            self._memory = None
         state = self.pid.pid.death_state
         self.over("has exec'd" if state is None else f"has {state}")
 
@@ -263,28 +265,10 @@ class Child:
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
         task.fd_table.tasks.discard(task)
-        self._leave_memory()
         if self.shares_files:
             for handle in task.fd_handles:
                 if handle.task is task:
                     handle.orphan()
-
-    def _leave_memory(self) -> None:
-        """Let our memory be looked into again, if only a child that has changed its ids ended that.
-
-        Not earlier: whoever had its ids could get at our memory by way of it.
-        """
-        space = self.task.address_space
-        if not self._shares_ours:
-            return
-        self._shares_ours = False
-        space.sharers -= 1
-        if space.sharers == 0 and space.ids_changed and space.dumpable:
-            lib.rs_direct(SYS.prctl, _PR_SET_DUMPABLE, 1, 0, 0, 0, 0)
-
-
-def _dumpable() -> int:
-    return lib.rs_direct(SYS.prctl, _PR_GET_DUMPABLE, 0, 0, 0, 0, 0)
 
 
 async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> Child:

@@ -10,7 +10,7 @@ from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import Argument, Batch, Batched, Step, flatten
 
-__all__ = ["Done", "call", "make", "raise_failure", "run"]
+__all__ = ["Done", "call", "raise_failure", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,4 @@ async def run(sysif: SyscallInterface, steps: Sequence[Step], names: Sequence[st
 
     A checkpoint; if cancelled, nothing was sent.
     """
-    return raise_failure(steps, await make(sysif, steps), names)
-
-
-async def make(sysif: SyscallInterface, steps: Sequence[Step]) -> Batched:
-    """Make the calls. What they have come to, whatever that is. See SyscallInterface.batch.
-
-    ValueError for what is too large. A checkpoint; if cancelled, nothing was sent.
-    """
-    return await sysif.batch(Batch(0, tuple(steps)))
+    return raise_failure(steps, await sysif.batch(Batch(0, tuple(steps))), names)

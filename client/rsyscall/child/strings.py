@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from rsyscall.struct import path_to_bytes
 
-__all__ = ["PathLike", "Strings"]
+__all__ = ["PathLike", "Strings", "full_environment"]
 
 PathLike: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
@@ -50,3 +50,11 @@ class Strings:
         pointers = [address + start for start in self._ends[:-1]]
         pointers.insert(self._counts[0], 0)
         return struct.pack(f"@{len(pointers)}QQ", *pointers, 0) + self._data
+
+
+def full_environment(
+    env: Mapping[str, str | os.PathLike[str]] | None,
+    updates: Mapping[str, str | os.PathLike[str]] | None,
+) -> Mapping[str, str | os.PathLike[str]] | None:
+    """An environment with its changes; None for our own as it is."""
+    return {**(os.environ if env is None else env), **updates} if updates else env

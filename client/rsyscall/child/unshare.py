@@ -6,6 +6,7 @@ import errno
 import os
 
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall.child.dumpable import is_dumpable, set_dumpable
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.mappings import effective_ids, write_user_mappings
 from rsyscall.child.namespaces import NAMESPACES, move, unshare_table
@@ -22,7 +23,6 @@ __all__ = ["setns", "unshare", "unshare_child_files", "unshare_files", "unshare_
 _ENTERED = NAMESPACES | CLONE.NEWTIME
 _UNSHARED = _ENTERED | CLONE.FILES | CLONE.FS | CLONE.SYSVSEM
 _NS_GET_NSTYPE = 0xB703
-_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 
 
 def _check_alone(task: Task) -> None:
@@ -44,9 +44,7 @@ async def unshare(task: Task, flags: CLONE) -> None:
     rest = flags & ~CLONE.FILES
     if not rest:
         return
-    dumpable = 0
-    if CLONE.NEWUSER in flags:
-        dumpable = await task.sysif.syscall(SYS.prctl, _PR_GET_DUMPABLE)
+    dumpable = CLONE.NEWUSER in flags and await is_dumpable(task)
     with shield(not task.sysif.immediate):
         try:
             await task.sysif.syscall(SYS.unshare, int(rest))
@@ -54,9 +52,9 @@ async def unshare(task: Task, flags: CLONE) -> None:
             await explain(task, rest, exc)
             raise
         move(task, rest)
-        if dumpable == 1:
+        if dumpable:
             # The memory may be shared with others, and the ids have not changed.
-            await task.sysif.syscall(SYS.prctl, _PR_SET_DUMPABLE, 1)
+            await set_dumpable(task)
 
 
 async def unshare_files(task: Task) -> None:
