@@ -221,7 +221,10 @@ static int find_gone(Results *self, StepList *batch) {
 }
 
 /* Have the handles made of all that these steps have made and that is still there. */
+/* Make the handles that are to be made at once: all of them, whatever becomes of one, since nobody
+ * else knows of what is open. The error is the first one's. */
 static int settle(Results *self, PyObject *makers) {
+    PyObject *type = NULL, *value = NULL, *trace = NULL;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(makers); i++) {
         PyObject *step = PyList_GET_ITEM(makers, i);
         if (Py_TYPE(step) != &step_type)
@@ -229,16 +232,20 @@ static int settle(Results *self, PyObject *makers) {
         PyObject *index = PyLong_FromSsize_t(((Step *)step)->index);
         int gone = index && self->gone ? PySet_Contains(self->gone, index) : 0;
         Py_XDECREF(index);
-        if (!index || gone < 0)
-            return 0;
-        if (gone)
+        PyObject *none = NULL;
+        if (index && gone == 0)
+            none = PyObject_CallMethod((PyObject *)self, "_settle", "O", step);
+        else if (index && gone > 0)
             continue;
-        PyObject *none = PyObject_CallMethod((PyObject *)self, "_settle", "O", step);
-        if (!none)
-            return 0;
-        Py_DECREF(none);
+        if (!none && !type)
+            PyErr_Fetch(&type, &value, &trace);
+        else if (!none)
+            PyErr_Clear();
+        Py_XDECREF(none);
     }
-    return 1;
+    if (type)
+        PyErr_Restore(type, value, trace);
+    return !type;
 }
 
 /* finish(task, reply, outs) of a StepList: the BatchResult, which its steps then have. outs: of each
@@ -265,10 +272,15 @@ PyObject *finish_batch(PyObject *object, PyObject *const *args, Py_ssize_t nargs
         Py_XSETREF(batch->ledger->result, Py_NewRef((PyObject *)self));
         done = !batch->lazy[MAKERS] || settle(self, batch->lazy[MAKERS]);
     }
-    if (done && batch->lazy[ENDED] && PyList_GET_SIZE(batch->lazy[ENDED])) {
+    if (batch->ledger->result == (PyObject *)self && batch->lazy[ENDED] &&
+        PyList_GET_SIZE(batch->lazy[ENDED])) {
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
         PyObject *none = PyObject_CallMethod(object, "revive_handles", "O", self);
-        done = none != NULL;
+        done = done && none;
         Py_XDECREF(none);
+        if (type)
+            PyErr_Restore(type, value, trace);
     }
     if (!done)
         Py_CLEAR(self);

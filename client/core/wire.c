@@ -63,7 +63,7 @@ int put_number(uint8_t **p, const uint8_t *end, PyObject *value) {
 }
 
 int put_bytes(uint8_t **p, const uint8_t *end, PyObject *bytes, uint8_t type, uint32_t *len) {
-    if (PyBytes_GET_SIZE(bytes) + 6 > end - *p)
+    if (PyBytes_GET_SIZE(bytes) > (Py_ssize_t)UINT32_MAX || PyBytes_GET_SIZE(bytes) + 6 > end - *p)
         return 0;
     *len = (uint32_t)PyBytes_GET_SIZE(bytes);
     *p = rs_put_be(*p, 0xc9, *len, 4);

@@ -2,6 +2,7 @@
 
 import os
 from array import array
+from collections.abc import Callable
 from typing import Any, Generic, SupportsInt, TypeAlias, TypeVar
 
 from rsyscall.batch.result import BatchResult
@@ -108,7 +109,7 @@ class StepList:
     @property
     def end_closers(self) -> dict[tuple[int, int], Step[Any]]: ...
     @property
-    def used(self) -> list[BaseFileDescriptor | MemoryMapping]: ...
+    def used(self) -> list[BaseFileDescriptor | MemoryMapping | Callable[[], None]]: ...
     @property
     def ended(self) -> list[tuple[Step[Any], BaseFileDescriptor | MemoryMapping]]: ...
     @property

@@ -6,8 +6,9 @@ What we have not mapped ourselves (a program's own memory, rings, stacks) is not
 from __future__ import annotations
 
 import bisect
+import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Regions:
         self.marked: dict[tuple[int, int, File], list[Region]] = {}
         self._protected: dict[int, int] = {}
         self._viewed: dict[int, tuple[int, int]] = {}
+        self._changing: list[tuple[int, int]] = []
 
     def __iter__(self) -> Iterator[Region]:
         """All of them."""
@@ -139,6 +141,19 @@ class Regions:
     def unview(self, key: int) -> None:
         """Not any more."""
         self._viewed.pop(key, None)
+
+    @contextlib.contextmanager
+    def changing(self, start: int, end: int) -> Generator[None]:
+        """Inside the block nobody knows what may be done with these pages."""
+        self._changing.append((start, end))
+        try:
+            yield
+        finally:
+            self._changing.remove((start, end))
+
+    def is_changing(self, start: int, end: int) -> bool:
+        """Whether that is so of some of them."""
+        return any(a < end and start < b for a, b in self._changing)
 
     def is_viewed(self, start: int, end: int) -> bool:
         """Whether somebody looks at some of the bytes directly."""

@@ -257,6 +257,8 @@ class AsyncSignalfd:
         # caller of epoll_wait. We would ask here, about our own. So it is read, ever less often.
         pause = _SHORTEST
         while True:
+            if not self.fd.valid:
+                raise trio.ClosedResourceError(f"{self.fd} was closed")
             call = read_call(self.fd.near, SignalfdSiginfo.sizeof())
             try:
                 return SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))

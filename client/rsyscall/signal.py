@@ -353,6 +353,9 @@ class SignalTask(rsyscall.far.Task):
         """
         if oldact is None:
             return await perform_with(self, sigaction_call, signum, act)
+        if oldact.size() < Sigaction.sizeof():
+            size = Sigaction.sizeof()
+            raise ValueError(f"oldact: {oldact.size()} bytes, struct sigaction has {size}")
         await perform_with(self, _sigaction_into, signum, act, oldact)
         return None
 
@@ -450,6 +453,7 @@ class SignalMask(Protocol):
     @property
     def mask(self) -> Collection[SIG]:
         """The signals."""
+        ...
 
 
 class SignalBlock:

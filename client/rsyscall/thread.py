@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -355,6 +356,10 @@ class Process:
         return f"Process({self.task})"
 
 
+#: How long a child may take to wait for its own children, in seconds.
+_PATIENCE = 1.0
+
+
 class ChildProcess(Process):
     """A child, in which we can make calls until it exec's or ends.
 
@@ -480,9 +485,25 @@ class ChildProcess(Process):
 
         PermissionError as of AsyncChildPid.end.
         """
+
+        async def unblock() -> None:  # stopped or held up, it would never wait for its children
+            await trio.sleep(_PATIENCE)
+            with contextlib.suppress(PermissionError):
+                self._child.pid.pid.send_signal(SIG.KILL)
+
         try:
-            with shield():
-                await self.end_children()
+            if self._children:
+                refused: PermissionError | None = None
+                with shield():
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(unblock)
+                        try:
+                            await self.end_children()
+                        except PermissionError as exc:  # outside of the nursery, not in a group
+                            refused = exc
+                        nursery.cancel_scope.cancel()
+                if refused is not None:
+                    raise refused
         finally:
             state = await self._child.end()
         return state

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from rsyscall_protocol._arguments import out_sizes
 from rsyscall_protocol._constants import BatchFlag, CallFlag, Status
 from rsyscall_protocol._encode import reservation
@@ -24,15 +22,13 @@ from rsyscall_protocol._events import (
 class Program:
     """What is known of a batch without running it."""
 
-    __slots__ = ("brief", "numbers", "outs", "parameters", "reserved")
+    __slots__ = ("brief", "outs", "parameters", "reserved")
 
     def __init__(self, request: Batch | Prepare) -> None:
         """Work out what its reply may hold."""
         self.reserved: int = reservation(request)
         self.parameters: int = request.parameters if isinstance(request, Prepare) else 0
         self.brief: bool = BatchFlag.BRIEF in request.flags
-        #: The calls it makes, if anybody wants to know.
-        self.numbers: Collection[int] = ()
         #: Of each step, what out_sizes says.
         self.outs: list[list[tuple[int, bool]]] = [_step_outs(step) for step in request.steps]
 
@@ -43,7 +39,6 @@ class Program:
         program.reserved = reserved
         program.parameters = 0
         program.brief = brief
-        program.numbers = ()
         program.outs = outs
         return program
 

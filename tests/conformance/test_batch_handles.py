@@ -18,7 +18,8 @@ from rsyscall import far
 from rsyscall.batch import BatchError, BoundBatch
 from rsyscall.fcntl import O
 from rsyscall.handle import FileDescriptor, InvalidHandleError, SharedHandleError, Task
-from rsyscall.sys.mman import MAP, PROT, MemoryMapping, UseAfterUnmapError
+from rsyscall.near.typed import TypedCall
+from rsyscall.sys.mman import MAP, PROT, MemoryInUseError, MemoryMapping, UseAfterUnmapError
 from rsyscall.sys.syscall import SYS
 from rsyscall.unistd import SEEK
 from rsyscall_protocol import Status
@@ -352,3 +353,33 @@ async def test_a_batch_is_run_once_by_its_block(process: rsyscall.Process) -> No
         await b.run()
     assert await fd.lseek(0, SEEK.CUR) == 4
     await fd.close()
+
+
+async def test_a_conversion_that_fails_loses_no_other_handle(process: rsyscall.Process) -> None:
+    def convert(_task: object, _value: int, _outs: tuple[bytes, ...]) -> None:
+        raise ZeroDivisionError("of a conversion")
+
+    fd = await process.task.open("/", O.PATH)
+    b = process.batch()
+    b.add(TypedCall(SYS.getpid, (), convert, handle=True))
+    opened = b.open("/", O.PATH)
+    b.open("/no/such/file", O.RDONLY)
+    b.close(fd)
+    with pytest.raises(ZeroDivisionError):
+        await b.run()
+    assert is_open(process, fd)
+    assert is_open(process, opened.value)
+    await opened.value.close()
+    await fd.close()
+
+
+async def test_what_is_viewed_when_the_batch_is_sent_stays(inside: rsyscall.Process) -> None:
+    mapping = await inside.task.mmap(4096, PROT.READ | PROT.WRITE, MAP.PRIVATE)
+    b = inside.batch()
+    b.mprotect(mapping, PROT.NONE)
+    view = mapping.view()
+    with pytest.raises(MemoryInUseError, match="there are views"):
+        await b.run()
+    assert view[0] == 0
+    view.release()
+    await mapping.munmap()

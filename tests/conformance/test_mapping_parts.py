@@ -420,3 +420,10 @@ async def test_after_an_exec_no_handle_to_the_old_memory_can_be_used() -> None:
                 await call
         with pytest.raises(DeadTaskError):
             await pointer.read()
+
+
+async def test_a_slice_without_pages_is_not_moved(task: Task) -> None:
+    mapping = await task.mmap(2 * PAGE, RW, MAP.SHARED)
+    with nothing_sent(task), pytest.raises(ValueError, match=r"^mapping: has no pages"):
+        await mapping[0:0].mremap(2 * PAGE, MREMAP.MAYMOVE)
+    await mapping.munmap()

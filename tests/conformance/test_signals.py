@@ -176,3 +176,9 @@ async def test_a_server_in_the_interpreter_keeps_its_mask() -> None:
         with pytest.raises(PermissionError):
             await process.task.sigprocmask((HowSIG.BLOCK, [SIG.USR1]))
         assert process.task.sigmask == set()
+
+
+async def test_there_must_be_room_for_the_old_action(task: Task) -> None:
+    small, _rest = (await task.malloc(Sigaction)).split(8)
+    with pytest.raises(ValueError, match=r"^oldact: 8 bytes"):
+        await task.sigaction(SIG.USR1, None, small)

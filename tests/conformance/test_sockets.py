@@ -208,3 +208,32 @@ def test_addresses_that_cannot_be() -> None:
         SockaddrIn.from_bytes(SockaddrIn6(1, "::1").to_bytes())
     with pytest.raises(ValueError, match="family: "):
         SockaddrIn.check_family(AF.UNIX)
+
+
+async def test_a_name_by_pointer_is_no_longer_than_it_is(task: Task) -> None:
+    (await (await task.malloc(bytes, SockaddrUn.sizeof())).write(b"Z" * SockaddrUn.sizeof())).free()
+    name = SockaddrUn(b"\0" + os.urandom(8).hex().encode())
+    async with await task.socket(AF.UNIX, SOCK.STREAM) as sock:
+        await sock.bind(await task.ptr(name))
+        assert await sock.getsockname() == name
+
+
+async def test_a_datagram_that_was_longer_than_the_memory(task: Task) -> None:
+    pair = await task.socketpair(AF.UNIX, SOCK.DGRAM)
+    async with pair.first, pair.second:
+        await pair.first.send(b"0123456789abcdef")
+        got, _ = await pair.second.recv(await task.malloc(bytes, 10), MSG.TRUNC)
+        assert await got.read() == b"0123456789"
+
+
+async def test_no_more_descriptors_than_were_asked_for(task: Task) -> None:
+    pair = await task.socketpair(AF.UNIX, SOCK.STREAM)
+    async with pair.first, pair.second:
+        await pair.first.sendmsg([b"x"], fds=[pair.first, pair.second, pair.second])
+        got = await pair.second.recvmsg(1, fds=1)
+        assert MSG.CTRUNC in MSG(got.flags)
+        (fd,) = got.fds
+        try:
+            await fd.close()
+        except PermissionError:  # a server inside of us closes only what its calls have made
+            os.close(int(fd.near))

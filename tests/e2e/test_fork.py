@@ -24,6 +24,7 @@ from rsyscall import ForkedError
 from rsyscall.command import Command
 from rsyscall.handle import Task
 from rsyscall.sched import CLONE
+from rsyscall.sys.mman import MAP, PROT
 from rsyscall.sys.wait import W
 from rsyscall.tasks.pair import open_pair
 from rsyscall.thread import ChildProcess
@@ -228,3 +229,16 @@ async def test_the_in_process_server_makes_no_children(ring: bool) -> None:
         with pytest.raises(PermissionError, match="local_process does"):
             await process.spawn(Command("/bin/true", ["true"], {}))
         assert await process.task.getpid() == process.pid
+
+
+async def test_memory_of_the_copy_is_written_in_the_copy() -> None:
+    mapping = await rsyscall.local_process.task.mmap(4096, PROT.READ | PROT.WRITE, MAP.PRIVATE)
+    await mapping.write(0, b"parent")
+
+    async def write() -> str:
+        await mapping.write(0, b"a copy")
+        return (await mapping.read(0, 6)).decode()
+
+    assert in_child(lambda: run_anew(write)) == "a copy"
+    assert await mapping.read(0, 6) == b"parent"
+    await mapping.munmap()

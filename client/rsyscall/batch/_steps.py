@@ -75,6 +75,8 @@ class Steps(StepList):
             if _key(mapping) in self.gone:
                 raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
             self.used.append(mapping)
+            if changes:
+                self.used.append(mapping.check_changeable)  # once more when it is sent
             return mapping.near.address, mapping.near.length
         if mapping.closed_by >= 0:
             raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")

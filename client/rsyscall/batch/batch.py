@@ -72,8 +72,10 @@ class Batch(TypedSteps):
             if isinstance(handle, BaseFileDescriptor):
                 with handle.borrow(task):
                     pass
-            else:
+            elif isinstance(handle, MemoryMapping):
                 handle.for_task(task).check_valid()
+            else:
+                handle()
         for _, handle in self.ended:
             if isinstance(handle, BaseFileDescriptor):
                 handle.check_only()

@@ -178,10 +178,14 @@ class PreparedBatch:
             self._runs -= 1
             if not self._runs and self._idle:  # an unprepare waits
                 self._idle.unpark_all()
-        result = self.result = batch.finish(self.task, reply, self._program.outs)
-        for step, handle in ended:
-            if not result.ended(step):
-                handle.revive()
+        before = batch.last
+        try:
+            result = self.result = batch.finish(self.task, reply, self._program.outs)
+        finally:
+            last = batch.last
+            for step, handle in ended:
+                if last is None or last is before or not last.ended(step):
+                    handle.revive()
         if result.stopped < len(self._program.outs):
             result.raise_failure(batch.steps)
         return result.values if array else result

@@ -6,12 +6,13 @@ prctl(2) tells more.
 
 from __future__ import annotations
 
+from rsyscall._checkpoint import shield
 from rsyscall._raw import lib
 from rsyscall.far import AddressSpace
 from rsyscall.handle import Task
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["is_dumpable", "join", "leave", "set_dumpable"]
+__all__ = ["is_dumpable", "join", "leave", "restore"]
 
 
 async def is_dumpable(task: Task) -> bool:
@@ -19,9 +20,22 @@ async def is_dumpable(task: Task) -> bool:
     return await task.sysif.syscall(SYS.prctl, lib.PR_GET_DUMPABLE) == 1
 
 
-async def set_dumpable(task: Task) -> None:
-    """Let it be. A checkpoint."""
-    await task.sysif.syscall(SYS.prctl, lib.PR_SET_DUMPABLE, 1)
+async def restore(task: Task) -> None:
+    """Let it be again, cancelled or not, now that nothing runs with other ids in its memory.
+
+    A checkpoint unless the memory is ours: then at once, so that nobody changes ids meanwhile.
+    SyscallHangup if the task is gone.
+    """
+    space = task.address_space
+    if not space.ours:
+        with shield():
+            await task.sysif.syscall(SYS.prctl, lib.PR_SET_DUMPABLE, 1)
+    elif not (space.sharers and space.ids_changed):
+        _set(True)
+
+
+def _set(dumpable: bool) -> None:
+    lib.rs_direct(SYS.prctl, lib.PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0)
 
 
 def join(space: AddressSpace) -> None:
@@ -39,4 +53,4 @@ def leave(space: AddressSpace) -> None:
     """
     space.sharers -= 1
     if space.sharers == 0 and space.ids_changed and space.dumpable:
-        lib.rs_direct(SYS.prctl, lib.PR_SET_DUMPABLE, 1, 0, 0, 0, 0)
+        _set(True)

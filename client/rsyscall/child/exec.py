@@ -137,20 +137,20 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
     when the interpreter was forked by others, they have a copy; so the child is looked at, too.
     """
     pid = child.pid.pid
-    child.executing = True
+    child.executing = child.sysif.executing = True
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
     try:
         reply = await child.task.sysif.batch(Batch(0, tuple(steps)))
     except BaseException as exc:
         if isinstance(exc, SyscallHangup) and not isinstance(exc, SyscallSendError):
             return
-        child.executing = False
+        child.executing = child.sysif.executing = False
         if isinstance(exc, SyscallSendHangup) and not isinstance(exc, ChildPidError):
             raise SyscallSendHangup(f"not sent: {await child.pid.post_mortem()}") from None
         raise
     finally:
         child.sysif.probe = None
-    child.executing = False
+    child.executing = child.sysif.executing = False
     mask = In(reply.outs[0])
     with shield():
         await run(child.task.sysif, [call(SYS.rt_sigprocmask, _SETMASK, mask, 0, 8)])

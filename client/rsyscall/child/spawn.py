@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
-from rsyscall.child.dumpable import is_dumpable, set_dumpable
+from rsyscall.child.dumpable import is_dumpable, restore
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
 from rsyscall.child.mappings import effective_ids, map_lines, map_steps
@@ -196,7 +196,6 @@ def _steps(
     for file, line in mappings:
         for name, step in map_steps(len(s.steps), file, line):
             s.add(name, step)
-    _add_descriptors(s, task, setup, pipes)
     if isinstance(setup.cwd, FileDescriptor):
         s.add("changing the directory", call(SYS.fchdir, _number(task, setup.cwd)))
     elif setup.cwd is not None:
@@ -210,6 +209,8 @@ def _steps(
     if setup.tty is not None:
         number = _number(task, setup.tty)
         s.add("getting the controlling terminal", call(SYS.ioctl, number, _TIOCSCTTY, 0))
+    # Not earlier: the numbers of cwd and tty may be wanted for others.
+    _add_descriptors(s, task, setup, pipes)
     for limit, (soft, hard) in (setup.rlimits or {}).items():
         data = In(struct.pack("@QQ", soft & (2**64 - 1), hard & (2**64 - 1)))
         s.add(f"setting resource limit {limit!r}", call(SYS.prlimit64, 0, int(limit), data, 0))
@@ -383,7 +384,7 @@ async def _run(
         # Not earlier: whoever has the child's ids must not get at our memory by way of the child.
         if dumpable:
             with contextlib.suppress(SyscallHangup):
-                await set_dumpable(task)
+                await restore(task)
     return pid
 
 

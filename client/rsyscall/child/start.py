@@ -323,7 +323,8 @@ async def _start(
             lent.share()
         memory = await start_memory(parent, 0 if ring is False else RING_ROOM)
         if ring is not False and not together:
-            laid = await LaidRing.lay(parent, memory)
+            with shield():
+                laid = await LaidRing.lay(parent, memory)
         begun = laid is not None or (together and ring is not False)
         keep = kept(parent) | lent.numbers
         stack, block = start_block(

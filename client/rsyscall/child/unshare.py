@@ -6,7 +6,7 @@ import errno
 import os
 
 from rsyscall._checkpoint import checkpoint, shield
-from rsyscall.child.dumpable import is_dumpable, set_dumpable
+from rsyscall.child.dumpable import is_dumpable, restore
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.mappings import effective_ids, write_user_mappings
 from rsyscall.child.namespaces import NAMESPACES, move, unshare_table
@@ -54,7 +54,7 @@ async def unshare(task: Task, flags: CLONE) -> None:
         move(task, rest)
         if dumpable:
             # The memory may be shared with others, and the ids have not changed.
-            await set_dumpable(task)
+            await restore(task)
 
 
 async def unshare_files(task: Task) -> None:

@@ -60,6 +60,7 @@ class EpolledFileDescriptor:
         self.removed: bool = False
         self.waiters: dict[Waiter, None] = {}
         self._counts: dict[int, int] = {}
+        self._consumed: dict[int, int] = {}  # of those that were told since the beginning
         self._told = 0  # the flags that have a count
 
     # ---- what has been told ----
@@ -88,12 +89,17 @@ class EpolledFileDescriptor:
 
     def snapshot(self, mask: int) -> list[tuple[int, int]]:
         """The counts of some events, for consume_counts."""
-        return [item for item in self._counts.items() if item[0] & mask]
+        consumed = self._consumed
+        return [(f, consumed.get(f, 0) + n) for f, n in self._counts.items() if f & mask]
 
     def consume_counts(self, counts: list[tuple[int, int]]) -> None:
         """Take off what there was."""
         for flag, count in counts:
-            left = self._counts.get(flag, 0) - count
+            new = count - self._consumed.get(flag, 0)
+            if new <= 0:
+                continue  # somebody else who was too early has consumed them
+            self._consumed[flag] = count
+            left = self._counts.get(flag, 0) - new
             if left > 0:
                 self._counts[flag] = left
             else:
@@ -102,11 +108,12 @@ class EpolledFileDescriptor:
 
     def get_current_events(self, flags: EPOLL) -> dict[EPOLL, int]:
         """How often each of the events has been told and was not consumed."""
-        return {EPOLL(flag): count for flag, count in self.snapshot(int(flags))}
+        return {EPOLL(f): n for f, n in self._counts.items() if f & int(flags)}
 
     def consume(self, events: dict[EPOLL, int]) -> None:
         """Take off counts, such as those of get_current_events before a try that was too early."""
-        self.consume_counts([(int(flag), count) for flag, count in events.items()])
+        consumed = self._consumed
+        self.consume_counts([(int(f), consumed.get(int(f), 0) + n) for f, n in events.items()])
 
     @contextlib.contextmanager
     def get_and_discard_after(self, flags: EPOLL) -> Generator[None]:

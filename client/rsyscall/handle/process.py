@@ -182,8 +182,10 @@ class ChildPid(Pid):
         try:
             self.send_signal(sig)
         except PermissionError:  # its parent may
-            args = (self.pidfd_there, sig, 0, 0)
-            await self.task.sysif.call(SYS.pidfd_send_signal, args)
+            async with Held(self._reaping):  # nobody reaps it meanwhile: the number stays its own
+                self._check_alive()
+                args = (self.pidfd_there, sig, 0, 0)
+                await self.task.sysif.call(SYS.pidfd_send_signal, args)
 
     def send_signal(self, sig: SIG | int) -> None:
         """Send a signal from here, at once; nothing if it has ended."""

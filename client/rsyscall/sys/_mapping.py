@@ -176,7 +176,8 @@ class MemoryMapping:
         cancelled, nothing has happened. mprotect(2).
         """
         self.check_changeable()
-        await perform(self.task, mprotect_call(self.near.address, self.near.length, prot))
+        with self.task.address_space.regions.changing(self.near.address, self._end):
+            await perform(self.task, mprotect_call(self.near.address, self.near.length, prot))
 
     async def mremap(
         self,
@@ -315,6 +316,8 @@ class MemoryMapping:
         regions = space.regions
         if not regions.knows(self.file) or regions.is_reserved(start, start + count):
             raise MemoryInUseError(f"{self} was not mapped by us, or is the allocator's")
+        if regions.is_changing(start, start + count):
+            raise MemoryInUseError(f"{self}: mprotect is under way")
         writable = True
         for region in regions.overlapping(start, start + count):
             if not region.anonymous:
@@ -368,6 +371,8 @@ def mremap_call(
     """mremap(2). What is off the page boundary is a ValueError."""
     size = mapping.near.page_size
     check_boundary("new_length", new_length, size)
+    if mapping.near.length == 0:
+        raise ValueError("mapping: has no pages")
     if new_length == 0:
         raise ValueError("new_length: 0, which is what munmap is for")
     if (addr is not None) != (MREMAP.FIXED in flags):

@@ -100,7 +100,8 @@ def recvmsg_args(
     ]
     if room:
         pointers.append((_CONTROL, Out(room)))
-    head = _MSGHDR.pack(0, SockaddrStorage.sizeof(), 0, 1, 0, room, 0)
+    used = _CMSGHDR.size + 4 * fds if fds else 0  # with the padding there would be room for more
+    head = _MSGHDR.pack(0, SockaddrStorage.sizeof(), 0, 1, 0, used, 0)
     parts = ((_NAMELEN, 4), (_CONTROLLEN, 8), (_FLAGS, 4))
     msghdr = Pointing(head, tuple(pointers), parts)
 
@@ -114,7 +115,7 @@ def recvmsg_args(
         handles = [task.make_fd_handle(near.FileDescriptor(n)) for n in _numbers(control)]
         address = None
         if namelen >= 2:
-            address = SockaddrStorage.from_bytes(name[:namelen]).parse()
+            address = SockaddrStorage.from_bytes(name[:namelen]).parsed()
         return Message(data, handles, flags, address)
 
     return msghdr, convert

@@ -99,6 +99,13 @@ class SockaddrStorage(Sockaddr):
         known = Sockaddr._families.get(self.family)
         return self if known is None else known.from_bytes(self.to_bytes())
 
+    def parsed(self) -> Sockaddr:
+        """parse(), or itself where it is not well-formed: of what has come with a descriptor."""
+        try:
+            return self.parse()
+        except ValueError:
+            return self
+
 
 _KNOWN = {int(family) for family in AF}
 #: Where the classes of families are, which are imported when there is an address to be parsed.

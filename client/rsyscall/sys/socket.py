@@ -17,6 +17,7 @@ from rsyscall.sys._msghdr import Message, recvmsg_args, sendmsg_args
 from rsyscall.sys._sockaddr import AF, Sockaddr, SockaddrStorage
 from rsyscall.sys._socket import MSG, SCM, SHUT, SO, SOCK, SOL
 from rsyscall.sys.syscall import SYS
+from rsyscall.unistd.io import MAX_IO
 
 if TYPE_CHECKING:
     from rsyscall.handle import FileDescriptor
@@ -58,8 +59,6 @@ __all__ = [
 
 T = TypeVar("T")
 _INT = struct.Struct("=i")
-#: Bytes that one call moves at most when its data travels inside the request.
-_MAX_IO = 1024 * 1024 - 4096
 
 
 class Socketpair(HandlePair):
@@ -127,7 +126,7 @@ def _in_address(addr: Sockaddr | tuple[SyscallArgument, int]) -> tuple[SyscallAr
 def _check_count(name: str, count: int) -> int:
     if count < 0:
         raise ValueError(f"{name}: {count} is negative")
-    return min(count, _MAX_IO)
+    return min(count, MAX_IO)
 
 
 @declares("bind")
@@ -159,7 +158,10 @@ def accept_call(fd: SyscallArgument, flags: SOCK = SOCK.NONE) -> TypedCall[BaseF
 def _accepted(
     task: Any, value: int, outs: tuple[bytes, ...]
 ) -> tuple[BaseFileDescriptor, Sockaddr]:
-    return _handle(task, value, ()), _address(task, value, outs)
+    data, length = outs
+    # Whatever the address is, the descriptor must not be lost with it.
+    address = SockaddrStorage.from_bytes(data[: max(2, _INT.unpack(length)[0])])
+    return _handle(task, value, ()), address.parsed()
 
 
 @declares("accept_addr")
@@ -219,21 +221,21 @@ def setsockopt_call(
 
 @declares("send")
 def send_call(fd: SyscallArgument, buf: bytes, flags: MSG = MSG.NONE) -> TypedCall[int]:
-    """send(2) of _MAX_IO bytes at most."""
-    data = bytes(buf[:_MAX_IO])
+    """send(2) of MAX_IO bytes at most."""
+    data = bytes(buf[:MAX_IO])
     return TypedCall(SYS.sendto, (fd, In(data), len(data), flags), number)
 
 
 @declares("sendto")
 def sendto_call(fd: SyscallArgument, buf: bytes, flags: MSG, addr: Sockaddr) -> TypedCall[int]:
-    """sendto(2) of _MAX_IO bytes at most."""
-    data = bytes(buf[:_MAX_IO])
+    """sendto(2) of MAX_IO bytes at most."""
+    data = bytes(buf[:MAX_IO])
     return TypedCall(SYS.sendto, (fd, In(data), len(data), flags, *_in_address(addr)), number)
 
 
 @declares("recv")
 def recv_call(fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE) -> TypedCall[bytes]:
-    """recv(2) of up to `buf` bytes, and of _MAX_IO at most."""
+    """recv(2) of up to `buf` bytes, and of MAX_IO at most."""
     n = _check_count("buf", buf)
     return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags), first_out, outs=True)
 
@@ -246,7 +248,7 @@ def _received(_task: object, _value: int, outs: tuple[bytes, ...]) -> tuple[byte
 def recvfrom_call(
     fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE
 ) -> TypedCall[tuple[bytes, Sockaddr | None]]:
-    """recvfrom(2) of up to `buf` bytes, and of _MAX_IO at most."""
+    """recvfrom(2) of up to `buf` bytes, and of MAX_IO at most."""
     n = _check_count("buf", buf)
     return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags, *_room()), _received, outs=True)
 
@@ -388,7 +390,7 @@ class SocketFileDescriptor(BaseFileDescriptor):
             self._validate()
             return await perform(self.task, recv_call(self.near, buf, flags))
         n = await perform_with(self.task, _recv_into, self, buf, buf.size(), flags)
-        return buf.readable_split(n)
+        return buf.readable_split(min(n, buf.size()))  # MSG.TRUNC: more than there was room for
 
     @overload
     async def send(self, buf: bytes, flags: MSG = MSG.NONE) -> int: ...
@@ -445,8 +447,11 @@ class SocketFileDescriptor(BaseFileDescriptor):
         return await perform(self.task, recvmsg_call(self.near, msg, flags, fds))
 
 
-def _size(addr: object) -> int:
-    return addr.size() if isinstance(addr, Pointer) else 0
+def _size(addr: Sockaddr | WrittenPointer[Any]) -> int:
+    # What the value takes: the rest of the memory would be part of the name.
+    if not isinstance(addr, WrittenPointer):
+        return 0
+    return len(addr.serializer.to_bytes(addr.value))
 
 
 class SocketTask(FileDescriptorTask[T_fd]):

@@ -71,6 +71,7 @@ class ChildInterface(RemoteSyscallInterface):
         halves: as make_ring wants them.
         """
         self._connection.begin(hello)
+        self._most_steps = self._connection.limits.steps if self._connection.batches else -1
         most, first = min(hello.limits.frame, hello.limits.window), self._core.last_id + 1
         self._ring = make_ring(
             RING_SIZE, self._sock.fileno(), first, most, halves, self._core.spin_us

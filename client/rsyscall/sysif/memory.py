@@ -33,10 +33,8 @@ __all__ = ["CHUNK", "MemoryRoads", "View", "Views", "peer_pid", "pid_behind"]
 CHUNK = 1024 * 1024
 #: From how many bytes on it pays to find out whether there is a faster road than frames.
 _WORTH = 4096
-_SO_PEERCRED, _SOL_SOCKET = 17, 1
 _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
 _ANONYMOUS = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS
-_DONTFORK = 10
 
 
 def pid_behind(pidfd: int) -> int | None:
@@ -55,7 +53,7 @@ def pid_behind(pidfd: int) -> int | None:
 def peer_pid(sock: socket.socket) -> int:
     """The pid of whoever made the other end of a UNIX socket, or listened there; 0: not known."""
     try:
-        data = sock.getsockopt(_SOL_SOCKET, _SO_PEERCRED, 12)
+        data = sock.getsockopt(lib.SOL_SOCKET, lib.SO_PEERCRED, 12)
     except OSError:
         return 0
     return int(struct.unpack("3i", data)[0])
@@ -76,7 +74,7 @@ class View:
         self.here: int = here
         self._owner = os.getpid() if owned else 0
         if owned:  # a forked copy of us has no business there
-            lib.rs_direct(SYS.madvise, here, length, _DONTFORK, 0, 0, 0)
+            lib.rs_direct(SYS.madvise, here, length, lib.MADV_DONTFORK, 0, 0, 0)
 
     def close(self) -> None:
         """Unmap it here; nothing if that was done before."""
@@ -143,6 +141,8 @@ class MemoryRoads(SyscallInterface):
     _pids: Callable[[], Iterable[int | None]] | None = None
     _pid = 0
     _pidfd = -1
+    #: Whether the pid may be another program's at any moment.
+    executing: bool = False
 
     def reach(
         self,
@@ -233,7 +233,7 @@ class MemoryRoads(SyscallInterface):
         here = self._here(address, length)
         if here is not None:
             return bytes(ffi.buffer(ffi.cast("char *", here), length))
-        if length and (self._pid or await self._choose(length)):
+        if length and (self._pid or await self._choose(length)) and not self._stale():
             got = vm_read(self._pid, self._pidfd, address, length)
             if isinstance(got, bytes):
                 return got
@@ -246,7 +246,7 @@ class MemoryRoads(SyscallInterface):
         if here is not None:
             ffi.memmove(buffer, ffi.cast("char *", here), len(buffer))
             return True
-        if len(buffer) and (self._pid or await self._choose(len(buffer))):
+        if len(buffer) and (self._pid or await self._choose(len(buffer))) and not self._stale():
             n = vm_read_into(self._pid, self._pidfd, address, buffer)
             if n >= 0:
                 return True
@@ -262,13 +262,16 @@ class MemoryRoads(SyscallInterface):
         if here is not None:
             ffi.memmove(ffi.cast("char *", here), data, len(data))
             return True
-        if len(data) and (self._pid or await self._choose(len(data))):
+        if len(data) and (self._pid or await self._choose(len(data))) and not self._stale():
             n = vm_write(self._pid, self._pidfd, address, data)
             if n >= 0:
                 return True
             if self._is_final(n):
                 return False
         return await self.write_by_frames(address, data)
+
+    def _stale(self) -> bool:
+        return self.executing and self._space is not None and not self._space.ours
 
     def _is_final(self, result: int) -> bool:
         """Whether an error concerns the address; else process_vm is refused from now on."""

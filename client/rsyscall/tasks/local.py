@@ -39,6 +39,9 @@ def _after_fork_in_child() -> None:
     for number in local_process.task.fd_table.own:
         with contextlib.suppress(OSError):
             os.close(number)
+    old = local_process.task  # others may still have it
+    if isinstance(old.sysif, DirectSyscallInterface):
+        old.sysif.reach(old.address_space)
     fresh = _make()
     local_process.__dict__.clear()
     local_process.__dict__.update(fresh.__dict__)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 
 import rsyscall.far
 from rsyscall import near
+from rsyscall._raw import lib
 from rsyscall.near.sysif import In, Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
 from rsyscall.sys.syscall import SYS
@@ -86,8 +87,13 @@ def _groups(_task: object, value: int, outs: tuple[bytes, ...]) -> list[int]:
 
 
 def _changed(task: rsyscall.far.Task, _value: int, _outs: tuple[bytes, ...]) -> None:
-    # What other ids begin in memory that others share ends that these can be looked into.
-    task.address_space.ids_changed = True
+    space = task.address_space
+    if not space.sharers or task.sysif.immediate:
+        return
+    # That has ended that we can be looked into, until the last such child is gone: child.dumpable
+    # tells more. A spawn that was under way may have let it begin again.
+    space.ids_changed = True
+    lib.rs_direct(SYS.prctl, lib.PR_SET_DUMPABLE, 0, 0, 0, 0, 0)
 
 
 def _check(name: str, value: int, *, unchanged: bool = False) -> int:
