@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rsyscall.near.types import FileDescriptor
 
 __all__ = [
+    "MAX_IO",
     "Buffer",
     "FdArg",
     "ForkedError",
@@ -79,6 +80,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 setup(In, Out, Ret, InOut)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
+
+#: Bytes that one call moves at most when its data travels inside the request.
+MAX_IO = 1024 * 1024 - 4096
 
 _CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
 _SIG_SETMASK, _SIGKILL = 2, 9

@@ -11,13 +11,12 @@ from rsyscall.handle.borrow import perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pair import HandlePair, PairSerializer, makes_pair
 from rsyscall.handle.pointer import LinearPointer, Pointer, ReadablePointer, WrittenPointer
-from rsyscall.near.sysif import In, InOut, Out, Ret, SyscallArgument
+from rsyscall.near.sysif import MAX_IO, In, InOut, Out, Ret, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, first_out, nothing, number, perform
 from rsyscall.sys._msghdr import Message, recvmsg_args, sendmsg_args
 from rsyscall.sys._sockaddr import AF, Sockaddr, SockaddrStorage
 from rsyscall.sys._socket import MSG, SCM, SHUT, SO, SOCK, SOL
 from rsyscall.sys.syscall import SYS
-from rsyscall.unistd.io import MAX_IO
 
 if TYPE_CHECKING:
     from rsyscall.handle import FileDescriptor

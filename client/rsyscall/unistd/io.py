@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 from rsyscall._raw import lib
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer, ReadablePointer
-from rsyscall.near.sysif import In, Ret, SyscallArgument
+from rsyscall.near.sysif import MAX_IO, In, Ret, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, first_out, number, perform
 from rsyscall.sys.syscall import SYS
 
@@ -25,9 +25,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-#: Bytes that one call moves at most when its data travels inside the request.
-MAX_IO = 1024 * 1024 - 4096
 
 # Looked up once: a member of an enum takes as long as a call.
 _READ = SYS.read
