@@ -135,6 +135,17 @@ int keep(Ring *self, const void *bytes, uint32_t n) {
     return 0;
 }
 
+/* Take a bell that was for us; anything else is left in the socket, for recv() to be looked at. */
+static int take_bell(Ring *self) {
+    uint8_t bytes[sizeof bell + 1];
+    struct iovec iov = {bytes, sizeof bytes};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    /* Without room for descriptors that is how they show. */
+    return recvmsg(self->socket, &msg, MSG_DONTWAIT | MSG_PEEK) == sizeof bell &&
+           !memcmp(bytes, bell, sizeof bell) && !(msg.msg_flags & MSG_CTRUNC) &&
+           recv(self->socket, bytes, sizeof bell, MSG_DONTWAIT) == sizeof bell;
+}
+
 int doze(Ring *self) {
     uint64_t ns = patience_now(&self->doze);
     struct timespec time = {0, (long)ns};
@@ -149,7 +160,7 @@ int doze(Ring *self) {
     rs_ring_unpark(&self->ring);
     self->busy = 0;
     /* The bell was for us; but something else may be there, perhaps with descriptors. */
-    if (fd.revents)
+    if (fd.revents && !take_bell(self))
         self->rung = 1;
     int come = rs_ring_available(&self->ring) != 0;
     patience_learn(&self->doze, come);
