@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include "core.h"
 
+#include <errno.h>
 #include <stddef.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "child.h"
@@ -13,6 +15,7 @@ enum {
     MAP_PRIVATE_ANONYMOUS = 0x22,
     MAP_CHILD = MAP_PRIVATE_ANONYMOUS | 0x4000, /* MAP_NORESERVE */
     MADV_NOHUGE = 15,
+    RANGES_MOST = 16384, /* of a stack, for file descriptors to close */
     STACK_ABOVE = 16, /* of the stack; clone3 wants an address and a size, and uses their sum */
 };
 
@@ -68,6 +71,95 @@ int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd) {
     }
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
     return pid;
+}
+
+/* Pairs of the first and the last number of each gap between those that are kept, and our two.
+ * Returns how many, without writing any if there is no room. */
+static uint32_t gaps(const struct rs_start *start, uint32_t *range) {
+    int32_t low = start->its_socket, high = start->its_pidfd;
+    uint32_t next = 0, count = 0;
+    if (high >= 0 && high < low) {
+        low = high;
+        high = start->its_socket;
+    }
+    for (uint32_t i = 0;;) {
+        uint32_t number = UINT32_MAX;
+        if (i < start->kept)
+            number = (uint32_t)start->keep[i];
+        if (low >= 0 && (uint32_t)low < number) {
+            number = (uint32_t)low;
+            low = high;
+            high = -1;
+        } else {
+            i++;
+        }
+        if (number > next || number == UINT32_MAX) {
+            if (range) {
+                range[2 * count] = next;
+                range[2 * count + 1] = number == UINT32_MAX ? number : number - 1;
+            }
+            count++;
+        }
+        if (number == UINT32_MAX)
+            return count;
+        next = number + 1;
+    }
+}
+
+static int64_t start_failed(struct rs_start *start, int64_t nr, int64_t err) {
+    start->failed = nr;
+    if (start->socket >= 0) {
+        rs_close(start->socket);
+        rs_close(start->its_socket);
+    }
+    if (start->its_pidfd >= 0)
+        rs_close(start->its_pidfd);
+    return err;
+}
+
+int64_t rs_start_child(struct rs_start *start) {
+    int32_t ends[2] = {-1, -1};
+    int64_t result = rs_sys(RS_NR_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                            0, rs_addr(ends), 0, 0);
+    start->socket = ends[0];
+    start->its_socket = ends[1];
+    start->its_pidfd = start->pidfd = -1;
+    if (result < 0)
+        return start_failed(start, RS_NR_socketpair, result);
+    result = rs_sys(RS_NR_pidfd_open, (uint64_t)rs_getpid(), 0, 0, 0, 0, 0);
+    if (result < 0)
+        return start_failed(start, RS_NR_pidfd_open, result);
+    start->its_pidfd = (int32_t)result;
+
+    uint32_t count = gaps(start, 0);
+    uint64_t length = (sizeof(uint64_t) + sizeof(struct rs_child) + 8ull * count + 15) & ~15ull;
+    if (length > RANGES_MOST)
+        return start_failed(start, RS_NR_close_range, -E2BIG);
+    uint64_t stack = start->session - length;
+    uint64_t *entry = (uint64_t *)(uintptr_t)stack;
+    struct rs_child *child = (struct rs_child *)(entry + 1);
+    *entry = rs_child_address();
+    *child = (struct rs_child){
+        .session = start->session,
+        .ranges = rs_addr(child + 1),
+        .data = start->halves,
+        .range_count = count,
+        .flags = start->child_flags,
+        .socket = start->its_socket,
+        .pidfd = start->its_pidfd,
+        .page_size = start->page_size,
+        .size = start->size,
+        .spin_us = start->spin_us,
+        .spin_turns = start->spin_turns,
+    };
+    gaps(start, (uint32_t *)(child + 1));
+    result = rs_clone(start->flags, stack, &start->pidfd);
+    if (result < 0)
+        return start_failed(start, RS_NR_clone, result);
+    /* In the child's table they are still there. */
+    rs_close(start->its_socket);
+    rs_close(start->its_pidfd);
+    return result;
 }
 
 int32_t rs_wait_readable(int32_t fd, uint32_t spin_us, uint32_t sleep_us) {

@@ -14,6 +14,23 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
  * in if CLONE_PIDFD is among them. The child's pid, or -errno. */
 int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd);
 
+/* A child for which all is made here, in one go. session: where its memory begins that is no stack;
+ * the stack is in front of it, and what the child is to find goes there. halves: of its ring, of
+ * size bytes each. keep: the file descriptors that its table keeps, in their order. */
+struct rs_start {
+    uint64_t session, halves;
+    uint64_t flags; /* CLONE_* */
+    const int32_t *keep;
+    uint32_t kept, size, page_size, child_flags, spin_us, spin_turns;
+    /* What comes back: our end of its socket, the number of its own end and of a pidfd of ours in
+     * its table (-1: none), and a pidfd of the child. */
+    int32_t socket, its_socket, its_pidfd, pidfd;
+    int64_t failed; /* the number of the call that has failed */
+};
+
+/* The pid, or -errno, and then nothing is left over. */
+int64_t rs_start_child(struct rs_start *start);
+
 /* Whether fd is readable, or becomes so while we look for spin_us microseconds and then sleep for
  * sleep_us. */
 int32_t rs_wait_readable(int32_t fd, uint32_t spin_us, uint32_t sleep_us);

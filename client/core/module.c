@@ -1,6 +1,7 @@
 /* rsyscall._core: what of the client runs compiled. */
 #include "batch.h"
 #include "far_memory.h"
+#include "own_child.h"
 
 /* ---- when to let others run: of all connections that a thread uses together ---- */
 
@@ -68,6 +69,8 @@ static PyMethodDef functions[] = {
     {"vm_read", vm_read, METH_VARARGS, NULL},
     {"vm_read_into", vm_read_into, METH_VARARGS, NULL},
     {"vm_write", vm_write, METH_VARARGS, NULL},
+    {"wait_child", wait_child, METH_VARARGS, NULL},
+    {"environment", environment, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -118,6 +118,25 @@ static PyObject *ring_call(PyObject *object, PyObject *const *args, Py_ssize_t n
     Py_RETURN_NONE;
 }
 
+/* post(number, *args) -> whether it is sent, its id is last_id; nobody waits for the answer here. */
+static PyObject *ring_post(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    Ring *self = (Ring *)object;
+    struct outs outs = {0, {0}, {0}};
+    if (!self->halves[0] || self->busy || !between_frames(self))
+        Py_RETURN_FALSE;
+    uint32_t len = encode_call(self->buffer, self->ring.size, self->next_id, self->frame_limit,
+                               args, nargs, &outs);
+    uint32_t room = len ? rs_ring_room(&self->ring) : 0;
+    if (!len || room < len || room == UINT32_MAX)
+        Py_RETURN_FALSE;
+    self->next_id++;
+    self->begun = self->written;
+    rs_ring_write(&self->ring, self->buffer, len);
+    self->written += len;
+    wake(self, RS_PARKED_DATA);
+    Py_RETURN_TRUE;
+}
+
 /* Send a frame and wait for the one that answers it: that frame, or NULL, with an exception or
  * without; *sent is how much of it was written. What came is kept for recv(). */
 static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint64_t id,
@@ -412,6 +431,7 @@ static int set_spin_us(PyObject *object, PyObject *value, void *unused) {
 
 static PyMethodDef ring_methods[] = {
     {"call", (PyCFunction)(void (*)(void))ring_call, METH_FASTCALL, NULL},
+    {"post", (PyCFunction)(void (*)(void))ring_post, METH_FASTCALL, NULL},
     {"exchange", ring_exchange, METH_VARARGS, NULL},
     {"batch", ring_batch, METH_O, NULL},
     {"spin_for", ring_spin_for, METH_O, NULL},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 
 import trio
 
 from rsyscall._core import due, yielded
 
-__all__ = ["Held", "checkpoint", "due", "pause", "shield", "yielded"]
+__all__ = ["Held", "Turn", "checkpoint", "due", "pause", "shield", "yielded"]
 
 _nothing = contextlib.nullcontext()
 
@@ -61,3 +62,50 @@ class Held:
     async def __aexit__(self, *exc: object) -> None:
         """Release it. Not a checkpoint."""
         self._lock.release()
+
+
+class Turn:
+    """A block in which one task can be; entering it is a checkpoint only if another is there.
+
+    Like trio.Lock, but nothing to make and to take while nobody else wants it.
+    """
+
+    __slots__ = ("_others", "taken")
+
+    def __init__(self) -> None:
+        """Nobody is there yet."""
+        #: Whether somebody is.
+        self.taken: bool = False
+        self._others: deque[trio.Event] | None = None
+
+    async def wait(self) -> None:
+        """Return when nobody is there. A checkpoint if somebody was."""
+        while self.taken:
+            if self._others is None:
+                self._others = deque()
+            event = trio.Event()
+            self._others.append(event)
+            try:
+                await event.wait()
+            except BaseException:
+                if event in self._others:
+                    self._others.remove(event)
+                elif not self.taken:  # it was our turn
+                    self.leave()
+                raise
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        self.taken = False
+        if self._others:
+            self._others.popleft().set()
+
+    async def __aenter__(self) -> None:
+        """Be there alone."""
+        if self.taken:
+            await self.wait()
+        self.taken = True
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Let the next one in. Not a checkpoint."""
+        self.leave()

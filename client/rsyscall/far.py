@@ -199,31 +199,49 @@ class Task:
         *,
         mountns: MountNamespace | None = None,
         allocator: AllocatorInterface | None = None,
+        parent: Task | None = None,
     ) -> None:
-        """Take the facts as they are; nothing is asked of the kernel."""
+        """Take the facts as they are; nothing is asked of the kernel.
+
+        parent: the task whose namespaces it is in, as a child that clone(2) makes without flags.
+        """
         self.sysif = sysif
         self.near_process = near_process
         self.fd_table = fd_table
         fd_table.tasks.add(self)
         self.address_space = address_space
         self.pidns = pidns
-        self.mountns: MountNamespace = (
-            MountNamespace(fd_table.creator_pid) if mountns is None else mountns
-        )
         self._allocator = allocator
         #: Of the numbers in fd_table.own those that this task needs.
         self.own_fds: set[int] = set()
         pid = fd_table.creator_pid
         #: Where its children will be; not the task itself, after unshare(2) or setns(2).
         self.pidns_for_children: PidNamespace = pidns
-        self.timens: TimeNamespace = TimeNamespace(pid)
-        self.timens_for_children: TimeNamespace = self.timens
-        self.netns: NetworkNamespace = NetworkNamespace(pid)
-        self.utsns: UTSNamespace = UTSNamespace(pid)
-        self.ipcns: IPCNamespace = IPCNamespace(pid)
-        self.cgroupns: CgroupNamespace = CgroupNamespace(pid)
-        self.userns: UserNamespace = UserNamespace(pid)
+        self.mountns: MountNamespace
+        self.timens: TimeNamespace
+        self.timens_for_children: TimeNamespace
+        self.netns: NetworkNamespace
+        self.utsns: UTSNamespace
+        self.ipcns: IPCNamespace
+        self.cgroupns: CgroupNamespace
+        self.userns: UserNamespace
         self.fs: FSInformation = FSInformation(pid)
+        if parent is None:
+            self.mountns = MountNamespace(pid) if mountns is None else mountns
+            self.timens = self.timens_for_children = TimeNamespace(pid)
+            self.netns = NetworkNamespace(pid)
+            self.utsns = UTSNamespace(pid)
+            self.ipcns = IPCNamespace(pid)
+            self.cgroupns = CgroupNamespace(pid)
+            self.userns = UserNamespace(pid)
+        else:
+            self.mountns = parent.mountns
+            self.timens = self.timens_for_children = parent.timens_for_children
+            self.netns = parent.netns
+            self.utsns = parent.utsns
+            self.ipcns = parent.ipcns
+            self.cgroupns = parent.cgroupns
+            self.userns = parent.userns
 
     @property
     def near_pid(self) -> Pid:

@@ -6,25 +6,33 @@ import contextlib
 import os
 import struct
 import sys
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import TYPE_CHECKING
 
 import trio
 
 from rsyscall._checkpoint import shield
+from rsyscall._core import Frame
 from rsyscall._raw import ffi
+from rsyscall.batch.batch import Batch as Steps
 from rsyscall.child.start import Child
-from rsyscall.child.steps import call, raise_failure, run
+from rsyscall.child.steps import call, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid, ChildPidError
-from rsyscall.near.sysif import Out, SyscallHangup, SyscallSendError, SyscallSendHangup
+from rsyscall.near.sysif import (
+    Out,
+    SyscallHangup,
+    SyscallSendError,
+    SyscallSendHangup,
+    check_reply,
+)
 from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
-from rsyscall_protocol import Batch, In, Step
+from rsyscall_protocol import In
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["execute", "has_exec", "signal_mask"]
 
-_SETMASK, _DFL, _IGN, _RESTORER = 2, 0, 1, 0x04000000
+_SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
 
 
@@ -43,6 +51,11 @@ def signal_mask(signals: Collection[int]) -> bytes:
 
 def _action(handler: int) -> In:
     return In(struct.pack("@QQQQ", handler, _RESTORER, 0, 0))
+
+
+#: What Python and every server ignore, and a program is not to.
+_IGNORED = int(SIG.PIPE), int(SIG.XFSZ)
+_DEFAULT, _IGNORE = _action(0), _action(1)
 
 
 def has_exec(pid: ChildPid) -> bool | None:
@@ -72,13 +85,6 @@ def _visible_pid(pid: ChildPid) -> int:
     return pid.near.id
 
 
-async def _write(task: Task, address: int, data: bytes) -> None:
-    if task.address_space.ours:
-        ffi.memmove(ffi.cast("char *", address), data, len(data))
-    else:
-        await task.sysif.write_memory(address, data)
-
-
 async def execute(
     child: Child,
     path: str | os.PathLike[str],
@@ -98,16 +104,10 @@ async def execute(
     else:
         dirfd = -100
     await unshare_child_files(child)
-    memory = await task.malloc(bytes, strings.size)
-    at = int(memory.near)
-    steps = _steps(dirfd, name, at, at + strings.envp, flags, blocked)
-    try:
-        await _write(task, at, strings.at(at))
-        await _until_gone(child, steps)
+    async with _written(task, strings) as at:
+        await _until_gone(child, (dirfd, name, at, at + strings.envp, flags), blocked)
         with shield():
             await _settle(child)
-    finally:
-        memory.free()
     child.pid.pid.did_exec(command)
     child.over("has exec'd")
     if task.address_space is not child.pid.pid.task.address_space:
@@ -117,21 +117,29 @@ async def execute(
     return child.pid
 
 
-def _steps(
-    dirfd: int, name: In, argv: int, envp: int, flags: int, blocked: Collection[SIG]
-) -> list[Step]:
-    """What is done in one go. The mask, which comes first, is all that is not taken back."""
-    mask = In(signal_mask(blocked))
-    steps = [call(SYS.rt_sigprocmask, _SETMASK, mask, Out(8), 8)]
-    for sig in (SIG.PIPE, SIG.XFSZ):
-        undo = (int(SYS.rt_sigaction), (int(sig), _action(_IGN), 0, 8))
-        steps.append(call(SYS.rt_sigaction, int(sig), _action(_DFL), 0, 8, undo=undo))
-    steps.append(call(SYS.execveat, dirfd, name, argv, envp, flags))
-    return steps
+@contextlib.asynccontextmanager
+async def _written(task: Task, strings: Strings) -> AsyncGenerator[int]:
+    """Where in the task's memory they are, as long as the block lasts."""
+    if task.address_space.ours:
+        memory = ffi.new("char[]", strings.size)
+        at = int(ffi.cast("uintptr_t", memory))
+        ffi.buffer(memory)[:] = strings.at(at)
+        yield at
+        ffi.release(memory)
+        return
+    pointer = await task.malloc(bytes, strings.size)
+    try:
+        at = int(pointer.near)
+        await task.sysif.write_memory(at, strings.at(at))
+        yield at
+    finally:
+        pointer.free()
 
 
-async def _until_gone(child: Child, steps: list[Step]) -> None:
-    """Make the calls, and return if the child cannot answer. OSError if it can, and did not exec.
+async def _until_gone(
+    child: Child, args: tuple[int, In, int, int, int], blocked: Collection[SIG]
+) -> None:
+    """execveat(2), and return if the child cannot answer. OSError if it can, and did not exec.
 
     What tells that it cannot is the end of its socket: close-on-exec, and open nowhere else. But
     when the interpreter was forked by others, they have a copy; so the child is looked at, too.
@@ -139,8 +147,18 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
     pid = child.pid.pid
     child.executing = child.sysif.executing = True
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
+    batch = Steps()
+    batch.syscall(SYS.rt_sigprocmask, _SETMASK, In(signal_mask(blocked)), Out(8), 8)
+    for sig in _IGNORED:
+        batch.syscall(SYS.rt_sigaction, sig, _DEFAULT, 0, 8)
+    batch.syscall(SYS.execveat, *args)
+    frame = batch.encode()
+    if not isinstance(frame, Frame):
+        raise AssertionError("these steps are plain")
     try:
-        reply = await child.task.sysif.batch(Batch(0, tuple(steps)))
+        reply = await child.sysif.exec_frame(frame, batch)
+        if reply is None:
+            return
     except BaseException as exc:
         if isinstance(exc, SyscallHangup) and not isinstance(exc, SyscallSendError):
             return
@@ -151,10 +169,14 @@ async def _until_gone(child: Child, steps: list[Step]) -> None:
     finally:
         child.sysif.probe = None
     child.executing = child.sysif.executing = False
-    mask = In(reply.outs[0])
+    values = struct.unpack(f"{len(reply.values) // 8}q", reply.values)
+    steps = [call(SYS.rt_sigaction, sig, _IGNORE, 0, 8) for sig in _IGNORED[: len(values) - 1]]
+    if reply.outs:
+        steps.append(call(SYS.rt_sigprocmask, _SETMASK, In(reply.outs[0]), 0, 8))
     with shield():
-        await run(child.task.sysif, [call(SYS.rt_sigprocmask, _SETMASK, mask, 0, 8)])
-    raise_failure(steps, reply)
+        await run(child.task.sysif, steps)
+    step = batch.steps[len(values) - 1]
+    check_reply(step.number, step.args, values[-1])
     raise AssertionError("an exec returned, and had not failed")
 
 

@@ -116,6 +116,11 @@ class ChildMemory(abc.ABC):
         return self.length - _RING_AT
 
     @property
+    def session(self) -> int:
+        """Where the session begins, and the stack ends."""
+        return self.address + _SESSION_AT
+
+    @property
     def extra(self) -> int:
         """Where those begin."""
         return self.address + _RING_AT

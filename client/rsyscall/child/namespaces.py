@@ -37,14 +37,15 @@ NAMESPACES: CLONE = functools.reduce(CLONE.__or__, _KINDS, CLONE.NEWPID)
 
 
 def inherit(child: Task, parent: Task, flags: CLONE) -> None:
-    """Give a new task the namespaces in which clone(2) with these flags puts it."""
+    """Put a new task, made as the parent's child, where clone(2) with these flags puts it."""
     pid, bits = child.fd_table.creator_pid, int(flags)
     for flag, name, kind in _BITS:
-        setattr(child, name, kind(pid) if bits & flag else getattr(parent, name))
-    child.pidns = far.PidNamespace(pid) if bits & _NEWPID else parent.pidns_for_children
-    child.pidns_for_children = child.pidns
-    child.timens = child.timens_for_children = parent.timens_for_children
-    child.fs = parent.fs if bits & _FS else far.FSInformation(pid)
+        if bits & flag:
+            setattr(child, name, kind(pid))
+    if bits & _NEWPID:
+        child.pidns = child.pidns_for_children = far.PidNamespace(pid)
+    if bits & _FS:
+        child.fs = parent.fs
 
 
 def move(task: Task, flags: CLONE) -> None:

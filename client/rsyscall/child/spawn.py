@@ -63,6 +63,8 @@ _KEPT = 8
 _VM_VFORK = int(CLONE.VM | CLONE.VFORK)
 _PR_SET_PDEATHSIG, _TIOCSCTTY, _AT_FDCWD = 1, 0x540E, -100
 
+_NONE = (None,) * 5
+
 #: The name of the last step.
 EXECUTING = "executing the program"
 
@@ -91,6 +93,19 @@ class Setup:
     blocked: Collection[SIG] = ()
     cgroup: FileDescriptor | None = None
 
+    def is_plain(self) -> bool:
+        """Whether the program finds nothing but what all programs do."""
+        return not (
+            self.descriptors
+            or self.stdio
+            or self.session
+            or self.unshare
+            or self.rlimits
+            or self.blocked
+            or (self.cwd, self.uid, self.gid, self.groups, self.pgid) != _NONE
+            or (self.tty, self.pdeathsig, self.cgroup) != _NONE[:3]
+        )
+
 
 def by_number(
     fds: Descriptors, stdin: StdioArgument, stdout: StdioArgument, stderr: StdioArgument
@@ -100,6 +115,8 @@ def by_number(
     ValueError if a number is given twice, or for a number where a handle belongs.
     """
     found = dict[int, FileDescriptor]()
+    if not fds and stdin is stdout is stderr is None:
+        return found, {}
     if isinstance(fds, Mapping):
         found.update(cast("Mapping[int, FileDescriptor]", fds))
     else:
@@ -225,10 +242,22 @@ def _steps(
         known = CLONE.NEWPID not in setup.unshare and task.pidns_for_children is task.pidns
         parent = task.near_process.id if known else 0
         s.add("looking for the parent", dataclasses.replace(call(SYS.getppid), ok=parent))
-    for step in _closing(frozenset({0, 1, 2} | setup.descriptors.keys())):
-        s.add("closing all other descriptors", step)
-    s.add("setting the signal mask", _masking(signal_mask(setup.blocked)))
+    _add_last(s, frozenset({0, 1, 2} | setup.descriptors.keys()), setup.blocked)
     return s
+
+
+@functools.cache
+def _plain_steps() -> _Steps:
+    """All but the exec, for a program that finds nothing special."""
+    s = _Steps()
+    _add_last(s, frozenset({0, 1, 2}), ())
+    return s
+
+
+def _add_last(s: _Steps, keep: frozenset[int], blocked: Collection[int]) -> None:
+    for step in _closing(keep):
+        s.add("closing all other descriptors", step)
+    s.add("setting the signal mask", _masking(signal_mask(blocked)))
 
 
 @functools.lru_cache(_KEPT)
@@ -284,7 +313,8 @@ async def spawn(
     strings = Strings(command.arguments, {} if ours else env)
     mappings = await _mappings(task, setup)
     piped = {n: n for n, value in setup.stdio.items() if value == PIPE}
-    s = _steps(task, setup, mappings, piped)
+    plain = setup.is_plain()
+    s = _plain_steps() if plain else _steps(task, setup, mappings, piped)
     paths = _candidates(command.executable_path, env)
     await checkpoint()
     pipes = Pipes(task)
@@ -316,7 +346,7 @@ async def _start(
     environ: int | None,
 ) -> AsyncChildPid:
     """Lay everything out, and run it. address: where the child begins."""
-    memory, body = await _lay_out(task, s, paths, strings, environ)
+    memory, s, body = await _lay_out(task, s, paths, strings, environ)
     try:
         stack, block = start_block(
             address,
@@ -337,30 +367,46 @@ async def _start(
 
 async def _lay_out(
     task: Task, s: _Steps, paths: list[bytes], strings: Strings, environ: int | None
-) -> tuple[ChildMemory, bytes]:
+) -> tuple[ChildMemory, _Steps, bytes]:
     """Memory for the strings and, behind them, the batch, to which the exec is added."""
-    extra, before = strings.size, len(s.steps)
+    extra = strings.size
     while True:
         memory = await start_memory(task, extra)
         where = memory.extra
         envp = where + strings.envp if environ is None else environ
-        del s.steps[before:], s.names[before:]
         try:
-            for path in paths:
-                step = call(SYS.execve, In(path), where, envp)
-                if path is not paths[-1]:
-                    step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
-                s.add(EXECUTING, step)
-            body = encode(Batch(1, tuple(s.steps)))
+            if s is _plain_steps():
+                full, body = _encode_plain(tuple(paths), where, envp)
+            else:
+                full, body = _encode(s, paths, where, envp)
         except BaseException:
             await memory.free()
             raise
         if strings.size + len(body) <= memory.room:
-            return memory, body
+            return memory, full, body
         await memory.free()
         if len(body) > Size.RING_MAX:
             raise ValueError(f"the set-up of a program is too large: {len(body)} bytes")
         extra = strings.size + len(body) + 64
+
+
+def _encode(s: _Steps, paths: Sequence[bytes], argv: int, envp: int) -> tuple[_Steps, bytes]:
+    """The steps with the exec of the first program that is there, and the body of their batch."""
+    full = _Steps()
+    full.steps += s.steps
+    full.names += s.names
+    for path in paths:
+        step = call(SYS.execve, In(path), argv, envp)
+        if path is not paths[-1]:
+            step = dataclasses.replace(step, flags=StepFlag.CONTINUE)
+        full.add(EXECUTING, step)
+    return full, encode(Batch(1, tuple(full.steps)))
+
+
+@functools.lru_cache(_KEPT)
+def _encode_plain(paths: tuple[bytes, ...], argv: int, envp: int) -> tuple[_Steps, bytes]:
+    """The same, of a program that finds nothing special; the addresses come again and again."""
+    return _encode(_plain_steps(), paths, argv, envp)
 
 
 async def _run(

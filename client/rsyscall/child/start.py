@@ -8,12 +8,14 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 
 from rsyscall import far, near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
 from rsyscall.child.dumpable import join, leave
 from rsyscall.child.fds import gaps, kept
+from rsyscall.child.here import begin
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
 from rsyscall.child.refusals import explain
@@ -21,7 +23,6 @@ from rsyscall.child.ring import LaidRing
 from rsyscall.child.steps import call, run
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, DeadTaskError
-from rsyscall.memory.allocator import AllocatorClient
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import FdArg, InOut, Out, SyscallError
 from rsyscall.sched import CLONE
@@ -45,6 +46,7 @@ _SO_PEERPIDFD, _SO_PEERCRED, _SOL_SOCKET = 77, 17, 1
 _F_DUPFD_CLOEXEC = 1030
 _INT = struct.Struct("@i")
 _VM = int(CLONE.VM)
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _MACHINE = os.uname().machine
 _FEATURES = Feature.RING | Feature.BATCH
 
@@ -183,12 +185,12 @@ class Child:
         pid: ChildPid,
         task: Task,
         ours: socket.socket,
-        lent: Lent,
+        lent: Lent | None,
         *,
         shares_files: bool,
         spin: int,
     ) -> None:
-        """See start."""
+        """See start. lent: if that is not closed already."""
         self.pid: AsyncChildPid = AsyncChildPid(pid)
         self.task = task
         self.lent = lent
@@ -226,7 +228,8 @@ class Child:
         """Take note that what was lent to it is in its own table as well. Not a checkpoint."""
         self.shares_files = False
         self.sysif.unshare()
-        await self.lent.close()
+        if self.lent is not None:
+            await self.lent.close()
 
     async def greet(self, ring: bool | None) -> None:
         """Hear what it has to say of itself, if that is not known. A checkpoint if it is not."""
@@ -283,6 +286,9 @@ async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> C
         raise ValueError("vm: a child in another time namespace needs a private address space")
     address = entry(parent)
     await checkpoint()
+    copied = not flags or CLONE.FILES not in flags
+    if vm and copied and ring is not False and isinstance(parent.sysif, DirectSyscallInterface):
+        return await _start_here(parent, flags, address)
     ours, theirs = socket.socketpair()
     try:
         with shield(not parent.sysif.immediate):
@@ -356,17 +362,8 @@ async def _start(
         raise
     child_pid = ChildPid(parent, near.Pid(pid), here, there)
     own = lent.numbers
-    table = parent.fd_table
-    if not shared:
-        table = far.FDTable(pid)
-        table.parent, table.inherited = parent.fd_table, frozenset(keep - own)
-        table.own = own
-
-    async def free() -> None:
-        # What was killed may have been killed because it could no longer run there.
-        state = child_pid.death_state
-        await memory.free(sound=state is None or state.code is CLD.EXITED)
-
+    table = parent.fd_table if shared else _copied_table(parent, pid, keep - own, own)
+    free = _freeing(child_pid, memory)
     try:
         for needed, undo in ((vm, free), (shared, lent.close)):
             if needed:
@@ -382,13 +379,7 @@ async def _start(
     task.own_fds.update(own)
     child = Child(child_pid, task, ours, lent, shares_files=shared, spin=spin[0])
     if begun:
-        info: dict[str, int | str] = {
-            "arch": _MACHINE,
-            "page_size": _page_size(parent),
-            "pid": pid,
-            "child": address,
-        }
-        hello = Hello(features=_FEATURES, limits=LIMITS, info=info)
+        hello = _hello(parent, pid, address)
         try:
             if laid is not None:
                 child.sysif.begin(hello, laid.take())
@@ -401,11 +392,62 @@ async def _start(
     return child
 
 
+def _copied_table(parent: Task, pid: int, keep: set[int], own: set[int]) -> far.FDTable:
+    table = far.FDTable(pid)
+    table.parent, table.inherited, table.own = parent.fd_table, frozenset(keep), own
+    return table
+
+
+def _freeing(child_pid: ChildPid, memory: ChildMemory) -> Callable[[], Awaitable[None]]:
+    async def free() -> None:
+        # What was killed may have been killed because it could no longer run there.
+        state = child_pid.death_state
+        await memory.free(sound=state is None or state.code is CLD.EXITED)
+
+    return free
+
+
+def _hello(parent: Task, pid: int, address: int) -> Hello:
+    """What a child would say that has begun without a word."""
+    info: dict[str, int | str] = {
+        "arch": _MACHINE,
+        "page_size": _page_size(parent),
+        "pid": pid,
+        "child": address,
+    }
+    return Hello(features=_FEATURES, limits=LIMITS, info=info)
+
+
+async def _start_here(parent: Task, flags: CLONE, address: int) -> Child:
+    """The same as start, of a child of ours in our memory that has its own table and a ring."""
+    keep = kept(parent)
+    spin = recent_spin()
+    try:
+        begun = begin(int(flags), keep, mmap.PAGESIZE, spin)
+    except OSError as exc:
+        await explain(parent, flags, exc)
+        raise
+    child_pid = ChildPid(parent, near.Pid(begun.pid), begun.pidfd, begun.pidfd)
+    child_pid.on_release(_freeing(child_pid, begun.memory))
+    task = _task(parent, flags, child_pid, _copied_table(parent, begun.pid, keep, begun.own), True)
+    task.own_fds.update(begun.own)
+    ours = socket.socket(socket.AF_UNIX, _STREAM, 0, begun.socket)
+    child = Child(child_pid, task, ours, None, shares_files=False, spin=spin[0])
+    try:
+        child.sysif.begin(_hello(parent, begun.pid, address), begun.memory.halves())
+        await child.greet(True)
+    except BaseException:
+        child.over("was never used")
+        await child.pid.end()
+        raise
+    return child
+
+
 def _task(parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, vm: bool) -> Task:
     """Without a door, so far."""
     space = parent.address_space if vm else far.AddressSpace(child_pid.near.id)
-    task = Task(parent.sysif, child_pid.near, table, space, parent.pidns)
-    inherit(task, parent, flags)
-    if vm and isinstance(parent.allocator, AllocatorClient):
-        task.inherit_memory(parent.allocator)
+    pidns = parent.pidns_for_children
+    task = Task(parent.sysif, child_pid.near, table, space, pidns, parent=parent)
+    if flags:
+        inherit(task, parent, flags)
     return task

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from rsyscall._core import environment
 from rsyscall.struct import path_to_bytes
 
 __all__ = ["PathLike", "Strings", "full_environment"]
@@ -34,7 +35,7 @@ class Strings:
         """env: None for our own. ValueError for a string with a NUL, or a name that is none."""
         args = [path_to_bytes(arg, f"argv[{i}]") for i, arg in enumerate(argv)]
         if env is None:
-            variables = [b"%b=%b\0" % pair for pair in os.environb.items()]
+            variables = environment()
         else:
             variables = [_variable(name, value) for name, value in env.items()]
         self._counts = len(args), len(variables)

@@ -144,8 +144,12 @@ class Task(
         *,
         mountns: far.MountNamespace | None = None,
         allocator: AllocatorInterface | None = None,
+        parent: Task | None = None,
     ) -> None:
-        """Take the facts as they are; nothing is asked of the kernel."""
+        """Take the facts as they are; nothing is asked of the kernel.
+
+        parent: whose child it is, see far.Task; it shares its memory if that is the same.
+        """
         super().__init__(
             sysif,
             near_process,
@@ -154,10 +158,16 @@ class Task(
             pidns,
             mountns=mountns,
             allocator=allocator,
+            parent=parent,
         )
         self.sigmask: Sigset = Sigset()
         if allocator is None:
-            self._allocator = AllocatorClient(self)
+            shared = parent is not None and parent.address_space is address_space
+            theirs = parent.allocator if parent is not None and shared else None
+            if isinstance(theirs, AllocatorClient):
+                self.inherit_memory(theirs)
+            else:
+                self._allocator = AllocatorClient(self)
 
     def inherit_memory(self, allocator: AllocatorClient) -> None:
         """Have memory of the address space, which is shared, handed out by another task's."""

@@ -16,7 +16,7 @@ import trio
 
 import rsyscall.far
 import rsyscall.near
-from rsyscall._checkpoint import Held, checkpoint, shield, yielded
+from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
 from rsyscall._raw import lib
 from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
@@ -138,8 +138,9 @@ class ChildPid(Pid):
         self.ending: bool = False
         self._owner = os.getpid()
         _children.add(self)
-        self._waiting = trio.Lock()  # trio lets one task only wait for a file descriptor
-        self._reaping = trio.Lock()
+        self._waiting = Turn()  # trio lets one task only wait for a file descriptor
+        self._reaping = Turn()
+        self._known_to_trio = False
         #: What is to be cleared away once it no longer runs in the memory it was made in.
         self._on_death = list[Callable[[], None]]()
         self._remains: list[Callable[[], Awaitable[None]]] = []
@@ -163,13 +164,13 @@ class ChildPid(Pid):
     def borrow(self) -> Generator[rsyscall.near.Pid]:
         """The pid, while nobody can wait for the child. ChildDeadError, ChildBusyError."""
         self._check_alive()
-        if self._reaping.locked():
+        if self._reaping.taken:
             raise ChildBusyError(f"{self}: it is being waited for")
-        self._reaping.acquire_nowait()
+        self._reaping.taken = True
         try:
             yield self.near
         finally:
-            self._reaping.release()
+            self._reaping.leave()
 
     async def kill(self, sig: SIG | int) -> None:
         """Send a signal. A child that has died but was not waited for takes it without a word.
@@ -182,7 +183,7 @@ class ChildPid(Pid):
         try:
             self.send_signal(sig)
         except PermissionError:  # its parent may
-            async with Held(self._reaping):  # nobody reaps it meanwhile: the number stays its own
+            async with self._reaping:  # nobody reaps it meanwhile: the number stays its own
                 self._check_alive()
                 args = (self.pidfd_there, sig, 0, 0)
                 await self.task.sysif.call(SYS.pidfd_send_signal, args)
@@ -227,8 +228,9 @@ class ChildPid(Pid):
             # To sleep in trio's loop takes longer than it will go on living.
             if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, recent_spin_us(), _DOZE_US):
                 return
-        async with Held(self._waiting):
+        async with self._waiting:
             if self.death_state is None and self.pidfd >= 0:
+                self._known_to_trio = True
                 try:
                     await trio.lowlevel.wait_readable(self.pidfd)
                     yielded()  # others have had their turn
@@ -241,7 +243,7 @@ class ChildPid(Pid):
         If it is dead, all that was there for it is cleared away. A checkpoint; if cancelled,
         nothing has happened.
         """
-        async with Held(self._reaping):
+        async with self._reaping:
             if self.death_state is not None:
                 return self.death_state
             self._check_alive()
@@ -309,7 +311,8 @@ class ChildPid(Pid):
         for function in self._on_death:
             function()
         if here >= 0:
-            trio.lowlevel.notify_closing(here)
+            if self._known_to_trio:
+                trio.lowlevel.notify_closing(here)
             os.close(here)
         if there != here:
             task = self.task

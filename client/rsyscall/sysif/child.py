@@ -11,8 +11,10 @@ from typing import NoReturn, SupportsInt
 
 import trio
 
+from rsyscall._checkpoint import checkpoint
 from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome, StepList
+from rsyscall._raw import lib
 from rsyscall.near.sysif import Buffer, Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame
@@ -34,6 +36,8 @@ __all__ = ["ChildInterface", "DeadInterface"]
 
 LIMITS = Limits()
 _EXIT = int(SYS.exit_group)
+#: For how long to sleep at once for an exec, in microseconds.
+_EXEC_US = 1000
 #: When and how often to look at a child that ought to end its socket, in seconds.
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.1
 
@@ -80,10 +84,44 @@ class ChildInterface(RemoteSyscallInterface):
         self._side = SideChannel(hello.limits)
         self._looked = time.monotonic()
 
+    async def exec_frame(self, frame: BatchFrame, batch: StepList) -> Outcome | Batched | None:
+        """Send a batch whose last step is an exec: its reply, or None if its socket has ended.
+
+        It may also end with SyscallHangup, when that takes longer. A checkpoint; if cancelled,
+        nothing was sent.
+        """
+        ring = self._ring
+        if ring is None or self._waiters or self._out or frame.steps > self._most_steps:
+            return await self.batch_frame(frame, batch)
+        await checkpoint()
+        if self._ring is not ring or self._waiters or self._out:
+            return await self.batch_frame(frame, batch)
+        answer = ring.batch(frame)
+        if isinstance(answer, Outcome):
+            return answer
+        if not isinstance(answer, int):
+            return await self.batch_frame(frame, batch)
+        # To sleep in trio's loop takes longer than most execs.
+        if answer == len(frame) and self._has_ended(_EXEC_US) and not ring.ready:
+            self._die(Dead(""))
+            return None
+        return await self._finish_frame(ring, frame, lambda id_: Batch(id_, ()), answer)
+
+    def _has_ended(self, us: int) -> bool:
+        """Whether there is nothing in the socket but its end, now or in so many microseconds."""
+        if not lib.rs_wait_readable(self._sock.fileno(), 0, us):
+            return False
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+
     def send_exit(self, status: int) -> bool:
         """Have the child exit, without waiting for that; False if it is not that simple."""
         if self._dead is not None or self._waiters or self._out:
             return False
+        if self._ring is not None:
+            return self._ring.post(_EXIT, status)
         body = encode(Call(self._take_id(), _EXIT, (status,)))
         self._out.append(Frame(HEADER.pack(HEADER_TAG, len(body)) + body, (), None))
         self._flush()
@@ -97,7 +135,7 @@ class ChildInterface(RemoteSyscallInterface):
     def share(self) -> None:
         """One more has its socket from now on."""
         self._sharers += 1
-        self._sleep.cancel()  # whoever waits already is to look for its death, too
+        self._end_sleep()  # whoever waits already is to look for its death, too
 
     def unshare(self) -> None:
         """One of those has it no more."""

@@ -13,11 +13,9 @@ from typing import TypeVar
 import trio
 
 from rsyscall._checkpoint import checkpoint
-from rsyscall._core import Frame, StepList
+from rsyscall._core import Frame, StepList, wait_child
 from rsyscall._raw import ffi, lib
 from rsyscall.near.sysif import (
-    RUSAGE_SIZE,
-    SIGINFO_SIZE,
     Reply,
     SyscallArgument,
     SyscallSendError,
@@ -272,12 +270,11 @@ class DirectSyscallInterface(MemoryRoads):
 
     async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
         """See SyscallInterface. Not a checkpoint."""
-        room = ffi.new("uint8_t[]", SIGINFO_SIZE + RUSAGE_SIZE)
-        at = int(ffi.cast("uintptr_t", room))
-        args = (os.P_PIDFD, pidfd, at, int(options), at + SIGINFO_SIZE, 0)
-        check_reply(SYS.waitid, args, lib.rs_direct(SYS.waitid, *args))
-        told = bytes(ffi.buffer(room))
-        return told[:SIGINFO_SIZE], told[SIGINFO_SIZE:]
+        told = wait_child(pidfd, int(options))
+        if isinstance(told, int):
+            check_reply(SYS.waitid, (os.P_PIDFD, pidfd, 0, int(options)), told)
+            raise AssertionError("an error is no result")
+        return told
 
     async def close_interface(self) -> None:
         """Nothing to close. Not a checkpoint."""

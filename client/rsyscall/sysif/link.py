@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from rsyscall._checkpoint import Turn
 from rsyscall._core import Ring as _Ring
 from rsyscall._core import Socket as _Socket
 from rsyscall.near.sysif import (
@@ -71,19 +72,21 @@ class Link:
 
         spin: for how many microseconds it pays to spin, if that is known.
         """
-        sock.setblocking(False)
+        if sock.gettimeout() != 0:
+            sock.setblocking(False)
         self._sock = sock
         self._connection = Connection(Role.CLIENT, limits)
         spin = spin_us() if spin is None else spin
         self._core = _Socket(sock.fileno(), self._connection.limits.frame, spin)
         self._post_mortem = post_mortem
-        self._inquiry = trio.Lock()
+        self._inquiry = Turn()
         self._adopt_alone: Callable[[], None] | None = None  # the request the core looks after
         self._waiters: dict[int, Waiter] = {}
         self._out: deque[Frame] = deque()
         self._reading = False
         self._reader: Waiter | None = None  # whose task sleeps on the socket
-        self._sleep = trio.CancelScope()  # and what ends that
+        self._sleep: trio.CancelScope | None = None  # and what ends that
+        self._known_to_trio = False  # whether anybody has waited for the socket
         self._flushing = False
         self._room = Queue()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
@@ -134,6 +137,7 @@ class Link:
 
     def get_activity_fd(self) -> FileDescriptor | None:
         """The socket, while it is open."""
+        self._known_to_trio = True
         return None if self._sock.fileno() < 0 else FileDescriptor(self._sock.fileno())
 
     def on_end(self, function: Callable[[], None]) -> None:
@@ -174,7 +178,7 @@ class Link:
 
     def _close_socket(self) -> None:
         if self._sock.fileno() >= 0:
-            if not self._forked:
+            if self._known_to_trio and not self._forked:
                 trio.lowlevel.notify_closing(self._sock.fileno())
             self._core.close()
             self._sock.close()
@@ -413,7 +417,13 @@ class Link:
 
     async def _wait_readable(self) -> None:
         """Return when the socket has something, or the server has ended. A checkpoint."""
+        self._known_to_trio = True
         await trio.lowlevel.wait_readable(self._sock.fileno())
+
+    def _end_sleep(self) -> None:
+        """Have the one who reads look again, if it sleeps."""
+        if self._sleep is not None:
+            self._sleep.cancel()
 
     def _wake(self, waiter: Waiter) -> None:
         if waiter.task is not None:
@@ -421,7 +431,7 @@ class Link:
             waiter.task = None
         elif waiter is self._reader:
             # Another task has taken its reply out of the ring: no bell will ring for it.
-            self._sleep.cancel()
+            self._end_sleep()
 
 
 def _after_fork_in_child() -> None:

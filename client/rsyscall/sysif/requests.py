@@ -259,6 +259,7 @@ class RequestLink(Link):
             while self._out:
                 with trio.CancelScope(shield=True):
                     try:
+                        self._known_to_trio = True
                         await trio.lowlevel.wait_writable(self._sock.fileno())
                     except trio.ClosedResourceError:
                         return
@@ -268,7 +269,7 @@ class RequestLink(Link):
         finally:
             self._flushing = False
             if self._unwritten() and self._reader is not None:
-                self._sleep.cancel()  # torn away by KeyboardInterrupt: another is to go on
+                self._end_sleep()  # torn away by KeyboardInterrupt: another is to go on
 
     def _unwritten(self) -> bool:
         """Whether something waits for room in the socket, and nobody sees to it."""
@@ -341,9 +342,10 @@ class RequestLink(Link):
                     continue
             self._reader = waiter
             try:
-                with trio.CancelScope(shield=True) as self._sleep:
+                with trio.CancelScope(shield=True) as sleep:
+                    self._sleep = sleep
                     await self._wait_readable()
-                woken = not self._sleep.cancelled_caught
+                woken = not sleep.cancelled_caught
             finally:
                 self._reader = None
             if ring is not None:

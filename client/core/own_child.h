@@ -1,0 +1,14 @@
+#ifndef RSYSCALL_OWN_CHILD_H
+#define RSYSCALL_OWN_CHILD_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* wait_child(pidfd, options): waitid(2) of a child of ours, with WNOHANG: the bytes of a siginfo_t
+ * and of a struct rusage, or -errno. */
+PyObject *wait_child(PyObject *module, PyObject *args);
+
+/* environment(): our own, as it is: each variable with its NUL. */
+PyObject *environment(PyObject *module, PyObject *unused);
+
+#endif
