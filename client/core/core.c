@@ -22,6 +22,9 @@ enum {
 #ifndef CLONE_CLEAR_SIGHAND
 #define CLONE_CLEAR_SIGHAND 0x100000000ull
 #endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ull
+#endif
 
 int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                   uint64_t a5) {
@@ -51,21 +54,29 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
 }
 
-/* clone3(2), which alone can clear the handlers; its struct in the first version. */
-static int64_t clone_cleared(uint64_t flags, uint64_t stack, int32_t *pidfd) {
-    const uint64_t args[8] = {
-        flags | CLONE_CLEAR_SIGHAND, rs_addr(pidfd), 0, 0, 0, stack - STACK_ABOVE, STACK_ABOVE, 0};
-    return rs_clone_call(RS_NR_clone3, rs_addr(args), sizeof args, 0, 0, 0, 0);
+/* clone3(2), which alone can clear the handlers, or put a child into a cgroup; its struct in the
+ * first version, unless the latter is wanted. */
+static int64_t clone_cleared(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup) {
+    uint64_t args[11] = {
+        flags | CLONE_CLEAR_SIGHAND, rs_addr(pidfd), 0, 0, 0, stack - STACK_ABOVE, STACK_ABOVE};
+    uint64_t size = 8 * sizeof args[0];
+    if (cgroup >= 0) {
+        args[0] |= CLONE_INTO_CGROUP;
+        args[10] = (uint64_t)cgroup;
+        size = sizeof args;
+    }
+    return rs_clone_call(RS_NR_clone3, rs_addr(args), size, 0, 0, 0, 0);
 }
 
-int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd) {
+int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup) {
     struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
     uint64_t all = UINT64_MAX;
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&child->mask), 8, 0, 0);
     uint64_t mask = child->mask;
     child->flags |= RS_CHILD_CLEARED;
-    int64_t pid = clone_cleared(flags, stack, pidfd);
-    if (pid == -RS_ENOSYS || pid == -RS_EPERM) { /* a filter may refuse what it cannot look into */
+    int64_t pid = clone_cleared(flags, stack, pidfd, cgroup);
+    /* A filter may refuse what it cannot look into. */
+    if (cgroup < 0 && (pid == -RS_ENOSYS || pid == -RS_EPERM)) {
         child->flags &= ~(uint32_t)RS_CHILD_CLEARED;
         pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
     }
@@ -153,7 +164,7 @@ int64_t rs_start_child(struct rs_start *start) {
         .spin_turns = start->spin_turns,
     };
     gaps(start, (uint32_t *)(child + 1));
-    result = rs_clone(start->flags, stack, &start->pidfd);
+    result = rs_clone(start->flags, stack, &start->pidfd, -1);
     if (result < 0)
         return start_failed(start, RS_NR_clone, result);
     /* In the child's table they are still there. */

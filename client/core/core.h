@@ -12,7 +12,7 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
  * address, and what follows is its struct rs_child, whose mask is set to ours. Every signal is
  * blocked meanwhile, so that the child runs none of our handlers. flags: CLONE_*; *pidfd is filled
  * in if CLONE_PIDFD is among them. The child's pid, or -errno. */
-int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd);
+int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup);
 
 /* A child for which all is made here, in one go. session: where its memory begins that is no stack;
  * the stack is in front of it, and what the child is to find goes there. halves: of its ring, of

@@ -3,46 +3,70 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Literal, Self, Unpack, cast
 
 import trio
 
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._executing import Executing
+from rsyscall._process import Conveniences
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
-from rsyscall.child.exec import execute
-from rsyscall.child.mappings import effective_ids, write_user_mappings
+from rsyscall.child.cgroup import directory
+from rsyscall.child.clocks import TimeOffsets, check_offsets, enter
+from rsyscall.child.fds import close_on_exec
+from rsyscall.child.mappings import effective_ids
+from rsyscall.child.mappings import write_user_mappings as map_ids
+from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
 from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
-from rsyscall.child.strings import Strings, full_environment
+from rsyscall.child.strings import full_environment
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
-from rsyscall.epoller import AsyncFileDescriptor, Epoller
-from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
-from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.handle.process import ChildPid
-from rsyscall.memory.ram import MallocType, PtrValue
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, SignalMask
-from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer, path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState
 from rsyscall.sysif.child import DeadInterface
 
-__all__ = ["ChildProcess", "Process"]
+__all__ = ["ChildProcess", "IdRange", "Process", "do_cloexec_except", "write_user_mappings"]
 
-T_sized = TypeVar("T_sized", bound=FixedSize)
-T_fixed = TypeVar("T_fixed", bound=FixedSerializer)
-T_value = TypeVar("T_value", bound=HasSerializer)
-T_path = TypeVar("T_path", bound=os.PathLike[str])
+
+async def write_user_mappings(
+    thr: Process,
+    uid: int,
+    gid: int,
+    in_namespace_uid: int | None = None,
+    in_namespace_gid: int | None = None,
+) -> None:
+    """Map one user and one group id into the user namespace that a process has begun.
+
+    uid, gid: the ids outside. in_namespace_uid, in_namespace_gid: what they are inside; by default
+    the same. OSError, with the file as a note. A checkpoint; if cancelled, nothing was written.
+    user_namespaces(7).
+    """
+    inside = (
+        uid if in_namespace_uid is None else in_namespace_uid,
+        gid if in_namespace_gid is None else in_namespace_gid,
+    )
+    await map_ids(thr.task, inside, (uid, gid))
+
+
+async def do_cloexec_except(thr: Process, excluded_fds: set[near.FileDescriptor]) -> None:
+    """Have all descriptors of a process closed on exec, but stdio and these.
+
+    OSError as the call reports it: ENOSYS or EINVAL before Linux 5.11. A checkpoint; if cancelled,
+    nothing has changed. close_range(2).
+    """
+    await close_on_exec(thr.task, {int(number) for number in excluded_fds})
 
 
 def check_status(status: int) -> None:
@@ -51,7 +75,7 @@ def check_status(status: int) -> None:
         raise ValueError(f"status: {status} is not from 0 to 255")
 
 
-class Process:
+class Process(Conveniences):
     """A process in which we can make calls.
 
     task: the calls.
@@ -59,32 +83,8 @@ class Process:
 
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
-        self.task = task
+        super().__init__(task)
         self._children = set[ChildProcess | AsyncChildPid]()
-
-    @functools.cached_property
-    def stdin(self) -> FileDescriptor:
-        """Its descriptor 0."""
-        return self.task.make_fd_handle(near.FileDescriptor(0))
-
-    @functools.cached_property
-    def stdout(self) -> FileDescriptor:
-        """Its descriptor 1."""
-        return self.task.make_fd_handle(near.FileDescriptor(1))
-
-    @functools.cached_property
-    def stderr(self) -> FileDescriptor:
-        """Its descriptor 2."""
-        return self.task.make_fd_handle(near.FileDescriptor(2))
-
-    @functools.cached_property
-    def epoller(self) -> Epoller:
-        """What waits for its descriptors; see rsyscall.epoller."""
-        return Epoller(self.task)
-
-    async def make_afd(self, fd: FileDescriptor, set_nonblock: bool = False) -> AsyncFileDescriptor:
-        """A descriptor of this process that is waited for; see AsyncFileDescriptor.make."""
-        return await AsyncFileDescriptor.make(self.epoller, fd, set_nonblock)
 
     @property
     def pid(self) -> near.Pid:
@@ -115,6 +115,8 @@ class Process:
         *,
         vm: bool = True,
         ring: bool | None = None,
+        cgroup: FileDescriptor | str | os.PathLike[str] | None = None,
+        time_offsets: TimeOffsets | None = None,
     ) -> ChildProcess:
         """Make a child, which serves us as this process does.
 
@@ -123,26 +125,35 @@ class Process:
         copy of the table, in which nothing is open but stdio and what has a handle now; see
         inherit_fd. automatically_write_user_mappings: whether in a user namespace of its own the
         ids are to be as they were outside. vm: whether it shares our address space; without it the
-        child has a copy of its own, made at a cost that grows with it. ring: whether calls go
-        through shared memory; None: if they can.
+        child has a copy of its own, made at a cost that grows with it; CLONE.NEWTIME wants that.
+        ring: whether calls go through shared memory; None: if they can. cgroup: a directory of
+        cgroup2 in which the child begins, as a path or a handle; where clone3(2) cannot be used it
+        is moved there right after. time_offsets: by how many seconds CLOCK.MONOTONIC and BOOTTIME
+        of a new time namespace are ahead.
 
         As a context manager the child is killed and waited for at the end of the block. ValueError
         for flags that a child cannot have or that exclude each other; OSError, with the call as a
         note, as clone reports it, and see the contract of near.sysif. A checkpoint; if cancelled,
-        there is no child. clone(2).
+        there is no child. clone(2), cgroups(7), time_namespaces(7).
         """
+        clocks = check_offsets(time_offsets, flags)
         outside = None
         if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
             outside = await effective_ids(self.task)
-        child = await start(self.task, flags, vm=vm, ring=ring)
+        async with directory(self.task, cgroup) as where:
+            child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
         process = ChildProcess(child)
         self._adopt(process)
-        if outside is not None:
-            try:
-                await write_user_mappings(process.task, outside, outside)
-            except BaseException:
-                await process.end()
-                raise
+        if "environ" in self.__dict__:  # otherwise both begin with ours
+            process.environ = self.environ.inherit(process.task)
+        try:
+            if outside is not None:
+                await map_ids(process.task, outside, outside)
+            if flags and CLONE.NEWTIME in flags:
+                await enter(process.task, clocks)
+        except BaseException:
+            await process.end()
+            raise
         return process
 
     async def spawn(
@@ -164,7 +175,8 @@ class Process:
         session: bool = False,
         tty: FileDescriptor | None = None,
         pdeathsig: SIG | int | None = None,
-        cgroup: FileDescriptor | None = None,
+        cgroup: FileDescriptor | str | os.PathLike[str] | None = None,
+        time_offsets: TimeOffsets | None = None,
         inherited_signal_blocks: Sequence[SignalMask] = (),
     ) -> AsyncChildPid:
         """Start a program, with all that it is to find around it, in one go.
@@ -181,8 +193,10 @@ class Process:
         ours. pgid: the process group of a child, or 0 for one of its own. session: whether it leads
         a session of its own; with tty that is its controlling terminal, and it does. pdeathsig: the
         signal that it gets when this process (for local_process: the thread that calls) ends.
-        cgroup: a directory of cgroup2, which it enters before all that. No signal is blocked but
-        those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their default actions.
+        cgroup: a directory of cgroup2, as a path or a handle, which it enters before all that.
+        time_offsets: by how many seconds CLOCK.MONOTONIC and BOOTTIME of a new time namespace are
+        ahead; to make one (CLONE.NEWTIME) our memory is copied, as by fork(2). No signal is blocked
+        but those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their default actions.
 
         What is returned is to wait for it; as a context manager it is killed, if it still runs, and
         waited for at the end of the block, and its streams are closed. ValueError for what cannot
@@ -205,9 +219,10 @@ class Process:
             tty=tty,
             pdeathsig=pdeathsig,
             cgroup=cgroup,
+            time_offsets=check_offsets(time_offsets, unshare),
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
-        full = full_environment(env, command.env_updates)
+        full = full_environment(self.variables(env), command.env_updates)
         pid = await spawn(self.task, command, setup, full)
         self._adopt(pid)
         return pid
@@ -240,16 +255,17 @@ class Process:
                 child, input, stdout=capture_stdout, stderr=capture_stderr, check=check
             )
 
-    async def unshare(self, flags: CLONE) -> None:
+    async def unshare(self, flags: CLONE, *, time_offsets: TimeOffsets | None = None) -> None:
         """Leave what is shared with others, or begin new namespaces.
 
         flags: CLONE.FILES (see unshare_files), FS, SYSVSEM, NEWNS, NEWNET, NEWUTS, NEWIPC,
         NEWCGROUP, NEWUSER; and NEWPID, NEWTIME, in which only children will be. Each moves exactly
-        the far object of its name. ValueError for other flags; OSError, with what may be wrong as
-        a note; SyscallSendError for local_process while the interpreter has several threads. A
-        checkpoint; if cancelled, nothing has happened. unshare(2).
+        the far object of its name. time_offsets: by how many seconds CLOCK.MONOTONIC and BOOTTIME
+        of a new time namespace are ahead. ValueError for other flags; OSError, with what may be
+        wrong as a note; SyscallSendError for local_process while the interpreter has several
+        threads. A checkpoint; if cancelled, nothing has happened. unshare(2), time_namespaces(7).
         """
-        await unshare(self.task, flags)
+        await unshare(self.task, flags, time_offsets)
 
     async def unshare_files(self, going_to_exec: bool = True) -> None:
         """Get a table of file descriptors of our own, a copy of that which we share, if we do.
@@ -323,34 +339,6 @@ class Process:
         except SyscallHangup:
             pass  # as it should
 
-    @overload
-    async def malloc(self, cls: type[T_sized]) -> Pointer[T_sized]: ...
-    @overload
-    async def malloc(self, cls: type[T_fixed], size: int) -> Pointer[T_fixed]: ...
-    @overload
-    async def malloc(self, cls: type[bytes], size: int) -> Pointer[bytes]: ...
-    @overload
-    async def malloc(self, cls: type[str], size: int) -> Pointer[str]: ...
-    @overload
-    async def malloc(self, cls: type[T_path], size: int) -> Pointer[T_path]: ...
-
-    async def malloc(self, cls: MallocType, size: int | None = None) -> Pointer[Any]:
-        """Memory of the process; see RAMTask.malloc."""
-        return await self.task._malloc(cls, size)  # pyright: ignore[reportPrivateUsage] - ours
-
-    @overload
-    async def ptr(self, data: T_value) -> WrittenPointer[T_value]: ...
-    @overload
-    async def ptr(self, data: bytes) -> WrittenPointer[bytes]: ...
-    @overload
-    async def ptr(self, data: str) -> WrittenPointer[str]: ...
-    @overload
-    async def ptr(self, data: T_path) -> WrittenPointer[T_path]: ...
-
-    async def ptr(self, data: PtrValue) -> WrittenPointer[Any]:
-        """Memory of the process that holds the value; see RAMTask.ptr."""
-        return await self.task._ptr(data)  # pyright: ignore[reportPrivateUsage] - ours
-
     def __repr__(self) -> str:
         """For people."""
         return f"Process({self.task})"
@@ -360,7 +348,7 @@ class Process:
 _PATIENCE = 1.0
 
 
-class ChildProcess(Process):
+class ChildProcess(Executing, Process):
     """A child, in which we can make calls until it exec's or ends.
 
     As a context manager it is killed, if it still runs, and waited for at the end of the block.
@@ -369,7 +357,7 @@ class ChildProcess(Process):
     def __init__(self, child: Child) -> None:
         """Only Process.clone makes them."""
         super().__init__(child.task)
-        self._child = child
+        self._child: Child = child
 
     @property
     def pid(self) -> AsyncChildPid:  # type: ignore[override] # the name that its users know
@@ -380,92 +368,32 @@ class ChildProcess(Process):
         """See Process.unshare_files."""
         await unshare_child_files(self._child)
 
-    async def unshare(self, flags: CLONE) -> None:
+    async def unshare(self, flags: CLONE, *, time_offsets: TimeOffsets | None = None) -> None:
         """See Process.unshare."""
         if CLONE.FILES in flags:
             await self.unshare_files()
             flags &= ~CLONE.FILES
-        await super().unshare(flags)
+        await super().unshare(flags, time_offsets=time_offsets)
 
-    async def execve(
+    async def map_ids(
         self,
-        path: str | os.PathLike[str],
-        argv: Sequence[str | os.PathLike[str]],
-        env_updates: Mapping[str, str | os.PathLike[str]] | None = None,
-        inherited_signal_blocks: Sequence[SignalMask] = (),
-        command: Command | None = None,
-        *,
-        env: Mapping[str, str | os.PathLike[str]] | None = None,
-    ) -> AsyncChildPid:
-        """Replace the program. The child goes on without us; what it returns is to wait for it.
+        uids: Sequence[tuple[int, ...]] | None = None,
+        gids: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        """Map ranges of ids into the user namespace that it was cloned into, from outside.
 
-        path: looked up by the child, from its working directory. argv: the arguments, the first one
-        being the program's name. env: the environment, by default our own; env_updates: changes of
-        it. Open there is what has no close-on-exec flag; see disable_cloexec. No signal is blocked
-        but those of inherited_signal_blocks, and SIGPIPE and SIGXFSZ have their default actions.
-        command: what is shown of it.
+        uids, gids: IdRange or the like: the first id inside, the first id outside, and how many;
+        None: the parent's own id as 0, and from 1 on what /etc/subuid or /etc/subgid gives to its
+        user. The child must have been cloned with CLONE.NEWUSER and without mappings, by
+        `clone(..., automatically_write_user_mappings=False)`. What its parent may not write itself
+        is written by newuidmap and newgidmap.
 
-        ValueError for a string with a NUL; OSError, with the call as a note, as execve reports it,
-        and then the child is as it was, but that it no longer shares its table of file descriptors;
-        SyscallHangup if it has died. Afterwards whatever is tried through the child's task is a
-        DeadTaskError. A checkpoint; if cancelled, it has not exec'd. execve(2).
+        ValueError for what no range can be; LookupError if the user is given no ids;
+        FileNotFoundError, saying so, if a tool is missing; PermissionError, with what the tool says
+        as a note; OSError as the calls report it. A checkpoint; if cancelled, nothing is mapped, or
+        the user ids alone. newuidmap(1), subuid(5), user_namespaces(7).
         """
-        return await self.execveat(
-            None, path, argv, env_updates, inherited_signal_blocks, command, env=env
-        )
-
-    async def execveat(
-        self,
-        fd: FileDescriptor | None,
-        path: str | os.PathLike[str],
-        argv: Sequence[str | os.PathLike[str]],
-        env_updates: Mapping[str, str | os.PathLike[str]] | None = None,
-        inherited_signal_blocks: Sequence[SignalMask] = (),
-        command: Command | None = None,
-        *,
-        env: Mapping[str, str | os.PathLike[str]] | None = None,
-        flags: AT = AT.NONE,
-    ) -> AsyncChildPid:
-        """Replace the program by a file in the directory fd, or with AT.EMPTY_PATH by fd itself.
-
-        fd: a handle of the child's; None: the working directory. A script that is executed by its
-        descriptor must find it open. Otherwise as execve. execveat(2).
-        """
-        full = full_environment(env, env_updates)
-        blocked = {sig for block in inherited_signal_blocks for sig in block.mask}
-        # Both name their arguments; a command would not name these.
-        path_to_bytes(path, "path")
-        strings = Strings(argv, full)
-        return await execute(
-            self._child,
-            path,
-            strings,
-            fd=fd,
-            flags=int(flags),
-            blocked=blocked,
-            command=Command(path, list(argv), env_updates or {}) if command is None else command,
-        )
-
-    async def execv(
-        self,
-        path: str | os.PathLike[str],
-        argv: Sequence[str | os.PathLike[str]],
-        command: Command | None = None,
-    ) -> AsyncChildPid:
-        """execve with the environment as it is."""
-        return await self.execve(path, argv, command=command)
-
-    async def exec(
-        self, command: Command, inherited_signal_blocks: Sequence[SignalMask] = ()
-    ) -> AsyncChildPid:
-        """execve of a command."""
-        return await self.execve(
-            command.executable_path,
-            command.arguments,
-            command.env_updates,
-            inherited_signal_blocks,
-            command,
-        )
+        await write_ranges(Process(cast("Task", self._child.pid.pid.task)), self, uids, gids)
 
     async def exit(self, status: int = 0) -> None:
         """End the process with a status from 0 to 255; see Process.exit.

@@ -127,10 +127,10 @@ def test_limits() -> None:
 @pytest.mark.parametrize(
     ("names", "changed"),
     [("mount", {"mnt"}), ("pid", {"pid"}), ("net,uts", {"net", "uts"}),
-     ("user,ipc,cgroup", {"user", "ipc", "cgroup"})],
+     ("user,ipc,cgroup", {"user", "ipc", "cgroup"}), ("user,time", {"user", "time"})],
 )  # fmt: skip
 def test_namespaces(names: str, changed: set[str]) -> None:
-    links = "/proc/self/ns/{mnt,pid,net,user,uts,ipc,cgroup}"
+    links = "/proc/self/ns/{mnt,pid,net,user,uts,ipc,cgroup,time}"
     found = [
         link.partition(":") for link in says("--unshare", names, *SH, f"readlink {links}").split()
     ]
@@ -142,6 +142,15 @@ def test_root_in_a_user_namespace() -> None:
     script = "id -u; echo $$; wc -l < /proc/net/dev"
     out = says("--unshare=user,net,pid", "--uid", "0", "--gid", "0", *SH, script)
     assert out == "0\n1\n3\n"
+
+
+def test_clocks() -> None:
+    day = 86400
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    out = says(
+        "--unshare=user,time", "--clock", f"boottime={day}", *SH, "cut -d. -f1 /proc/uptime"
+    )  # fmt: skip
+    assert day <= int(out) - int(before) < day + 60
 
 
 def test_a_session_and_a_terminal() -> None:
@@ -169,6 +178,8 @@ def test_a_session_and_a_terminal() -> None:
         (["/etc/passwd/x"], 127, "rsyscall run: /etc/passwd/x: Not a directory, in execve("),
         (["--cwd", "/no/such", "true"], 125, "while changing the directory\n"),
         (["--rlimit", "nofile=2:1", "true"], 125, "while setting resource limit "),
+        (["--cgroup", "/no/such", "true"], 125, "while entering the cgroup\n"),
+        (["--clock", "boottime=1", "true"], 125, "time_offsets: only a new time namespace "),
         (["--fd", "3=/no/such", "true"], 125, "while opening the file of --fd 3\n"),
         (["--tty", "/dev/null", "true"], 125, "while getting the controlling terminal\n"),
         (["--fd", "3=/", "--fd", "3=/", "true"], 125, "--fd: 3 is given twice\n"),
@@ -203,6 +214,8 @@ def test_the_step_that_failed(
         (["--rlimit", "nofile", "true"], "'nofile' is not of the form NAME=SOFT[:HARD]"),
         (["--rlimit", "nofile=a", "true"], "'a' is not of the form SOFT[:HARD]"),
         (["--rlimit", "nofile=1:2:3", "true"], "'1:2:3' is not of the form SOFT[:HARD]"),
+        (["--clock", "realtime=1", "true"], "'realtime=1' is not of the form CLOCK=SECONDS"),
+        (["--clock", "boottime=x", "true"], "'x' is no number of seconds"),
         (["--pdeathsig", "NONE", "true"], "'NONE' is no signal"),
     ],
     ids=str,
@@ -265,6 +278,23 @@ def test_a_signal_that_kills_the_command() -> None:
         process.terminate()
         assert process.wait(DEADLINE) == 128 + signal.SIGTERM
         assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_stopping_and_continuing() -> None:
+    """Both stop, and both go on."""
+    with started(*SH, "echo $$; exec sleep 1000") as (process, pid):
+        for sig, wanted in ((signal.SIGTSTP, "T"), (signal.SIGCONT, "S")) * 2:
+            process.send_signal(sig)
+            deadline = time.monotonic() + DEADLINE
+            while {state(process.pid), state(pid)} != {wanted}:
+                assert time.monotonic() < deadline
+                os.sched_yield()
+        process.terminate()
+        assert process.wait(DEADLINE) == 128 + signal.SIGTERM
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_the_death_signal() -> None:

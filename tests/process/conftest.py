@@ -36,3 +36,12 @@ async def parent(
 ) -> AsyncGenerator[rsyscall.Process]:
     async with WAYS[request.param](tmp_path) as process:
         yield process
+
+
+@pytest.fixture(params=["direct", "child", "stub"])
+async def origin(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[rsyscall.Process]:
+    """The parent, in a few ways: for what depends on little more than whose memory it is."""
+    async with WAYS[request.param](tmp_path) as process:
+        yield process

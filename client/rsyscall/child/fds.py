@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+from rsyscall.child.steps import call, run
 from rsyscall.handle import Task
+from rsyscall.sys.syscall import SYS
 
-__all__ = ["gaps", "kept"]
+__all__ = ["close_on_exec", "gaps", "kept"]
 
 _LAST = 2**32 - 1
+_CLOSE_RANGE_CLOEXEC = 4
 #: The same numbers are free again and again.
 _KEPT = 8
 
@@ -34,3 +37,12 @@ def _gaps(keep: frozenset[int]) -> tuple[tuple[int, int], ...]:
     if start <= _LAST:
         found.append((start, _LAST))
     return tuple(found)
+
+
+async def close_on_exec(task: Task, keep: Iterable[int]) -> None:
+    """See rsyscall.thread.do_cloexec_except."""
+    steps = [
+        call(SYS.close_range, first, last, _CLOSE_RANGE_CLOEXEC)
+        for first, last in gaps({0, 1, 2, *keep})
+    ]
+    await run(task.sysif, steps)

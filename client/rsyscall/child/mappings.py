@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-
-from rsyscall.child.steps import call, run
+from rsyscall._checkpoint import checkpoint, shield
+from rsyscall.child.steps import run, write_file
 from rsyscall.handle import Task
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import In, Ref, Step
+from rsyscall_protocol import Step
 
 __all__ = ["effective_ids", "map_lines", "map_steps", "write_user_mappings"]
-
-_AT_FDCWD = -100
 
 
 def map_lines(inside: tuple[int, int], outside: tuple[int, int]) -> list[tuple[str, str]]:
@@ -29,14 +25,9 @@ def map_lines(inside: tuple[int, int], outside: tuple[int, int]) -> list[tuple[s
 
 def map_steps(index: int, file: str, line: str) -> list[tuple[str, Step]]:
     """Steps of a batch, from the index-th on, that write a line, and what they are for."""
-    name = f"writing {line!r} to /proc/self/{file}"
-    path, data = In(f"/proc/self/{file}".encode() + b"\0"), line.encode()
-    write = call(SYS.write, Ref(index), In(data), len(data))
-    return [
-        (name, call(SYS.openat, _AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0)),
-        (name, dataclasses.replace(write, ok=len(data))),
-        (name, call(SYS.close, Ref(index))),
-    ]
+    path = f"/proc/self/{file}"
+    name = f"writing {line!r} to {path}"
+    return [(name, step) for step in write_file(path.encode(), line.encode(), index=index)]
 
 
 async def effective_ids(task: Task) -> tuple[int, int]:
@@ -53,10 +44,8 @@ async def write_user_mappings(
     OSError, with the file as a note, if that is refused. A checkpoint; if cancelled, nothing was
     written.
     """
-    steps: list[Step] = []
-    names: list[str] = []
-    for file, line in map_lines(inside, outside):
-        for name, step in map_steps(len(steps), file, line):
-            names.append(name)
-            steps.append(step)
-    await run(task.sysif, steps, names)
+    await checkpoint()
+    with shield(not task.sysif.immediate):
+        for file, line in map_lines(inside, outside):
+            names, steps = zip(*map_steps(0, file, line), strict=True)
+            await run(task.sysif, steps, names)

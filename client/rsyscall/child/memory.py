@@ -46,6 +46,7 @@ _USUAL = _RING_AT + -(-RING_ROOM // _PAGE) * _PAGE
 
 _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
 _MAP = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
+_MAP_SHARED = lib.MAP_SHARED | lib.MAP_ANONYMOUS
 _NOHUGEPAGE, _SETMASK = 15, 2
 #: Where in it the address of a BATCHED stands, and its length.
 REPLY_AT = 72
@@ -144,11 +145,17 @@ class ChildMemory(abc.ABC):
 class OwnMemory(ChildMemory):
     """In this interpreter's address space."""
 
-    def __init__(self, extra: int = RING_ROOM) -> None:
-        """Map it. OSError if there is no room."""
+    def __init__(self, extra: int = RING_ROOM, *, shared: bool = False) -> None:
+        """Map it. OSError if there is no room. shared: with a child that has a copy of the rest."""
         super().__init__(0, max(extra, RING_ROOM))
-        if self.length == _USUAL and _spare:
-            self.address: int = _spare.pop()
+        if shared:
+            self.reusable: bool = False
+            args = (0, self.length, _PROT_RW, _MAP_SHARED, 2**64 - 1, 0)
+            self.address = lib.rs_direct(SYS.mmap, *args)
+            check_reply(SYS.mmap, args, self.address)
+            lib.rs_direct(SYS.mprotect, self.address, _PAGE, lib.PROT_NONE, 0, 0, 0)
+        elif self.length == _USUAL and _spare:
+            self.address = _spare.pop()
             lib.rs_child_clear(self.address + _SESSION_AT, self.extra, RING_SIZE)
         else:
             self.address = lib.rs_child_map(self.length)
@@ -221,13 +228,16 @@ class TaskMemory(ChildMemory):
         self.task = task
 
     @classmethod
-    async def make(cls, task: Task, extra: int = 0) -> TaskMemory:
-        """Map it. OSError if there is no room. A checkpoint; if cancelled, nothing is mapped."""
+    async def make(cls, task: Task, extra: int = 0, *, shared: bool = False) -> TaskMemory:
+        """Map it. OSError if there is no room. A checkpoint; if cancelled, nothing is mapped.
+
+        shared: with a child that has a copy of the rest.
+        """
         memory = cls(task, extra)
         length = memory.length
         undo = (int(SYS.munmap), (Ref(0), length))
         steps = (
-            call(SYS.mmap, 0, length, _PROT_RW, _MAP, -1, 0, undo=undo),
+            call(SYS.mmap, 0, length, _PROT_RW, _MAP_SHARED if shared else _MAP, -1, 0, undo=undo),
             call(SYS.mprotect, Ref(0), _PAGE, lib.PROT_NONE),
             call(SYS.madvise, Ref(0), length, _NOHUGEPAGE, ok=(errno.EINVAL,)),
             call(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8),

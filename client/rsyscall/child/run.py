@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import trio
 
+from rsyscall.child.clocks import TimeOffsets
 from rsyscall.child.spawn import Descriptors
 from rsyscall.child.stdio import PIPE, StdioArgument
 from rsyscall.handle import FileDescriptor
@@ -42,6 +43,8 @@ class SpawnOptions(TypedDict, total=False):
     session: bool
     tty: FileDescriptor | None
     pdeathsig: SIG | int | None
+    cgroup: FileDescriptor | str | os.PathLike[str] | None
+    time_offsets: TimeOffsets | None
     inherited_signal_blocks: Sequence[SignalMask]
 
 

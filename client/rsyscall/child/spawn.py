@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
+from rsyscall.child.cgroup import ENTERING, entering
+from rsyscall.child.clocks import enter_steps
 from rsyscall.child.dumpable import is_dumpable, restore
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
@@ -60,7 +62,8 @@ _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
 #: Of what programs are started with again and again.
 _KEPT = 8
-_VM_VFORK = int(CLONE.VM | CLONE.VFORK)
+_VM, _VFORK, _NEWTIME = int(CLONE.VM), int(CLONE.VFORK), int(CLONE.NEWTIME)
+_UNSHARED = NAMESPACES | CLONE.NEWTIME
 _PR_SET_PDEATHSIG, _TIOCSCTTY, _AT_FDCWD = 1, 0x540E, -100
 
 _NONE = (None,) * 5
@@ -91,7 +94,9 @@ class Setup:
     tty: FileDescriptor | None = None
     pdeathsig: SIG | int | None = None
     blocked: Collection[SIG] = ()
-    cgroup: FileDescriptor | None = None
+    cgroup: FileDescriptor | PathLike | None = None
+    #: As check_offsets has them.
+    time_offsets: str = ""
 
     def is_plain(self) -> bool:
         """Whether the program finds nothing but what all programs do."""
@@ -102,6 +107,7 @@ class Setup:
             or self.unshare
             or self.rlimits
             or self.blocked
+            or self.time_offsets
             or (self.cwd, self.uid, self.gid, self.groups, self.pgid) != _NONE
             or (self.tty, self.pdeathsig, self.cgroup) != _NONE[:3]
         )
@@ -205,13 +211,18 @@ def _steps(
     """All but the exec. pipes: the numbers of the program's ends of pipes, by target."""
     s = _Steps()
     if setup.cgroup is not None:
-        name, path = "entering the cgroup", In(b"cgroup.procs\0")
-        flags = os.O_WRONLY | os.O_CLOEXEC
-        fd = Ref(s.add(name, call(SYS.openat, _number(task, setup.cgroup), path, flags, 0)))
-        s.add(name, call(SYS.write, fd, In(b"0"), 1))
-        s.add(name, call(SYS.close, fd))
+        where, procs = _AT_FDCWD, b"cgroup.procs"
+        if isinstance(setup.cgroup, FileDescriptor):
+            where = _number(task, setup.cgroup)
+        else:
+            procs = path_to_bytes(setup.cgroup, "cgroup")[:-1] + b"/" + procs
+        for step in entering(where, procs, 0, len(s.steps)):
+            s.add(ENTERING, step)
     for file, line in mappings:
         for name, step in map_steps(len(s.steps), file, line):
+            s.add(name, step)
+    if CLONE.NEWTIME in setup.unshare:
+        for name, step in enter_steps(len(s.steps), setup.time_offsets):
             s.add(name, step)
     if isinstance(setup.cwd, FileDescriptor):
         s.add("changing the directory", call(SYS.fchdir, _number(task, setup.cwd)))
@@ -282,7 +293,7 @@ def _candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[byte
 
 def check_setup(setup: Setup) -> None:
     """ValueError, naming the argument, for what cannot be."""
-    if setup.unshare and (unknown := setup.unshare & ~NAMESPACES):
+    if setup.unshare and (unknown := setup.unshare & ~_UNSHARED):
         raise ValueError(f"unshare: {unknown!r} is no namespace that a program can begin in")
     for name in ("uid", "gid"):
         value = getattr(setup, name)
@@ -346,14 +357,15 @@ async def _start(
     environ: int | None,
 ) -> AsyncChildPid:
     """Lay everything out, and run it. address: where the child begins."""
-    memory, s, body = await _lay_out(task, s, paths, strings, environ)
+    shared = _is_private(task, setup)
+    memory, s, body = await _lay_out(task, s, paths, strings, environ, shared=shared)
     try:
         stack, block = start_block(
             address,
             memory,
             mask=memory.mask,
             ranges=(),
-            flags=SHARED | RUN,
+            flags=RUN if _is_private(task, setup) else SHARED | RUN,
             data=memory.extra + strings.size,
             size=len(body),
         )
@@ -366,12 +378,18 @@ async def _start(
 
 
 async def _lay_out(
-    task: Task, s: _Steps, paths: list[bytes], strings: Strings, environ: int | None
+    task: Task,
+    s: _Steps,
+    paths: list[bytes],
+    strings: Strings,
+    environ: int | None,
+    *,
+    shared: bool,
 ) -> tuple[ChildMemory, _Steps, bytes]:
     """Memory for the strings and, behind them, the batch, to which the exec is added."""
     extra = strings.size
     while True:
-        memory = await start_memory(task, extra)
+        memory = await start_memory(task, extra, shared=shared)
         where = memory.extra
         envp = where + strings.envp if environ is None else environ
         try:
@@ -412,7 +430,7 @@ def _encode_plain(paths: tuple[bytes, ...], argv: int, envp: int) -> tuple[_Step
 async def _run(
     task: Task, memory: ChildMemory, setup: Setup, s: _Steps, stack: int
 ) -> AsyncChildPid:
-    flags = _VM_VFORK | int(setup.unshare)
+    flags = _VFORK | int(setup.unshare) & ~_NEWTIME | (0 if _is_private(task, setup) else _VM)
     dumpable = _changes_ids(setup) and await is_dumpable(task)
     try:
         try:
@@ -432,6 +450,13 @@ async def _run(
             with contextlib.suppress(SyscallHangup):
                 await restore(task)
     return pid
+
+
+def _is_private(task: Task, setup: Setup) -> bool:
+    """Whether it must have a copy of the memory: nobody is in two time namespaces with the same."""
+    if task.timens_for_children is not task.timens:
+        return True
+    return bool(setup.unshare) and CLONE.NEWTIME in setup.unshare
 
 
 def _changes_ids(setup: Setup) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from rsyscall import far, near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
+from rsyscall.child.cgroup import move, start_child
 from rsyscall.child.dumpable import join, leave
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.here import begin
@@ -36,7 +37,7 @@ from rsyscall_protocol import Feature, Hello
 
 __all__ = ["Child", "Lent", "check_flags", "entry", "start", "start_memory"]
 
-_ALLOWED = CLONE.VM | CLONE.FS | CLONE.FILES | CLONE.IO | CLONE.SYSVSEM | NAMESPACES
+_ALLOWED = CLONE.VM | CLONE.FS | CLONE.FILES | CLONE.IO | CLONE.SYSVSEM | NAMESPACES | CLONE.NEWTIME
 _TOGETHER = (
     (CLONE.FS, CLONE.NEWNS),
     (CLONE.FS, CLONE.NEWUSER),
@@ -45,7 +46,7 @@ _TOGETHER = (
 _SO_PEERPIDFD, _SO_PEERCRED, _SOL_SOCKET = 77, 17, 1
 _F_DUPFD_CLOEXEC = 1030
 _INT = struct.Struct("@i")
-_VM = int(CLONE.VM)
+_VM, _NEWTIME = int(CLONE.VM), int(CLONE.NEWTIME)
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _MACHINE = os.uname().machine
 _FEATURES = Feature.RING | Feature.BATCH
@@ -62,11 +63,14 @@ def check_flags(flags: CLONE) -> None:
             raise ValueError(f"flags: {one!r} and {other!r} exclude each other")
 
 
-async def start_memory(task: Task, extra: int) -> ChildMemory:
-    """Memory for a child of the task. A checkpoint unless it is ours."""
+async def start_memory(task: Task, extra: int, *, shared: bool = False) -> ChildMemory:
+    """Memory for a child of the task. A checkpoint unless it is ours.
+
+    shared: with a child that has a copy of the rest.
+    """
     if task.address_space.ours:
-        return OwnMemory(extra)
-    return await TaskMemory.make(task, extra)
+        return OwnMemory(extra, shared=shared)
+    return await TaskMemory.make(task, extra, shared=shared)
 
 
 def entry(task: Task) -> int:
@@ -274,26 +278,30 @@ class Child:
                     handle.orphan()
 
 
-async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> Child:
+async def start(
+    parent: Task, flags: CLONE, *, vm: bool, ring: bool | None, cgroup: int = -1
+) -> Child:
     """Clone a child that serves us.
 
-    flags: see CLONE; CLONE.VM counts for nothing here. vm: whether it shares the parent's address
-    space. ring: whether calls go through shared memory; None: if it can. A checkpoint; if
-    cancelled, there is no child.
+    flags: see CLONE; CLONE.VM and NEWTIME count for nothing here. vm: whether it shares the
+    parent's address space. ring: whether calls go through shared memory; None: if it can. cgroup:
+    the number of a directory in the parent's table, or -1. A checkpoint; if cancelled, there is no
+    child.
     """
     check_flags(flags)
-    if parent.timens_for_children is not parent.timens and vm:
+    if vm and (parent.timens_for_children is not parent.timens or flags & _NEWTIME):
         raise ValueError("vm: a child in another time namespace needs a private address space")
     address = entry(parent)
     await checkpoint()
     copied = not flags or CLONE.FILES not in flags
-    if vm and copied and ring is not False and isinstance(parent.sysif, DirectSyscallInterface):
+    here = ring is not False and isinstance(parent.sysif, DirectSyscallInterface)
+    if vm and copied and here and cgroup < 0:
         return await _start_here(parent, flags, address)
     ours, theirs = socket.socketpair()
     try:
         with shield(not parent.sysif.immediate):
-            private = flags & ~CLONE.VM if flags else flags
-            child = await _start(parent, private, vm, ring, address, ours, theirs)
+            private = flags & ~(CLONE.VM | CLONE.NEWTIME) if flags else flags
+            child = await _start(parent, private, vm, ring, address, ours, theirs, cgroup)
     except BaseException:
         ours.close()
         theirs.close()
@@ -315,6 +323,7 @@ async def _start(
     address: int,
     ours: socket.socket,
     theirs: socket.socket,
+    cgroup: int,
 ) -> Child:
     """Clone it, and nothing else; all that is left over is cleared away when it is over."""
     shared = CLONE.FILES in flags
@@ -348,7 +357,7 @@ async def _start(
         await memory.write(stack, block)
         how = int(flags) | (_VM if vm else 0)
         try:
-            pid, here, there = await parent.sysif.start_child(how, stack, memory.mask)
+            pid, here, there, inside = await start_child(parent, how, stack, memory.mask, cgroup)
         except OSError as exc:
             await explain(parent, flags, exc)
             raise
@@ -370,6 +379,8 @@ async def _start(
                 child_pid.on_release(undo)
             else:
                 await undo()
+        if not inside:
+            await move(parent, cgroup, pid)
     except BaseException:  # its parent is dead: nobody would end it, nor close its pidfd
         if laid is not None:
             laid.close()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import Argument, Batch, Batched, Step, flatten
+from rsyscall_protocol import Argument, Batch, Batched, In, Ref, Step, flatten
 
-__all__ = ["Done", "call", "raise_failure", "run"]
+__all__ = ["Done", "call", "raise_failure", "run", "write_file"]
+
+_AT_FDCWD = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,21 @@ def call(
     if undo is not None:
         undo = undo[0], flatten(undo[1])
     return Step(int(number), flatten(args), ok=tuple(sorted(ok)) or None, undo=undo)
+
+
+def write_file(path: bytes, data: bytes, *, index: int = 0, dirfd: int = _AT_FDCWD) -> list[Step]:
+    """Steps, from the index-th on, that write all of the data to a file that is there.
+
+    If one fails nothing stays open. But then the number is closed even if that was done before: no
+    other step may fail after these if others have the table as well.
+    """
+    undo = (int(SYS.close), (Ref(index),))
+    write = call(SYS.write, Ref(index), In(data), len(data))
+    return [
+        call(SYS.openat, dirfd, In(path + b"\0"), os.O_WRONLY | os.O_CLOEXEC, 0, undo=undo),
+        replace(write, ok=len(data)),
+        call(SYS.close, Ref(index)),
+    ]
 
 
 def raise_failure(steps: Sequence[Step], reply: Batched, names: Sequence[str] = ()) -> Done:

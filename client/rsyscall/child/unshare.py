@@ -6,6 +6,7 @@ import errno
 import os
 
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall.child.clocks import TimeOffsets, check_offsets, set_offsets
 from rsyscall.child.dumpable import is_dumpable, restore
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.mappings import effective_ids, write_user_mappings
@@ -34,10 +35,11 @@ def _check_alone(task: Task) -> None:
         )
 
 
-async def unshare(task: Task, flags: CLONE) -> None:
+async def unshare(task: Task, flags: CLONE, time_offsets: TimeOffsets | None = None) -> None:
     """See Process.unshare."""
     if unknown := flags & ~_UNSHARED:
         raise ValueError(f"flags: {unknown!r} cannot be unshared")
+    lines = check_offsets(time_offsets, flags)
     _check_alone(task)
     if CLONE.FILES in flags:
         await unshare_files(task)
@@ -55,6 +57,7 @@ async def unshare(task: Task, flags: CLONE) -> None:
         if dumpable:
             # The memory may be shared with others, and the ids have not changed.
             await restore(task)
+        await set_offsets(task, lines)
 
 
 async def unshare_files(task: Task) -> None:
@@ -109,5 +112,12 @@ async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
             except OSError as exc:
                 raise ValueError(f"nstype: missing, and {fd} does not tell") from exc
         with shield(not task.sysif.immediate):
-            await task.sysif.syscall(SYS.setns, number, int(nstype))
+            try:
+                await task.sysif.syscall(SYS.setns, number, int(nstype))
+            except OSError as exc:
+                if exc.errno == errno.EUSERS:
+                    exc.add_note("only who has its address space for itself can change the time")
+                raise
             move(task, kind)
+            if CLONE.NEWTIME in kind:
+                task.timens = task.timens_for_children

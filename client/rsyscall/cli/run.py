@@ -34,6 +34,7 @@ from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.sys.resource import RLIM_INFINITY, RLIMIT
 from rsyscall.sys.syscall import SYS
+from rsyscall.sys.timerfd import CLOCK
 from rsyscall.sys.wait import W
 
 __all__ = ["add_parser"]
@@ -48,7 +49,9 @@ _NAMESPACES = {
     "uts": CLONE.NEWUTS,
     "ipc": CLONE.NEWIPC,
     "cgroup": CLONE.NEWCGROUP,
+    "time": CLONE.NEWTIME,
 }
+_CLOCKS = {"monotonic": CLOCK.MONOTONIC, "boottime": CLOCK.BOOTTIME}
 
 _FD = re.compile(r"(\d+)(=|<>|<|>>|>)(.+)", re.DOTALL)
 _OPEN = {
@@ -60,7 +63,9 @@ _OPEN = {
 }
 
 #: What whoever started us may send, and means for the command.
-_FORWARDED = (SIG.HUP, SIG.INT, SIG.QUIT, SIG.TERM, SIG.USR1, SIG.USR2)
+_FORWARDED = (
+    SIG.HUP, SIG.INT, SIG.QUIT, SIG.TERM, SIG.USR1, SIG.USR2, SIG.WINCH, SIG.TSTP, SIG.CONT
+)  # fmt: skip
 _SIGINFO = struct.Struct("@Iii116x")
 
 
@@ -125,6 +130,16 @@ def _signal(text: str) -> SIG | int:
     raise _bad(f"{text!r} is no signal")
 
 
+def _clock(text: str) -> tuple[CLOCK, float]:
+    name, equals, value = text.partition("=")
+    if name not in _CLOCKS or not equals:
+        raise _bad(f"{text!r} is not of the form CLOCK=SECONDS, with {' or '.join(_CLOCKS)}")
+    try:
+        return _CLOCKS[name], float(value)
+    except ValueError:
+        raise _bad(f"{value!r} is no number of seconds") from None
+
+
 def _limit(text: str) -> tuple[RLIMIT, tuple[int, int]]:
     name, equals, values = text.partition("=")
     name = name.upper().removeprefix("RLIMIT_")
@@ -152,7 +167,7 @@ def add_parser(make: MakeParser) -> None:
         " no other descriptors.",
         epilog="The exit status is that of COMMAND, or 128 + n if signal n has killed it; 127 if"
         " there is no such program, 126 if it cannot be executed, 125 if something else failed"
-        " before. HUP, INT, QUIT, TERM, USR1 and USR2 are passed on to it.",
+        " before. HUP, INT, QUIT, TERM, USR1, USR2, WINCH, TSTP and CONT are passed on to it.",
     )
     run.usage_status = _FAILED
     add = run.add_argument
@@ -193,6 +208,15 @@ def add_parser(make: MakeParser) -> None:
         action="append",
         default=[],
         help="a resource limit, as in nofile=64; see setrlimit(2)",
+    )
+    add("--cgroup", metavar="DIR", help="a directory of cgroup2, to begin in")
+    add(
+        "--clock",
+        metavar="CLOCK=SECONDS",
+        type=_clock,
+        action="append",
+        default=[],
+        help="by how much `monotonic` or `boottime` is ahead in a new time namespace",
     )
     add("--session", action="store_true", help="lead a session of its own")
     add("--tty", metavar="FILE", help="its controlling terminal, in a session of its own")
@@ -236,6 +260,15 @@ async def _forward(fd: int, child: AsyncChildPid, *, all_of_them: bool) -> None:
         if all_of_them or code <= 0:
             with contextlib.suppress(OSError, ChildPidError):
                 await child.kill(number)
+        if number == SIG.TSTP:
+            _stop()
+
+
+def _stop() -> None:
+    """Stop as by default, after the command was told to; until somebody has us continue."""
+    signal.raise_signal(SIG.TSTP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIG.TSTP])  # here
+    signal.pthread_sigmask(signal.SIG_BLOCK, [SIG.TSTP])
 
 
 def _options(args: argparse.Namespace) -> SpawnOptions:
@@ -249,6 +282,8 @@ def _options(args: argparse.Namespace) -> SpawnOptions:
         unshare=args.unshare,
         session=args.session,
         pdeathsig=args.pdeathsig,
+        cgroup=args.cgroup,
+        time_offsets=dict(args.clock),
     )
 
 

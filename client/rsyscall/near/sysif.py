@@ -32,6 +32,7 @@ from rsyscall_protocol import (
     In,
     InOut,
     Out,
+    Ref,
     RemoteProtocolError,
     Ret,
     Step,
@@ -135,7 +136,7 @@ def raise_if_error(response: int) -> None:
         raise OSError(-response, os.strerror(-response))
 
 
-def _describe_argument(value: SyscallArgument, kind: str) -> str:
+def _describe_argument(value: SyscallArgument | Ref, kind: str) -> str:
     match value:
         case In(data) if kind in ("path", "str"):
             return repr(os.fsdecode(data.removesuffix(b"\0")))
@@ -147,6 +148,8 @@ def _describe_argument(value: SyscallArgument, kind: str) -> str:
             return f"<struct of {len(data)} bytes>"
         case FdArg(index):
             return f"<fd {index} of the request>"
+        case Ref(step):  # of the library's own batches
+            return f"<result of step {step + 1}>"
         case Placeholder():
             return repr(value)
         case _:

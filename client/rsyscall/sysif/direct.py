@@ -263,8 +263,12 @@ class DirectSyscallInterface(MemoryRoads):
 
     async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
         """See SyscallInterface. The mask is that of the calling thread. Not a checkpoint."""
+        return self.start_child_into(flags, stack, -1)
+
+    def start_child_into(self, flags: int, stack: int, cgroup: int) -> tuple[int, int, int]:
+        """start_child, into the cgroup whose directory has that number, unless it is -1."""
         pidfd = ffi.new("int32_t *")
-        pid = lib.rs_clone(flags | _CLONE_PIDFD, stack, pidfd)
+        pid = lib.rs_clone(flags | _CLONE_PIDFD, stack, pidfd, cgroup)
         check_reply(SYS.clone, (flags, stack), pid)
         return pid, pidfd[0], pidfd[0]
 
