@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rsyscall._raw import ffi, lib
-from rsyscall.child.memory import SHARED, OwnMemory
+from rsyscall.child.memory import SHARED, ChildMemory, OwnMemory
 from rsyscall.near.sysif import check_reply
 from rsyscall.sys.syscall import SYS
-from rsyscall.sysif.ring import RING_SIZE
+from rsyscall.sysif.ring import RING_SIZE, SharedHalves
 
 __all__ = ["Begun", "begin"]
 
@@ -19,14 +19,17 @@ _PIDFD = 0x1000
 class Begun(NamedTuple):
     """What there is of a child that has begun to serve.
 
-    socket, pidfd: descriptors of ours. own: what is its own in its table.
+    pidfd, there: the number of one of ours, and of one in its parent's table. socket: our end.
+    own: what is its own in its table. halves: its ring, as make_ring wants it.
     """
 
     pid: int
     pidfd: int
+    there: int
     socket: int
     own: set[int]
-    memory: OwnMemory
+    memory: ChildMemory
+    halves: SharedHalves | tuple[int, int]
 
 
 def begin(flags: int, keep: Iterable[int], page_size: int, spin: tuple[int, int]) -> Begun:
@@ -48,4 +51,5 @@ def begin(flags: int, keep: Iterable[int], page_size: int, spin: tuple[int, int]
         memory.unmap(keep=True)
         check_reply(SYS(start.failed), (flags,), pid)
     own = {start.its_socket, start.its_pidfd}
-    return Begun(pid, start.pidfd, start.socket, own, memory)
+    pidfd = start.pidfd
+    return Begun(pid, pidfd, pidfd, start.socket, own, memory, memory.halves())

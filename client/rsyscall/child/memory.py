@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import abc
-import errno
 import os
 import struct
 import sys
 import weakref
 from collections.abc import Sequence
 
+from rsyscall._checkpoint import shield
 from rsyscall._raw import ffi, lib
-from rsyscall.child.steps import call, run
+from rsyscall.child.steps import Plain
 from rsyscall.far import Task
 from rsyscall.near.sysif import check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves
-from rsyscall_protocol import Out, Ref, Size
+from rsyscall_protocol import Out, Size
 
 __all__ = [
     "REPLY_AT",
@@ -235,15 +235,20 @@ class TaskMemory(ChildMemory):
         """
         memory = cls(task, extra)
         length = memory.length
-        undo = (int(SYS.munmap), (Ref(0), length))
-        steps = (
-            call(SYS.mmap, 0, length, _PROT_RW, _MAP_SHARED if shared else _MAP, -1, 0, undo=undo),
-            call(SYS.mprotect, Ref(0), _PAGE, lib.PROT_NONE),
-            call(SYS.madvise, Ref(0), length, _NOHUGEPAGE, ok=(errno.EINVAL,)),
-            call(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8),
-        )
-        done = await run(task.sysif, steps)
+        batch = Plain()
+        flags = _MAP_SHARED if shared else _MAP
+        mapped = batch.syscall(SYS.mmap, 0, length, _PROT_RW, flags, -1, 0)
+        guard = batch.syscall(SYS.mprotect, mapped, _PAGE, lib.PROT_NONE, on_error="continue")
+        # Refused where there are no huge pages anyway.
+        batch.syscall(SYS.madvise, mapped, length, _NOHUGEPAGE, on_error="continue")
+        batch.syscall(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8)
+        done = await batch.run(task.sysif)
         memory.address, memory.mask = done.values[0], int.from_bytes(done.outs[0], sys.byteorder)
+        error = done.values[guard.index]
+        if error < 0:
+            with shield():
+                await memory.free()
+            check_reply(SYS.mprotect, (done.values[0], _PAGE), error)
         return memory
 
     async def write(self, address: int, data: bytes) -> None:

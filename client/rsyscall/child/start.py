@@ -16,12 +16,13 @@ from rsyscall._raw import lib
 from rsyscall.child.cgroup import move, start_child
 from rsyscall.child.dumpable import join, leave
 from rsyscall.child.fds import gaps, kept
-from rsyscall.child.here import begin
+from rsyscall.child.here import Begun, begin
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
 from rsyscall.child.refusals import explain
 from rsyscall.child.ring import LaidRing
 from rsyscall.child.steps import call, run
+from rsyscall.child.there import begin_there, can_begin
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, DeadTaskError
 from rsyscall.monitor import AsyncChildPid
@@ -297,6 +298,8 @@ async def start(
     here = ring is not False and isinstance(parent.sysif, DirectSyscallInterface)
     if vm and copied and here and cgroup < 0:
         return await _start_here(parent, flags, address)
+    if vm and copied and ring is not False and can_begin(parent):
+        return await _start_there(parent, flags, address)
     ours, theirs = socket.socketpair()
     try:
         with shield(not parent.sysif.immediate):
@@ -438,14 +441,44 @@ async def _start_here(parent: Task, flags: CLONE, address: int) -> Child:
     except OSError as exc:
         await explain(parent, flags, exc)
         raise
-    child_pid = ChildPid(parent, near.Pid(begun.pid), begun.pidfd, begun.pidfd)
-    child_pid.on_release(_freeing(child_pid, begun.memory))
-    task = _task(parent, flags, child_pid, _copied_table(parent, begun.pid, keep, begun.own), True)
+    return await _serve(parent, flags, begun, keep, address, spin[0])
+
+
+async def _start_there(parent: Task, flags: CLONE, address: int) -> Child:
+    """The same of a process elsewhere, in its memory."""
+    keep = kept(parent)
+    spin = recent_spin()
+    page_size = _page_size(parent)
+    with shield():
+        try:
+            begun = await begin_there(parent, int(flags), address, keep, page_size, spin)
+        except OSError as exc:
+            await explain(parent, flags, exc)
+            raise
+        return await _serve(parent, flags, begun, keep, address, spin[0])
+
+
+async def _serve(
+    parent: Task,
+    flags: CLONE,
+    begun: Begun,
+    keep: set[int],
+    address: int,
+    spin: int,
+) -> Child:
+    """What there is of a child that has begun to serve in the parent's memory."""
+    child_pid = ChildPid(parent, near.Pid(begun.pid), begun.pidfd, begun.there)
+    if isinstance(begun.memory, TaskMemory):
+        child_pid.on_release_call(SYS.munmap, begun.memory.address, begun.memory.length)
+    else:
+        child_pid.on_release(_freeing(child_pid, begun.memory))
+    table = _copied_table(parent, begun.pid, keep, begun.own)
+    task = _task(parent, flags, child_pid, table, True)
     task.own_fds.update(begun.own)
     ours = socket.socket(socket.AF_UNIX, _STREAM, 0, begun.socket)
-    child = Child(child_pid, task, ours, None, shares_files=False, spin=spin[0])
+    child = Child(child_pid, task, ours, None, shares_files=False, spin=spin)
     try:
-        child.sysif.begin(_hello(parent, begun.pid, address), begun.memory.halves())
+        child.sysif.begin(_hello(parent, begun.pid, address), begun.halves)
         await child.greet(True)
     except BaseException:
         child.over("was never used")

@@ -7,11 +7,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rsyscall._core import Frame
+from rsyscall.batch.batch import Batch as Steps
 from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import Argument, Batch, Batched, In, Ref, Step, flatten
 
-__all__ = ["Done", "call", "raise_failure", "run", "write_file"]
+__all__ = ["Done", "Plain", "call", "raise_failure", "run", "write_file"]
 
 _AT_FDCWD = -100
 
@@ -69,9 +71,34 @@ def raise_failure(steps: Sequence[Step], reply: Batched, names: Sequence[str] = 
     return Done(values, reply.outs)
 
 
-async def run(sysif: SyscallInterface, steps: Sequence[Step], names: Sequence[str] = ()) -> Done:
+async def run(
+    sysif: SyscallInterface,
+    steps: Sequence[Step],
+    names: Sequence[str] = (),
+    *,
+    fds: tuple[int, ...] = (),
+) -> Done:
     """Make the calls. OSError of the one that failed, with the call and what it was for as notes.
 
-    A checkpoint; if cancelled, nothing was sent.
+    fds: descriptors of ours to be sent along. A checkpoint; if cancelled, nothing was sent.
     """
-    return raise_failure(steps, await sysif.batch(Batch(0, tuple(steps))), names)
+    return raise_failure(steps, await sysif.batch(Batch(0, tuple(steps), fds=fds)), names)
+
+
+class Plain(Steps):
+    """Steps of numbers and bytes, without an undo: the core encodes them."""
+
+    __slots__ = ()
+
+    async def run(self, sysif: SyscallInterface) -> Done:
+        """See `run`."""
+        frame = self.encode()
+        if not isinstance(frame, Frame):
+            raise AssertionError("these steps are plain")
+        reply = await sysif.batch_frame(frame, self)
+        values = struct.unpack(f"{len(reply.values) // 8}q", reply.values)
+        if reply.stopped < len(self.steps):
+            step = self.steps[reply.stopped]
+            check_reply(step.number, step.args, values[reply.stopped])
+            raise AssertionError("a step stopped a batch and had not failed")
+        return Done(values, reply.outs)

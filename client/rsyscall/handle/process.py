@@ -17,6 +17,7 @@ import trio
 import rsyscall.far
 import rsyscall.near
 from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
+from rsyscall._core import Frame, StepList
 from rsyscall._raw import lib
 from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup, SyscallSendHangup
 from rsyscall.signal import SIG
@@ -144,6 +145,7 @@ class ChildPid(Pid):
         #: What is to be cleared away once it no longer runs in the memory it was made in.
         self._on_death = list[Callable[[], None]]()
         self._remains: list[Callable[[], Awaitable[None]]] = []
+        self._last_calls: list[tuple[SYS, tuple[int, ...]]] = []
         task.fd_table.own.add(pidfd_there)
         task.own_fds.add(pidfd_there)
 
@@ -292,6 +294,10 @@ class ChildPid(Pid):
         """Have something done once it no longer runs in the memory that it was made in."""
         self._remains.append(function)
 
+    def on_release_call(self, number: SYS, *args: int) -> None:
+        """Have a call made by its parent then."""
+        self._last_calls.append((number, args))
+
     async def clear_away(self) -> None:
         """Do what on_release was told. Not a checkpoint."""
         with shield(not self.task.sysif.immediate):
@@ -300,6 +306,19 @@ class ChildPid(Pid):
                     await self._remains.pop()()
                 except (OSError, SyscallHangup):
                     continue  # with those who had it, it is gone
+            if self._last_calls:
+                await self._make_last_calls()
+
+    async def _make_last_calls(self) -> None:
+        batch = StepList()
+        while self._last_calls:
+            number, args = self._last_calls.pop()
+            batch.syscall(number, *args, on_error="continue")
+        frame = batch.encode()
+        if not isinstance(frame, Frame):
+            raise AssertionError("these steps are plain")
+        with contextlib.suppress(SyscallHangup):
+            await self.task.sysif.batch_frame(frame, batch)
 
     def mark_dead(self, state: ChildState) -> None:
         """Take note of how it has ended, from whoever has waited for it."""
@@ -315,12 +334,7 @@ class ChildPid(Pid):
                 trio.lowlevel.notify_closing(here)
             os.close(here)
         if there != here:
-            task = self.task
-
-            async def close() -> None:
-                await task.sysif.syscall(SYS.close, there)
-
-            self._remains.append(close)
+            self._last_calls.append((SYS.close, (there,)))
 
     def did_exec(self, command: Command | None) -> ChildPid:
         """Take note that it has exec'd. Returns itself."""

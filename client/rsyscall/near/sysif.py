@@ -15,6 +15,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
+import fcntl
 import os
 import struct
 import sys
@@ -88,6 +89,9 @@ MAX_IO = 1024 * 1024 - 4096
 _CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
 _SIG_SETMASK, _SIGKILL = 2, 9
 _P_PIDFD, _WEXITED, _WALL = 3, 4, 0x40000000
+#: What is asked of a pidfd, and told; and the parent's pid.
+_PIDFD_INFO = struct.Struct("@Q16xI36x")
+_PIDFD_GET_INFO, _PIDFD_INFO_PID = 0xC040FF0B, 1
 #: Bytes of what waitid(2) fills in.
 SIGINFO_SIZE, RUSAGE_SIZE = 128, 144
 
@@ -365,19 +369,29 @@ class SyscallInterface(abc.ABC):
         check_reply(SYS.clone, clone, pid)
         there = int.from_bytes(reply.outs[0], sys.byteorder)
         with shield():
-            try:
-                dup = (there, _F_DUPFD_CLOEXEC, 0)
-                came = (await self.call(SYS.fcntl, dup, return_fd=True)).fd
-                if came is None:
-                    raise OSError(errno.EOPNOTSUPP, "no file descriptor can come from there")
-                here = came
-            except (OSError, SyscallSendError):
-                with contextlib.suppress(OSError, SyscallError):
-                    await self.call(SYS.pidfd_send_signal, (there, _SIGKILL, 0, 0))
-                    await self.call(SYS.waitid, (_P_PIDFD, there, 0, _WEXITED | _WALL, 0))
-                    await self.call(SYS.close, (there,))
-                raise
-        return pid, here, there
+            return pid, await self.bring_pidfd(there, pid), there
+
+    async def bring_pidfd(self, there: int, pid: int, parent: int = 0) -> int:
+        """A pidfd here of a child, from its number in the caller.
+
+        pid, parent: its pid and that of the caller, as the caller sees them; 0: unknown. OSError if
+        it cannot come, and then the child has been killed. A checkpoint, to be shielded.
+        """
+        try:
+            here = _open_child(pid, parent) if parent else -1
+            if here >= 0:
+                return here
+            dup = (there, _F_DUPFD_CLOEXEC, 0)
+            came = (await self.call(SYS.fcntl, dup, return_fd=True)).fd
+            if came is None:
+                raise OSError(errno.EOPNOTSUPP, "no file descriptor can come from there")
+        except (OSError, SyscallSendError):
+            with contextlib.suppress(OSError, SyscallError):
+                await self.call(SYS.pidfd_send_signal, (there, _SIGKILL, 0, 0))
+                await self.call(SYS.waitid, (_P_PIDFD, there, 0, _WEXITED | _WALL, 0))
+                await self.call(SYS.close, (there,))
+            raise
+        return came
 
     async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
         """What waitid(2) says of the child whose pidfd has that number in the caller.
@@ -417,6 +431,32 @@ class SyscallInterface(abc.ABC):
     def get_activity_fd(self) -> FileDescriptor | None:
         """A descriptor of ours that is readable when the far side has something to say, if any."""
         return None
+
+
+def _open_child(pid: int, parent: int) -> int:
+    """A pidfd of a child of the parent's; -1 if it cannot be told that it is one (Linux 6.13)."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_PID, 0))
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+        known, its_parent = _PIDFD_INFO.unpack(info)
+        # Should the parent have died, or be elsewhere, the number may be somebody else's.
+        if known & _PIDFD_INFO_PID and its_parent == parent and _is_near(pidfd, pid):
+            return pidfd
+    os.close(pidfd)
+    return -1
+
+
+def _is_near(pidfd: int, pid: int) -> bool:
+    """Whether a process has this pid, and no other in a namespace below ours."""
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"\nNSpid:\t%d\n" % pid in os.read(fd, 4096)
+    finally:
+        os.close(fd)
 
 
 def check_range(address: int, length: int) -> None:
