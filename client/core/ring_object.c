@@ -98,7 +98,8 @@ static PyObject *ring_call(PyObject *object, PyObject *const *args, Py_ssize_t n
     start_wait(self, &w, patience_now(&self->patience));
     uint32_t got = take_frame(self, &w);
     end_wait(self, &w);
-    patience_learn(&self->patience, got != 0);
+    if (!got || w.looked)
+        patience_learn(&self->patience, got != 0);
     if (!got && !self->broken && doze(self)) {
         start_wait(self, &w, 0);
         got = take_frame(self, &w);
@@ -180,7 +181,7 @@ static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint
         }
     }
     end_wait(self, &w);
-    if (asked <= ns || answer)
+    if ((asked <= ns || answer) && w.looked)
         patience_learn(&self->patience, answer && got == len && !dozed);
     end(self);
     if (!answer)

@@ -44,6 +44,7 @@ void wake(Ring *self, uint32_t what);
 
 struct wait {
     uint64_t start, ns;
+    int looked; /* again: what was there at once says nothing about looking */
     PyThreadState *unlocked;
 };
 

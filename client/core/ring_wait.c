@@ -89,6 +89,7 @@ uint32_t wait_for(Ring *self, struct wait *w, uint32_t bytes, uint32_t room) {
                 w->unlocked = PyEval_SaveThread();
         }
         rs_pause();
+        w->looked = 1;
     }
 }
 
@@ -96,6 +97,7 @@ void start_wait(Ring *self, struct wait *w, uint64_t ns) {
     self->busy = 1;
     w->start = ns ? now_ns() : 0;
     w->ns = ns;
+    w->looked = 0;
     w->unlocked = NULL;
 }
 
@@ -135,22 +137,35 @@ int keep(Ring *self, const void *bytes, uint32_t n) {
     return 0;
 }
 
+/* Whether what has come over the socket is a bell, for us, which is then taken. Anything else is for
+ * recv() and may bring descriptors: these a look leaves where they are. */
+static int only_a_bell(const Ring *self) {
+    uint8_t bytes[sizeof bell + 1];
+    struct iovec iov = {bytes, sizeof bytes};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (recvmsg(self->socket, &msg, MSG_PEEK | MSG_DONTWAIT) != sizeof bell ||
+        msg.msg_flags & MSG_CTRUNC || memcmp(bytes, bell, sizeof bell))
+        return 0;
+    return recv(self->socket, bytes, sizeof bell, MSG_DONTWAIT) == sizeof bell;
+}
+
 int doze(Ring *self) {
     uint64_t ns = patience_now(&self->doze);
     struct timespec time = {0, (long)ns};
     struct pollfd fd = {self->socket, POLLIN, 0};
-    self->busy = 1;
-    rs_ring_park(&self->ring, RS_PARKED_DATA);
-    if (!rs_ring_available(&self->ring)) {
-        Py_BEGIN_ALLOW_THREADS
-        ppoll(&fd, 1, &time, NULL);
-        Py_END_ALLOW_THREADS
+    if (ns) {
+        self->busy = 1;
+        rs_ring_park(&self->ring, RS_PARKED_DATA);
+        if (!rs_ring_available(&self->ring)) {
+            Py_BEGIN_ALLOW_THREADS
+            ppoll(&fd, 1, &time, NULL);
+            Py_END_ALLOW_THREADS
+        }
+        rs_ring_unpark(&self->ring);
+        self->busy = 0;
+        if (fd.revents && !only_a_bell(self))
+            self->rung = 1;
     }
-    rs_ring_unpark(&self->ring);
-    self->busy = 0;
-    /* The bell was for us; but something else may be there, perhaps with descriptors. */
-    if (fd.revents)
-        self->rung = 1;
     int come = rs_ring_available(&self->ring) != 0;
     patience_learn(&self->doze, come);
     return come;

@@ -149,24 +149,26 @@ static PyObject *socket_take(PyObject *object, PyObject *unused) {
 
 /* Wait a little for something to come: it is cheaper than trio's loop, if it does. */
 static int await_answer(Socket *self) {
-    uint64_t ns = patience_now(&self->patience), start = ns ? now_ns() : 0, spent = 0;
+    uint64_t ns = patience_now(&self->patience), start = now_ns();
     struct pollfd fd = {self->fd, POLLIN, 0};
-    int come = 0;
+    int come = poll(&fd, 1, 0), looked = 0;
     if (ns > LOOKED_NS)
         ns = LOOKED_NS;
-    while (spent < ns && !come) {
+    while (!come && now_ns() - start < ns) {
         come = poll(&fd, 1, 0);
-        spent = now_ns() - start;
+        looked = 1;
     }
-    if (ns)
+    if (!come || looked) /* what was there at once says nothing about looking */
         patience_learn(&self->patience, come > 0);
-    if (!come) {
-        struct timespec time = {0, (long)patience_now(&self->doze)};
+    ns = patience_now(&self->doze);
+    if (!come && ns) {
+        struct timespec time = {0, (long)ns};
         Py_BEGIN_ALLOW_THREADS
         come = ppoll(&fd, 1, &time, NULL);
         Py_END_ALLOW_THREADS
-        patience_learn(&self->doze, come > 0);
     }
+    if (!come || ns)
+        patience_learn(&self->doze, come > 0);
     return come > 0;
 }
 

@@ -42,33 +42,35 @@ static inline uint64_t now_ns(void) {
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* How long it pays to look for an answer: as long as allowed while that is met, ever less while it is
- * not, and the longest once in a while all the same. */
+/* How long it pays to look for an answer: as long as allowed while that is met, and no more than
+ * a glance when it is not: after every failure for twice as many waits as before. (An answer that
+ * never comes while we look may be waiting for the CPU that we look with.) */
 struct patience {
-    uint64_t most_ns, limit_ns;
-    uint32_t waits;
+    uint64_t most_ns;
+    uint32_t held, failed; /* a glance for so many waits; and after the last failure for as many */
 };
 
 enum {
     DOZE_US = 100, /* slept at most before trio's loop is gone through, which costs as much */
-    FRACTION = 32, /* of the longest: the shortest, where it seldom pays */
-    TRY_EVERY = 16 /* and how often the longest is tried */
+    HELD_MOST = 63
 };
 
 static inline void patience_set(struct patience *p, uint32_t us) {
     if (p->most_ns != (uint64_t)us * 1000)
-        p->most_ns = p->limit_ns = (uint64_t)us * 1000;
+        *p = (struct patience){(uint64_t)us * 1000, 0, 0};
 }
 
-static inline uint64_t patience_now(struct patience *p) {
-    return ++p->waits % TRY_EVERY ? p->limit_ns : p->most_ns;
+static inline uint64_t patience_now(const struct patience *p) {
+    return p->held ? 0 : p->most_ns;
 }
 
 static inline void patience_learn(struct patience *p, int met) {
     if (met)
-        p->limit_ns = p->most_ns;
-    else if (p->limit_ns > p->most_ns / FRACTION)
-        p->limit_ns /= 2;
+        p->held = p->failed = 0;
+    else if (p->held)
+        p->held--;
+    else
+        p->held = p->failed = p->failed < HELD_MOST ? 2 * p->failed + 1 : HELD_MOST;
 }
 
 /* The setter of an attribute spin_us. */

@@ -35,9 +35,12 @@ struct rs_reply {
 
 /* How long to look for bytes in a ring before sleeping, in turns of the loop. It pays when the next
  * frame comes sooner than a sleep and a wake would take, so: a wait that was shorter than the
- * longest spin sets the limit to that, a longer one halves it, and every sixteenth wait tries. */
+ * longest spin sets the limit to that, a longer one halves it, and every sixteenth wait tries.
+ * Unless it is sleeping that lets the client go on, for want of a CPU (learn, in shared.c). */
 struct rs_spin {
     uint32_t limit, most, waits;
+    uint32_t tried;        /* the longest */
+    uint32_t fooled, held; /* in vain all the same; and for so many waits it is not tried again */
     uint64_t most_ns;
 };
 

@@ -4,7 +4,8 @@
 #include "sys.h"
 
 /* The longest spin that a client may ask for, and how often it is tried when it seldom pays. */
-enum { SPIN_MOST_US = 1000, SPIN_FRACTION = 32, TRY_EVERY = 16, CALIBRATE = 2000 };
+enum { SPIN_MOST_US = 1000, SPIN_FRACTION = 32, TRY_EVERY = 16, HELD_MOST = 63 };
+enum { CALIBRATE = 2000 };
 
 static const uint8_t name[] = "rsyscall ring";
 
@@ -249,16 +250,37 @@ static uint32_t spin(struct rs_session *s) {
     uint32_t n = rs_ring_available(&s->ring);
     if (n)
         return n;
-    uint32_t limit = ++spin->waits % TRY_EVERY ? spin->limit : spin->most;
+    uint32_t limit = spin->limit;
+    if (spin->held)
+        limit = 0;
+    else if (++spin->waits % TRY_EVERY == 0)
+        limit = spin->most;
+    spin->tried = limit == spin->most;
     for (uint32_t i = 0; i < limit && !n; i++) {
         if (s->tx_pos < s->tx_len && rs_ring_room(&s->ring))
             return 0;
         rs_pause();
         n = rs_ring_available(&s->ring);
     }
-    if (n)
+    if (n) {
         spin->limit = spin->most;
+        spin->fooled = spin->held = 0;
+    }
     return n;
+}
+
+/* From a sleep after a spin that was in vain. A short one says that a longer spin would have paid;
+ * but if it comes right after the longest, the client could only go on once we slept, for want of
+ * another CPU. Then it is tried again ever less often. */
+static void learn(struct rs_spin *spin, int soon) {
+    if (!soon)
+        spin->limit -= spin->limit > spin->most / SPIN_FRACTION ? spin->limit / 2 : 0;
+    else if (!spin->tried)
+        spin->limit = spin->most;
+    else if (spin->fooled < HELD_MOST)
+        spin->held = spin->fooled += spin->fooled + 1;
+    else
+        spin->held = spin->fooled;
 }
 
 /* Sleep until the client has something for us, or room. 0, or -1 when it has died. */
@@ -269,7 +291,7 @@ static int sleep(struct rs_session *s) {
     if (writing)
         rs_tx_until_fd(s, &with); /* if so the socket was full, and not the ring */
     int room = writing && !with;
-    uint64_t start = spin->most ? rs_clock() : 0;
+    uint64_t start = spin->most && !spin->held ? rs_clock() : 0; /* without a vDSO it is a call */
     rs_ring_park(&s->ring, RS_PARKED_DATA | (room ? RS_PARKED_ROOM : 0));
     if (!rs_ring_available(&s->ring) && !(room && rs_ring_room(&s->ring))) {
         int64_t timeout = s->stretched && rs_idle(s) ? RS_TRIM_MS : -1;
@@ -281,10 +303,10 @@ static int sleep(struct rs_session *s) {
         result = wait == RS_GONE ? -1 : 0;
     }
     rs_ring_unpark(&s->ring);
-    if (spin->most)
-        spin->limit = rs_clock() - start < spin->most_ns ? spin->most
-                      : spin->limit > spin->most / SPIN_FRACTION ? spin->limit / 2
-                                                                 : spin->limit;
+    if (spin->held)
+        spin->held--;
+    else if (spin->most)
+        learn(spin, rs_clock() - start < spin->most_ns);
     if (result == 0)
         side_receive(s);
     return result;

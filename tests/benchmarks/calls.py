@@ -220,7 +220,7 @@ def _busy_cpus() -> Generator[None]:
 
 
 async def busy_cpus(scale: Scale) -> list[Row]:
-    """Ring and socketpair while every CPU has something else to do."""
+    """Ring and socketpair: every CPU has something else to do; and one has to do for both ends."""
     n = scale.slow
     async with (
         rsyscall.open_process(ring=True) as ring,
@@ -232,15 +232,31 @@ async def busy_cpus(scale: Scale) -> list[Row]:
             "socket": lambda: _getppid(socket, n),
         }
         with _busy_cpus():
-            samples = await interleave("all CPUs busy", subjects, scale.rounds)
+            busy = await interleave("all CPUs busy", subjects, scale.rounds)
+        with _on_one_cpu(0, int(ring.pid), int(socket.pid)):
+            one = await interleave("both ends on one CPU", subjects, scale.rounds)
+    name = "ring against socketpair, all CPUs kept busy by others"
     return [
+        ratio_row(name, busy, "ring", "socket", budget=1, floor="C", direct="socket"),
         ratio_row(
-            "ring against socketpair, all CPUs kept busy by others",
-            samples,
+            "ring against socketpair, both ends moved to one CPU",
+            one,
             "ring",
             "socket",
-            budget=1,
             floor="C",
             direct="socket",
-        )
+        ),
     ]
+
+
+@contextlib.contextmanager
+def _on_one_cpu(*pids: int) -> Generator[None]:
+    """Have these processes share a CPU, though they began with more and so were told to spin."""
+    before = os.sched_getaffinity(0)
+    try:
+        for pid in pids:
+            os.sched_setaffinity(pid, {min(before)})
+        yield
+    finally:
+        for pid in pids:
+            os.sched_setaffinity(pid, before)
