@@ -19,6 +19,7 @@ from rsyscall.path import Path
 from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer
 
 if TYPE_CHECKING:
+    from rsyscall._children import ChildPidMonitor
     from rsyscall.sys.mount import MS
     from rsyscall.sys.socket import AF, SOCK, Sockaddr, Socketpair
     from rsyscall.unistd import Pipe
@@ -72,6 +73,13 @@ class Conveniences:
     def epoller(self) -> Epoller:
         """What waits for its descriptors; see rsyscall.epoller."""
         return Epoller(self.task)
+
+    @functools.cached_property
+    def monitor(self) -> ChildPidMonitor:
+        """What waits for its children, whichever changes next; see ChildPidMonitor."""
+        from rsyscall._children import ChildPidMonitor
+
+        return ChildPidMonitor(self.task)
 
     async def make_afd(self, fd: FileDescriptor, set_nonblock: bool = False) -> AsyncFileDescriptor:
         """A descriptor of this process that is waited for; see AsyncFileDescriptor.make."""

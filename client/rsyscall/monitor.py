@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from rsyscall._checkpoint import shield
+from rsyscall._sigchld import Wakeups, wakeups
 from rsyscall.epoller import Epoller
 from rsyscall.epoller._shared import SharedRead
 from rsyscall.handle.process import ChildDeadError, ChildPid
@@ -20,13 +21,15 @@ from rsyscall.near.typed import perform_at_once
 from rsyscall.signal import SIG, SignalBlock, Sigset
 from rsyscall.sys.signalfd import SFD, SignalfdSiginfo
 from rsyscall.sys.wait import CalledProcessError, ChildState, W
+from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.unistd.io import read_call
 
 if TYPE_CHECKING:
+    from rsyscall._children import ChildPidMonitor
     from rsyscall.command import Command
     from rsyscall.handle import FileDescriptor, Task
 
-__all__ = ["AsyncChildPid", "AsyncSignalfd"]
+__all__ = ["AsyncChildPid", "AsyncSignalfd", "ChildPidMonitor"]
 
 # As plain numbers, which take a tenth of the time.
 _CHANGES = int(W.EXITED | W.STOPPED | W.CONTINUED)
@@ -41,6 +44,15 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 
 #: How long a child that has closed its socket may take to be dead, in seconds.
 _END_SECONDS = 1.0
+
+
+def __getattr__(name: str) -> object:
+    """ChildPidMonitor, which is made of these. AttributeError for a name that there is not."""
+    if name == "ChildPidMonitor":
+        from rsyscall._children import ChildPidMonitor
+
+        return ChildPidMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class AsyncChildPid:
@@ -98,16 +110,25 @@ class AsyncChildPid:
             raise ValueError(f"options: {options!r} name no change that can be waited for")
         if wanted == W.EXITED:
             return await self._wait_exit(options)
+        if isinstance(self.pid.task.sysif, DirectSyscallInterface):
+            with wakeups() as signals:
+                return await self._wait_change(options, signals)
+        return await self._wait_change(options, None)
+
+    async def _wait_change(self, options: W, signals: Wakeups | None) -> ChildState:
+        # A pidfd tells the end, and nothing tells the rest but the signal to the parent. That of
+        # another process nobody tells us; so it is asked, ever less often.
         pause = _FIRST
         while True:
+            scope = trio.CancelScope() if signals is None else signals.next()
             state = await self.pid.read_state(options)
             if state is not None:
                 return state
-            # A pidfd tells the end, and nothing tells the rest but the signal to the parent, which
-            # belongs to whoever uses it.
-            with trio.move_on_after(pause):
+            if signals is None:
+                scope.deadline = trio.current_time() + pause
+                pause = min(max(_SHORT, 1.5 * pause), _LONG)
+            with scope:
                 await self.pid.wait_readable()
-            pause = min(max(_SHORT, 1.5 * pause), _LONG)
 
     async def _wait_exit(self, options: W) -> ChildState:
         while True:
@@ -220,6 +241,8 @@ class AsyncSignalfd:
         self.fd = fd
         self.signal_block = signal_block
         self._blocked = blocked
+        #: How many have been read so far: who has looked at something notes it before.
+        self.seen: int = 0
         self.next_signal: SharedRead[SignalfdSiginfo] = SharedRead(self._read)
 
     @classmethod
@@ -261,10 +284,13 @@ class AsyncSignalfd:
                 raise trio.ClosedResourceError(f"{self.fd} was closed")
             call = read_call(self.fd.near, SignalfdSiginfo.sizeof())
             try:
-                return SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))
+                info = SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))
             except BlockingIOError:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST)
+            else:
+                self.seen += 1
+                return info
 
     async def close(self) -> None:
         """Close it and, if it has blocked them itself, unblock the signals, cancelled or not.

@@ -11,12 +11,12 @@ import trio
 import trio.testing
 
 import rsyscall
-from process.seen import fds, status
+from process.seen import TRUE, fds, status
 from rsyscall import far
 from rsyscall.handle.process import ChildDeadError, DeadTaskError
 from rsyscall.near.sysif import In, SyscallHangup
 from rsyscall.sched import CLONE
-from rsyscall.signal import SIG
+from rsyscall.signal import SIG, Sigset
 from rsyscall.sys.mman import MAP, PROT
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, CalledProcessError, W
@@ -339,6 +339,17 @@ async def test_rusage(parent: rsyscall.Process) -> None:
 
 
 # ---- stop and continue ----
+
+
+async def test_what_is_blocked_stays_so_in_parents_and_children(parent: rsyscall.Process) -> None:
+    async with await parent.clone() as middle:
+        await middle.task.sigmask_block(Sigset([SIG.USR2, SIG.CHLD]))
+        wanted = 1 << (SIG.USR2 - 1) | 1 << (SIG.CHLD - 1)
+        async with await middle.clone() as child:
+            await child.task.getpid()
+            assert int(status(int(child.pid))["SigBlk"], 16) == wanted
+        await middle.run(TRUE)
+        assert int(status(int(middle.pid))["SigBlk"], 16) == wanted
 
 
 async def test_stop_and_continue(parent: rsyscall.Process) -> None:

@@ -63,7 +63,7 @@ async def directory(task: Task, cgroup: FileDescriptor | PathLike | None) -> Asy
 
 
 async def start_child(
-    task: Task, flags: int, stack: int, mask: int, cgroup: int
+    task: Task, flags: int, stack: int, mask: int, cgroup: int = -1
 ) -> tuple[int, int, int, bool]:
     """SyscallInterface.start_child, into a cgroup unless that is -1; and whether it is there."""
     sysif = task.sysif
@@ -74,7 +74,11 @@ async def start_child(
             if exc.errno not in _CANNOT:
                 exc.add_note(f"while {ENTERING}")
                 raise
-    return *(await sysif.start_child(flags, stack, mask)), cgroup < 0
+    sysif.starting += 1
+    try:
+        return *(await sysif.start_child(flags, stack, mask)), cgroup < 0
+    finally:
+        sysif.starting -= 1
 
 
 def entering(dirfd: int, path: bytes, who: int, index: int = 0) -> list[Step]:

@@ -99,8 +99,8 @@ def start_block(
 class ChildMemory(abc.ABC):
     """One mapping, at `address` of some task's address space."""
 
-    #: The signals that whoever makes the child has blocked, as a set of bits; OwnMemory: they are
-    #: looked up when it is made.
+    #: The signals that whoever makes the child has blocked, as a set of bits; of no interest where
+    #: that is us, at once: then they are looked up when the child is made.
     mask = 0
 
     #: Whether another child can have it afterwards.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
-from rsyscall.child.cgroup import ENTERING, entering
+from rsyscall.child.cgroup import ENTERING, entering, start_child
 from rsyscall.child.clocks import enter_steps
 from rsyscall.child.dumpable import is_dumpable, restore
 from rsyscall.child.exec import has_exec, signal_mask
@@ -434,7 +434,7 @@ async def _run(
     dumpable = _changes_ids(setup) and await is_dumpable(task)
     try:
         try:
-            number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
+            number, here, there, _ = await start_child(task, flags, stack, memory.mask)
         except OSError as exc:
             await explain(task, setup.unshare, exc)
             raise

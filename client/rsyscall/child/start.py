@@ -8,6 +8,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable
 
 from rsyscall import far, near
@@ -70,8 +71,17 @@ async def start_memory(task: Task, extra: int, *, shared: bool = False) -> Child
     shared: with a child that has a copy of the rest.
     """
     if task.address_space.ours:
-        return OwnMemory(extra, shared=shared)
+        mask = 0 if task.sysif.immediate else await _blocked(task)
+        memory = OwnMemory(extra, shared=shared)
+        memory.mask = mask
+        return memory
     return await TaskMemory.make(task, extra, shared=shared)
+
+
+async def _blocked(task: Task) -> int:
+    """The signals that a task has blocked, as a set of bits."""
+    reply = await task.sysif.call(SYS.rt_sigprocmask, (0, 0, Out(8), 8))
+    return int.from_bytes(reply.outs[0], sys.byteorder)
 
 
 def entry(task: Task) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "ChildPidError",
     "DeadTaskError",
     "Pid",
+    "children_of",
 ]
 
 
@@ -82,6 +83,13 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def children_of(task: rsyscall.far.Task) -> Generator[ChildPid]:
+    """The children of a task of which somebody has a handle and that were not waited for yet."""
+    for child in list(_children):
+        if child.task is task and child.death_state is None:
+            yield child
 
 
 class Pid:
@@ -335,6 +343,15 @@ class ChildPid(Pid):
             os.close(here)
         if there != here:
             self._last_calls.append((SYS.close, (there,)))
+
+    def forget(self) -> None:
+        """It was no child: close our pidfd, and know nothing of it any more."""
+        self.task.fd_table.own.discard(self.pidfd_there)
+        self.task.own_fds.discard(self.pidfd_there)
+        here, self.pidfd, self.pidfd_there = self.pidfd, -1, -1
+        if here >= 0:
+            os.close(here)
+        _children.discard(self)
 
     def did_exec(self, command: Command | None) -> ChildPid:
         """Take note that it has exec'd. Returns itself."""

@@ -348,6 +348,9 @@ class SyscallInterface(abc.ABC):
     #: Whether calls are made at once, without a checkpoint, as far as children are concerned.
     immediate = False
 
+    #: How many children are being made: nobody knows them yet, and nobody else may wait for them.
+    starting = 0
+
     async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 
