@@ -18,6 +18,7 @@ from rsyscall._raw import ffi, lib
 from rsyscall.near.sysif import (
     RUSAGE_SIZE,
     SIGINFO_SIZE,
+    Probe,
     Reply,
     SyscallArgument,
     SyscallSendError,
@@ -225,7 +226,12 @@ class DirectSyscallInterface(MemoryRoads):
         made = return_fd and _returns_fd(nr, numbers)
         return Reply(result.value, result.outs, result.value if made else None)
 
-    async def call_at_once(self, number: SYS | int, args: Sequence[SyscallArgument] = ()) -> Reply:
+    async def call_at_once(
+        self,
+        number: SYS | int,
+        args: Sequence[SyscallArgument] = (),
+        probe: Probe | None = None,
+    ) -> Reply:
         """See SyscallInterface: here without a worker thread."""
         values = convert_arguments(args)
         nr = int(number)
