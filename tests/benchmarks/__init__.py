@@ -10,6 +10,7 @@ from benchmarks.measure import Benchmark
 from benchmarks.memory import allocations, far_memory, stream
 from benchmarks.processes import large_parent, many_children, processes
 from benchmarks.resources import footprint, idle
+from benchmarks.streams import streams
 
 __all__ = ["BENCHMARKS"]
 
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "socket": socket_calls,
     "tasks": many_tasks,
     "deadlines": deadlines,
+    "streams": streams,
     "batches": batches,
     "files": files,
     "processes": processes,

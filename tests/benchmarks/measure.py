@@ -38,7 +38,7 @@ class Scale:
     calls: in one round of what takes a microsecond. slow: of what takes much longer. seconds: of a
     loop that runs for a time. imports: how often Python is started to import. idle: seconds of
     doing nothing, of so many stubs. delay: seconds each way over the slow link. children: alive at
-    the same time. memory: bytes of a large parent.
+    the same time. memory: bytes of a large parent. descriptors: that echo at once.
     """
 
     rounds: int = 21
@@ -52,6 +52,7 @@ class Scale:
     instructions: int = 400
     children: int = 1000
     memory: int = 2**30
+    descriptors: int = 1000
 
 
 FULL = Scale()
@@ -67,6 +68,7 @@ TINY = Scale(
     instructions=5,
     children=3,
     memory=2**20,
+    descriptors=6,
 )
 
 

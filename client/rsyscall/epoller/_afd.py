@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, SupportsInt, TypeVar, cast, overload
 
 import trio
@@ -16,7 +16,7 @@ from rsyscall.epoller._watched import EpolledFileDescriptor
 from rsyscall.fcntl import F, O
 from rsyscall.handle import FileDescriptor
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
-from rsyscall.near.sysif import In, SyscallArgument, SyscallError
+from rsyscall.near.sysif import In, Probe, SyscallArgument, SyscallError
 from rsyscall.near.typed import TypedCall, number, perform_at_once
 from rsyscall.poll import POLL
 from rsyscall.struct import HasSerializer
@@ -46,6 +46,8 @@ _SHORTEST, _LONGEST = 0.001, 0.1
 
 
 _POLLFD, _TIMESPEC = struct.Struct("=ihh"), struct.Struct("=qq")
+#: For ppoll(2): what there is when a try to read would not be too early.
+_READABLE = int(POLL.IN | POLL.RDHUP)
 _AT_ONCE = In(_TIMESPEC.pack(0, 0))
 
 
@@ -61,6 +63,7 @@ class _State:
     def __init__(self) -> None:
         self.epolled: EpolledFileDescriptor | None = None
         self.closed = False
+        self.probe: Probe | None = None
         self.calls = 0
         self.idle = trio.Event()
         self.lock = trio.Lock()
@@ -133,15 +136,34 @@ class AsyncFileDescriptor:
         if self._state.closed:
             raise trio.ClosedResourceError(f"{self.handle} was closed")
 
-    async def _try(self, call: TypedCall[T]) -> T:
+    async def _try(
+        self,
+        call: TypedCall[T],
+        watched: EpolledFileDescriptor | None = None,
+        counts: Sequence[tuple[int, int]] = (),
+    ) -> T:
+        """counts: what is consumed if there is nothing more to be read."""
         state = self._state
         state.calls += 1
         try:
-            return await perform_at_once(self.handle.task, call)
+            if watched is None:
+                return await perform_at_once(self.handle.task, call)
+            task = self.handle.task
+            reply = await task.sysif.call_at_once(call.number, call.args, self._probe())
+            if reply.probed == 0:
+                watched.consume_counts(counts)
+            return call.convert(task, reply.value, reply.outs)
         finally:
             state.calls -= 1
             if state.closed and not state.calls:
                 state.idle.set()
+
+    def _probe(self) -> Probe:
+        state = self._state
+        if state.probe is None:
+            pollfd = In(_POLLFD.pack(int(cast("SupportsInt", self._number())), _READABLE, 0))
+            state.probe = SYS.ppoll, (pollfd, 1, _AT_ONCE, 0, 8)
+        return state.probe
 
     async def _do(self, mask: int, declare: Callable[[SyscallArgument], TypedCall[T]]) -> T:
         """Make a call until it was not too early."""
@@ -155,7 +177,10 @@ class AsyncFileDescriptor:
                     await watched.wait(mask)
                 counts = watched.snapshot(mask)
             try:
-                return await self._try(declare(self._number()))
+                call = declare(self._number())
+                if mask == _TO_READ:
+                    return await self._try(call, watched, counts)
+                return await self._try(call)
             except BlockingIOError:
                 pass
             if watched is None:

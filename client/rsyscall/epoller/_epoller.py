@@ -16,13 +16,14 @@ from typing import cast
 import trio
 
 from rsyscall import far
-from rsyscall._checkpoint import Held, checkpoint, shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
+from rsyscall.epoller._shared import Gate
 from rsyscall.epoller._watched import EpolledFileDescriptor, Waiter
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.near.sysif import SyscallError, SyscallHangup, SyscallInterface
 from rsyscall.near.typed import perform_at_once
-from rsyscall.sys.epoll import EPOLL, EPOLL_CTL, EpollEvent, epoll_wait_call
+from rsyscall.sys.epoll import EPOLL, EPOLL_CTL, EpollEvent, epoll_ctl_call, epoll_wait_call
 from rsyscall.sys.syscall import SYS
 
 __all__ = ["Epoller"]
@@ -105,11 +106,27 @@ class Center:
         self.parked: dict[Waiter, EpolledFileDescriptor] = {}
         #: Who leads.
         self.leader: EpolledFileDescriptor | None = None
-        self.lock: trio.Lock = trio.Lock()
+        #: Closed while the instance is being opened or closed.
+        self.gate: Gate = Gate()
+        #: How many watches are being begun: meanwhile the instance is not closed.
+        self.begun: int = 0
+        self._settled = trio.Event()
         self._keys = itertools.count(_FIRST_KEY)
         self._sleep = trio.CancelScope()
         #: By our own descriptors that tell of it: whose process ends.
         self.ends: dict[int, Epoller] = {}
+
+    def settle(self) -> None:
+        """A watch has been begun, or not."""
+        self.begun -= 1
+        if not self.begun:
+            self._settled.set()
+
+    async def wait_settled(self) -> None:
+        """Return once no watch is being begun."""
+        while self.begun:
+            self._settled = trio.Event()
+            await self._settled.wait()
 
     def next_key(self) -> int:
         """One that is not in use."""
@@ -129,17 +146,21 @@ class Center:
                     if self.source is None:  # closed meanwhile
                         await trio.lowlevel.checkpoint()
                         return
-                    for key, events in await self.source.take():
-                        self._dispatch(key, events)
+                    self._dispatch(await self.source.take())
         finally:
             self.leader = None
 
-    def _dispatch(self, key: int, events: int) -> None:
-        watched = self.watched.get(key)
-        if watched is not None:
-            watched.arrive(events)
-        elif (epoller := self.ends.get(key)) is not None:
-            epoller.end()
+    def _dispatch(self, got: list[tuple[int, int]]) -> None:
+        woken = dict[Epoller, int]()
+        for key, events in got:
+            watched = self.watched.get(key)
+            if watched is not None:
+                epoller = watched.epoller
+                woken[epoller] = woken.get(epoller, 0) + watched.arrive(events)
+            elif (ended := self.ends.get(key)) is not None:
+                ended.end()
+        for epoller, n in woken.items():
+            epoller.task.sysif.expect(n)
 
     def pass_on(self) -> None:
         """Have somebody lead, if nobody does."""
@@ -208,7 +229,7 @@ class Epoller:
         """
         epoller = Epoller(task, Center(pinned=True))
         epoller._root = True
-        async with epoller.center.lock:
+        async with epoller.center.gate:
             await epoller._open()
         return epoller
 
@@ -294,7 +315,8 @@ class Epoller:
         self._watch_end()
 
     async def _close(self) -> None:
-        """Close what there is of the instance. To be shielded."""
+        """Close what there is of the instance. To be shielded, and inside the gate."""
+        await self.center.wait_settled()
         if self._root:
             self.center.close()
         if self._sysif is not None:
@@ -324,7 +346,7 @@ class Epoller:
         with shield():
             for watched in mine:
                 await watched.epoller.remove(watched)
-            async with Held(self.center.lock):
+            async with self.center.gate:
                 await self._close()
         await checkpoint()
 
@@ -332,9 +354,11 @@ class Epoller:
 
     async def control(self, op: EPOLL_CTL, fd: FileDescriptor, event: EpollEvent | None) -> None:
         """epoll_ctl(2)."""
-        if self._epfd is None:
+        epfd = self._epfd
+        if epfd is None:
             raise RuntimeError(f"{self} is not open")
-        await self._epfd.epoll_ctl(op, fd, event)
+        with fd.borrow(epfd.task) as number:
+            await perform_at_once(epfd.task, epoll_ctl_call(epfd.near, op, number, event))
 
     async def register(self, fd: FileDescriptor, events: EPOLL) -> EpolledFileDescriptor:
         """Begin to watch a descriptor of the process.
@@ -346,20 +370,34 @@ class Epoller:
         """
         center = self.center
         await checkpoint()
-        async with center.lock:
-            if self._epfd is None:
-                if not self._root:
-                    raise RuntimeError(f"{self} is closed")
+        await center.gate.wait_open()
+        if self._epfd is None:
+            if not self._root:
+                raise RuntimeError(f"{self} is closed")
+            async with center.gate:
                 await self._open()
-            watched = EpolledFileDescriptor(self, fd, center.next_key())
-            center.watched[watched.key] = watched
-            try:
-                await self.control(EPOLL_CTL.ADD, fd, EpollEvent(watched.key, events | EPOLL.ET))
-            except BaseException:
-                del center.watched[watched.key]
-                with shield():
+                watched = self._begin(fd)
+                self.task.sysif.expect(center.gate.waiting + 1)
+        else:
+            watched = self._begin(fd)
+        try:
+            await self.control(EPOLL_CTL.ADD, fd, EpollEvent(watched.key, events | EPOLL.ET))
+        except BaseException:
+            center.watched.pop(watched.key, None)
+            center.settle()
+            with shield():
+                async with center.gate:
                     await self._close_if_unused()
-                raise
+            raise
+        center.settle()
+        return watched
+
+    def _begin(self, fd: FileDescriptor) -> EpolledFileDescriptor:
+        """From here on the instance stays open until center.settle()."""
+        center = self.center
+        watched = EpolledFileDescriptor(self, fd, center.next_key())
+        center.watched[watched.key] = watched
+        center.begun += 1
         return watched
 
     def _forget(self, watched: EpolledFileDescriptor) -> None:
@@ -378,7 +416,7 @@ class Epoller:
             if self._epfd is not None and watched.fd.valid:
                 with contextlib.suppress(OSError, SyscallError):
                     await self.control(EPOLL_CTL.DEL, watched.fd, None)
-            async with Held(self.center.lock):
+            async with self.center.gate:
                 await self._close_if_unused()
 
     async def _close_if_unused(self) -> None:

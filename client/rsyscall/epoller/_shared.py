@@ -7,9 +7,42 @@ from typing import Generic, TypeVar
 
 import trio
 
-__all__ = ["SharedRead"]
+__all__ = ["Gate", "SharedRead"]
 
 T = TypeVar("T")
+
+
+class Gate:
+    """A block that one task at a time is in. When it is left all who wait go on together.
+
+    A lock hands itself from one to the next, each in a turn of trio's loop of its own: a thousand
+    tasks that only want something opened would get there one by one.
+    """
+
+    def __init__(self) -> None:
+        """Nobody is inside."""
+        self._left: trio.Event | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for it to be left."""
+        return 0 if self._left is None else self._left.statistics().tasks_waiting
+
+    async def wait_open(self) -> None:
+        """Return once nobody is inside. A checkpoint only if somebody is."""
+        while self._left is not None:
+            await self._left.wait()
+
+    async def __aenter__(self) -> None:
+        """Enter. A checkpoint only if somebody is inside."""
+        await self.wait_open()
+        self._left = trio.Event()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Leave. Not a checkpoint."""
+        left, self._left = self._left, None
+        if left is not None:
+            left.set()
 
 
 class _Turn(Generic[T]):

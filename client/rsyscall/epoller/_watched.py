@@ -14,7 +14,7 @@ Descriptors start without counts, and may be ready: the kernel tells what holds 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -65,15 +65,17 @@ class EpolledFileDescriptor:
 
     # ---- what has been told ----
 
-    def arrive(self, events: int) -> None:
-        """The kernel tells that something has happened."""
+    def arrive(self, events: int) -> int:
+        """The kernel tells that something has happened. Returns how many tasks that concerns."""
         counts = self._counts
         self._told |= events
         for flag in _FLAGS:
             if events & flag:
                 counts[flag] = counts.get(flag, 0) + 1
-        for waiter in [waiter for waiter in self.waiters if waiter.mask & events]:
+        concerned = [waiter for waiter in self.waiters if waiter.mask & events]
+        for waiter in concerned:
             self.wake(waiter)
+        return len(concerned)
 
     def wake(self, waiter: Waiter) -> None:
         """Have a task go on, to look again."""
@@ -92,7 +94,7 @@ class EpolledFileDescriptor:
         consumed = self._consumed
         return [(f, consumed.get(f, 0) + n) for f, n in self._counts.items() if f & mask]
 
-    def consume_counts(self, counts: list[tuple[int, int]]) -> None:
+    def consume_counts(self, counts: Sequence[tuple[int, int]]) -> None:
         """Take off what there was."""
         for flag, count in counts:
             new = count - self._consumed.get(flag, 0)

@@ -57,6 +57,7 @@ __all__ = [
     "InOut",
     "Out",
     "Placeholder",
+    "Probe",
     "ProtocolHangup",
     "Reply",
     "Ret",
@@ -82,6 +83,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 setup(In, Out, Ret, InOut)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
+
+#: A call without outputs that looks at what another one has left: number and arguments.
+Probe: TypeAlias = tuple[SYS, tuple[SyscallArgument, ...]]
 
 #: Bytes that one call moves at most when its data travels inside the request.
 MAX_IO = 1024 * 1024 - 4096
@@ -126,12 +130,13 @@ class Reply:
 
     value: the result, never negative. outs: the bytes of each Out, Ret, InOut and Struct with
     outputs, in the order of the arguments (data that structs point at comes after them). fd: a file
-    descriptor of this process, if one was asked for.
+    descriptor of this process, if one was asked for. probed: what a Probe returned, if it was made.
     """
 
     value: int
     outs: tuple[bytes, ...] = ()
     fd: int | None = None
+    probed: int | None = None
 
 
 def raise_if_error(response: int) -> None:
@@ -258,13 +263,23 @@ class SyscallInterface(abc.ABC):
         """
         return (await self.call(number, (arg1, arg2, arg3, arg4, arg5, arg6))).value
 
-    async def call_at_once(self, number: SYS | int, args: Sequence[SyscallArgument] = ()) -> Reply:
+    async def call_at_once(
+        self,
+        number: SYS | int,
+        args: Sequence[SyscallArgument] = (),
+        probe: Probe | None = None,
+    ) -> Reply:
         """`call`, where the caller knows that the call will not block this time.
 
         That of a descriptor with O_NONBLOCK, for one: nothing need be done so that others can go on
-        meanwhile.
+        meanwhile. probe: a call that may be made directly after it, if that costs no trip of its
+        own.
         """
         return await self.call(number, args)
+
+    def expect(self, callers: int) -> None:
+        """So many tasks have been woken just now and will use call_at_once: a hint, no promise."""
+        return
 
     @abc.abstractmethod
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:

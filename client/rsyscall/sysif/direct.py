@@ -16,6 +16,7 @@ from rsyscall._checkpoint import checkpoint
 from rsyscall._core import Frame, StepList, wait_child
 from rsyscall._raw import ffi, lib
 from rsyscall.near.sysif import (
+    Probe,
     Reply,
     SyscallArgument,
     SyscallSendError,
@@ -223,7 +224,12 @@ class DirectSyscallInterface(MemoryRoads):
         made = return_fd and _returns_fd(nr, numbers)
         return Reply(result.value, result.outs, result.value if made else None)
 
-    async def call_at_once(self, number: SYS | int, args: Sequence[SyscallArgument] = ()) -> Reply:
+    async def call_at_once(
+        self,
+        number: SYS | int,
+        args: Sequence[SyscallArgument] = (),
+        probe: Probe | None = None,
+    ) -> Reply:
         """See SyscallInterface: here without a worker thread."""
         values = convert_arguments(args)
         nr = int(number)

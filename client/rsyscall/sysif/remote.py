@@ -27,6 +27,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
+from rsyscall.sysif.gather import Gathering
 from rsyscall.sysif.memory import MemoryRoads
 from rsyscall.sysif.requests import Answer, RequestLink
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring
@@ -59,7 +60,7 @@ __all__ = ["RemoteSyscallInterface"]
 _BYTES_PER_US = 2048
 
 
-class RemoteSyscallInterface(RequestLink, MemoryRoads):
+class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
     """The door of a process behind a socket; see sysif.requests for how many tasks share it."""
 
     async def start(
