@@ -305,11 +305,11 @@ async def start(
     address = entry(parent)
     await checkpoint()
     copied = not flags or CLONE.FILES not in flags
-    here = ring is not False and isinstance(parent.sysif, DirectSyscallInterface)
-    if vm and copied and here and cgroup < 0:
-        return await _start_here(parent, flags, address)
-    if vm and copied and ring is not False and can_begin(parent):
-        return await _start_there(parent, flags, address)
+    if vm and copied and ring is not False and cgroup < 0:
+        if isinstance(parent.sysif, DirectSyscallInterface):
+            return await _start_here(parent, flags, address)
+        if can_begin(parent):
+            return await _start_there(parent, flags, address)
     ours, theirs = socket.socketpair()
     try:
         with shield(not parent.sysif.immediate):
