@@ -103,6 +103,9 @@ class ChildMemory(abc.ABC):
     #: that is us, at once: then they are looked up when the child is made.
     mask = 0
 
+    #: Whether the memory that it is in was dumpable when it was mapped, unless that is ours.
+    dumpable = False
+
     #: Whether another child can have it afterwards.
     reusable = True
 
@@ -236,8 +239,10 @@ class TaskMemory(ChildMemory):
             call(SYS.mprotect, Ref(0), _PAGE, lib.PROT_NONE),
             call(SYS.madvise, Ref(0), length, _NOHUGEPAGE, ok=(errno.EINVAL,)),
             call(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8),
+            call(SYS.prctl, lib.PR_GET_DUMPABLE),
         )
         done = await run(task.sysif, steps)
+        memory.dumpable = done.values[4] == 1
         memory.address, memory.mask = done.values[0], int.from_bytes(done.outs[0], sys.byteorder)
         return memory
 

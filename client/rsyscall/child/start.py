@@ -201,6 +201,7 @@ class Child:
         *,
         shares_files: bool,
         spin: int,
+        dumpable: bool,
     ) -> None:
         """See start."""
         self.pid: AsyncChildPid = AsyncChildPid(pid)
@@ -209,11 +210,11 @@ class Child:
         self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
-        #: Our own memory, while it shares it.
+        #: Its parent's memory, while it shares it.
         self._memory: far.AddressSpace | None = None
-        if task.address_space.ours:
+        if task.address_space is pid.task.address_space:
             self._memory = task.address_space
-            join(self._memory)
+            join(self._memory, pid.task, dumpable=dumpable)
         self.sysif: ChildInterface = ChildInterface(
             ours,
             post_mortem=self._post_mortem,
@@ -264,11 +265,11 @@ class Child:
 
     async def died(self) -> None:
         """It is over, or is something else by now."""
-        if self._memory is not None:
-            leave(self._memory)
-            self._memory = None
+        memory, self._memory = self._memory, None
         state = self.pid.pid.death_state
         self.over("has exec'd" if state is None else f"has {state}")
+        if memory is not None:
+            await leave(memory)
 
     def over(self, what: str) -> None:
         """Whatever is tried through the task from now on is an error that says why."""
@@ -400,7 +401,15 @@ async def _start(
         raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
-    child = Child(child_pid, task, ours, lent, shares_files=shared, spin=spin[0])
+    child = Child(
+        child_pid,
+        task,
+        ours,
+        lent,
+        shares_files=shared,
+        spin=spin[0],
+        dumpable=memory.dumpable,
+    )
     if begun:
         info: dict[str, int | str] = {
             "arch": _MACHINE,
