@@ -112,11 +112,12 @@ class AddressSpace:
     regions: Regions = field(default_factory=Regions, init=False, repr=False)
     #: How often all that was in it has gone, as with exec.
     generation: int = field(default=0, init=False, repr=False)
-    #: Children of ours that share it, if it is ours; whether it could be dumped before there were
-    #: any, and whether one of them has changed its ids.
+    #: Children that share it; whether it could be dumped before there were any, whether one of them
+    #: has changed its ids, and who was in it before.
     sharers: int = field(default=0, init=False, repr=False)
     dumpable: bool = field(default=False, init=False, repr=False)
     ids_changed: bool = field(default=False, init=False, repr=False)
+    root: weakref.ref[Task] | None = field(default=None, init=False, repr=False)
 
     def end(self) -> None:
         """Take note that all that was in it is gone: no handle to any of it can be used."""

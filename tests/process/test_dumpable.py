@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+import trio
 
 import rsyscall
+from conformance.ways import WAYS
+from process.seen import TRUE
 from rsyscall.sys.prctl import PR
 
 NOBODY = 65534
@@ -36,6 +40,51 @@ async def test_we_are_dumpable_again_once_the_last_of_them_is_gone(
         assert await us.task.prctl(PR.GET_DUMPABLE) != 1  # the other might have its ids
     assert await us.task.prctl(PR.GET_DUMPABLE) == 1
     assert os.stat("/proc/self/stat").st_uid == os.geteuid()
+
+
+def proc_owner(process: rsyscall.Process) -> int:
+    return os.stat(f"/proc/{int(process.pid)}/stat").st_uid
+
+
+@pytest.mark.privileged
+@pytest.mark.parametrize("change", [by_a_call, by_a_batch])
+@pytest.mark.parametrize("way", ["stub", "child-private-memory"])
+async def test_so_is_any_other_memory(
+    tmp_path: Path, way: str, change: Callable[[rsyscall.Process], Awaitable[None]]
+) -> None:
+    async with WAYS[way](tmp_path) as parent:
+        ask = parent.task.prctl
+        async with await parent.clone() as other:
+            async with await other.clone() as child:
+                await change(child)
+                assert await ask(PR.GET_DUMPABLE) != 1
+                # Somebody with the child's ids could get at it, whatever becomes of this program.
+                await parent.run(TRUE, uid=NOBODY)
+                assert await ask(PR.GET_DUMPABLE) != 1
+            assert await ask(PR.GET_DUMPABLE) != 1
+        assert await ask(PR.GET_DUMPABLE) == 1
+        await parent.task.prctl(PR.SET_DUMPABLE, 0)
+        async with await parent.clone() as child:
+            await change(child)
+        assert await ask(PR.GET_DUMPABLE) == 0  # as it was told to be
+
+
+@pytest.mark.privileged
+@pytest.mark.parametrize("way", ["stub", "child", "direct"])
+async def test_many_programs_with_other_ids_at_once(tmp_path: Path, way: str) -> None:
+    async with WAYS[way](tmp_path) as parent:
+
+        async def start(uid: int) -> None:
+            for _ in range(uid % 4):  # each at another step
+                await parent.task.getpid()
+            await parent.run(TRUE, uid=uid, gid=uid, groups=[])
+
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for i in range(8):
+                    nursery.start_soon(start, NOBODY - i)
+            assert await parent.task.prctl(PR.GET_DUMPABLE) == 1
+        assert proc_owner(parent) == os.geteuid()
 
 
 @pytest.mark.privileged

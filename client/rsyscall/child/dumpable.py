@@ -6,13 +6,24 @@ prctl(2) tells more.
 
 from __future__ import annotations
 
-from rsyscall._checkpoint import shield
+import contextlib
+import weakref
+from collections.abc import AsyncGenerator
+
+import trio
+
+from rsyscall._checkpoint import Held, shield
 from rsyscall._raw import lib
 from rsyscall.far import AddressSpace
+from rsyscall.far import Task as AnyTask
 from rsyscall.handle import Task
+from rsyscall.near.sysif import SyscallError
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["is_dumpable", "join", "leave", "restore"]
+__all__ = ["is_dumpable", "join", "kept_dumpable", "leave", "restore"]
+
+#: One program with other ids is started at a time: two at once would find what the other has left.
+_turns: weakref.WeakKeyDictionary[AddressSpace, trio.Lock] = weakref.WeakKeyDictionary()
 
 
 async def is_dumpable(task: Task) -> bool:
@@ -21,36 +32,76 @@ async def is_dumpable(task: Task) -> bool:
 
 
 async def restore(task: Task) -> None:
-    """Let it be again, cancelled or not, now that nothing runs with other ids in its memory.
+    """Let it be again, cancelled or not, unless somebody who has other ids is in its memory.
 
     A checkpoint unless the memory is ours: then at once, so that nobody changes ids meanwhile.
     SyscallHangup if the task is gone.
     """
     space = task.address_space
-    if not space.ours:
-        with shield():
-            await task.sysif.syscall(SYS.prctl, lib.PR_SET_DUMPABLE, 1)
-    elif not (space.sharers and space.ids_changed):
+    if space.sharers and space.ids_changed:
+        return
+    if space.ours:
         _set(True)
+        return
+    with shield():
+        await _tell(task, dumpable=True)
+        if space.sharers and space.ids_changed:  # by now
+            await _tell(task, dumpable=False)
+
+
+@contextlib.asynccontextmanager
+async def kept_dumpable(task: Task, *, needed: bool) -> AsyncGenerator[None]:
+    """It is afterwards what it was before, whatever a child in its memory does in the block.
+
+    needed: whether that changes ids at all. A checkpoint if it does.
+    """
+    if not needed:
+        yield
+        return
+    turn = _turns.setdefault(task.address_space, trio.Lock())
+    async with contextlib.nullcontext() if task.sysif.immediate else Held(turn):
+        dumpable = await is_dumpable(task)
+        try:
+            yield
+        finally:
+            if dumpable:
+                with contextlib.suppress(SyscallError):
+                    await restore(task)
 
 
 def _set(dumpable: bool) -> None:
     lib.rs_direct(SYS.prctl, lib.PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0)
 
 
-def join(space: AddressSpace) -> None:
-    """A child begins to share our own memory."""
+async def _tell(task: AnyTask, *, dumpable: bool) -> None:
+    await task.sysif.syscall(SYS.prctl, lib.PR_SET_DUMPABLE, int(dumpable))
+
+
+def join(space: AddressSpace, parent: AnyTask, *, dumpable: bool) -> None:
+    """A child of the parent begins to share its memory.
+
+    dumpable: whether that is dumpable by now; if it is ours it is looked up.
+    """
     if not space.sharers:
-        space.dumpable = lib.rs_direct(SYS.prctl, lib.PR_GET_DUMPABLE, 0, 0, 0, 0, 0) == 1
-        space.ids_changed = False
+        if space.ours:
+            dumpable = lib.rs_direct(SYS.prctl, lib.PR_GET_DUMPABLE, 0, 0, 0, 0, 0) == 1
+        space.dumpable, space.ids_changed = dumpable, False
+        space.root = weakref.ref(parent)  # alone in it so far
     space.sharers += 1
 
 
-def leave(space: AddressSpace) -> None:
-    """It shares it no more: it is dead, or has memory of its own.
+async def leave(space: AddressSpace) -> None:
+    """It shares it no more: it is dead, or has memory of its own. A checkpoint unless it is ours.
 
-    Not earlier than with the last of them: whoever had its ids could get at our memory through it.
+    Not earlier than with the last of them is it dumpable again: whoever had its ids could get at
+    the memory through it.
     """
     space.sharers -= 1
-    if space.sharers == 0 and space.ids_changed and space.dumpable:
+    if space.sharers or not (space.ids_changed and space.dumpable):
+        return
+    root = None if space.root is None else space.root()
+    if space.ours:
         _set(True)
+    elif root is not None:
+        with contextlib.suppress(SyscallError):  # it is dead
+            await _tell(root, dumpable=True)

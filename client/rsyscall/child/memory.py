@@ -103,6 +103,9 @@ class ChildMemory(abc.ABC):
     #: that is us, at once: then they are looked up when the child is made.
     mask = 0
 
+    #: Whether the memory that it is in was dumpable when it was mapped, unless that is ours.
+    dumpable = False
+
     #: Whether another child can have it afterwards.
     reusable = True
 
@@ -242,7 +245,9 @@ class TaskMemory(ChildMemory):
         # Refused where there are no huge pages anyway.
         batch.syscall(SYS.madvise, mapped, length, _NOHUGEPAGE, on_error="continue")
         batch.syscall(SYS.rt_sigprocmask, _SETMASK, 0, Out(8), 8)
+        dumpable = batch.syscall(SYS.prctl, lib.PR_GET_DUMPABLE, on_error="continue")
         done = await batch.run(task.sysif)
+        memory.dumpable = done.values[dumpable.index] == 1
         memory.address, memory.mask = done.values[0], int.from_bytes(done.outs[0], sys.byteorder)
         error = done.values[guard.index]
         if error < 0:

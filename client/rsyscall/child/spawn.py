@@ -20,7 +20,7 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
 from rsyscall.child.cgroup import ENTERING, entering, start_child
 from rsyscall.child.clocks import enter_steps
-from rsyscall.child.dumpable import is_dumpable, restore
+from rsyscall.child.dumpable import kept_dumpable
 from rsyscall.child.exec import has_exec, signal_mask
 from rsyscall.child.fds import gaps
 from rsyscall.child.mappings import effective_ids, map_lines, map_steps
@@ -431,8 +431,9 @@ async def _run(
     task: Task, memory: ChildMemory, setup: Setup, s: _Steps, stack: int
 ) -> AsyncChildPid:
     flags = _VFORK | int(setup.unshare) & ~_NEWTIME | (0 if _is_private(task, setup) else _VM)
-    dumpable = _changes_ids(setup) and await is_dumpable(task)
-    try:
+    # Not earlier than at its end: whoever has the child's ids must not get at our memory by way of
+    # the child.
+    async with kept_dumpable(task, needed=_changes_ids(setup)):
         try:
             number, here, there, _ = await start_child(task, flags, stack, memory.mask)
         except OSError as exc:
@@ -444,11 +445,6 @@ async def _run(
         except BaseException:
             await pid.end()
             raise
-    finally:
-        # Not earlier: whoever has the child's ids must not get at our memory by way of the child.
-        if dumpable:
-            with contextlib.suppress(SyscallHangup):
-                await restore(task)
     return pid
 
 

@@ -204,6 +204,7 @@ class Child:
         *,
         shares_files: bool,
         spin: int,
+        dumpable: bool,
     ) -> None:
         """See start. lent: if that is not closed already."""
         self.pid: AsyncChildPid = AsyncChildPid(pid)
@@ -212,11 +213,11 @@ class Child:
         self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
-        #: Our own memory, while it shares it.
+        #: Its parent's memory, while it shares it.
         self._memory: far.AddressSpace | None = None
-        if task.address_space.ours:
+        if task.address_space is pid.task.address_space:
             self._memory = task.address_space
-            join(self._memory)
+            join(self._memory, pid.task, dumpable=dumpable)
         self.sysif: ChildInterface = ChildInterface(
             ours,
             post_mortem=self._post_mortem,
@@ -268,11 +269,11 @@ class Child:
 
     async def died(self) -> None:
         """It is over, or is something else by now."""
-        if self._memory is not None:
-            leave(self._memory)
-            self._memory = None
+        memory, self._memory = self._memory, None
         state = self.pid.pid.death_state
         self.over("has exec'd" if state is None else f"has {state}")
+        if memory is not None:
+            await leave(memory)
 
     def over(self, what: str) -> None:
         """Whatever is tried through the task from now on is an error that says why."""
@@ -401,7 +402,15 @@ async def _start(
         raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
-    child = Child(child_pid, task, ours, lent, shares_files=shared, spin=spin[0])
+    child = Child(
+        child_pid,
+        task,
+        ours,
+        lent,
+        shares_files=shared,
+        spin=spin[0],
+        dumpable=memory.dumpable,
+    )
     if begun:
         hello = _hello(parent, pid, address)
         try:
@@ -486,7 +495,8 @@ async def _serve(
     task = _task(parent, flags, child_pid, table, True)
     task.own_fds.update(begun.own)
     ours = socket.socket(socket.AF_UNIX, _STREAM, 0, begun.socket)
-    child = Child(child_pid, task, ours, None, shares_files=False, spin=spin)
+    dumpable = begun.memory.dumpable
+    child = Child(child_pid, task, ours, None, shares_files=False, spin=spin, dumpable=dumpable)
     try:
         child.sysif.begin(_hello(parent, begun.pid, address), begun.halves)
         await child.greet(True)

@@ -93,7 +93,8 @@ def _changed(task: rsyscall.far.Task, _value: int, _outs: tuple[bytes, ...]) -> 
     # That has ended that we can be looked into, until the last such child is gone: child.dumpable
     # tells more. A spawn that was under way may have let it begin again.
     space.ids_changed = True
-    lib.rs_direct(SYS.prctl, lib.PR_SET_DUMPABLE, 0, 0, 0, 0, 0)
+    if space.ours:
+        lib.rs_direct(SYS.prctl, lib.PR_SET_DUMPABLE, 0, 0, 0, 0, 0)
 
 
 def _check(name: str, value: int, *, unchanged: bool = False) -> int:
