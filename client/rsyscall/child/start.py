@@ -405,6 +405,7 @@ def _task(parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, v
     """Without a door, so far."""
     space = parent.address_space if vm else far.AddressSpace(child_pid.near.id)
     task = Task(parent.sysif, child_pid.near, table, space, parent.pidns)
+    task.abi = parent.abi
     inherit(task, parent, flags)
     if vm and isinstance(parent.allocator, AllocatorClient):
         task.inherit_memory(parent.allocator)
