@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,7 +105,7 @@ def test_layouts_are_those_of_ctypes(
     ]
     namespace: dict[str, object] = {"_pack_": 1} if packed else {}
     namespace["_fields_"] = [(f"f{i}", kind) for i, kind in enumerate(types)]
-    theirs = type("theirs", (_BASES[order],), namespace)
+    theirs: Any = type("theirs", (_BASES[order],), namespace)
     prefix = "packed " if packed else ""
     layout = Layout("it", prefix + ", ".join(f"{kind} f{i}" for i, kind in enumerate(kinds)))
     abi = ABI("none", order, long)
@@ -186,9 +187,9 @@ async def test_memory_of_a_task_has_the_abi_of_the_task() -> None:
                 room = await process.malloc(type(value))
                 assert room.size() == type(value).sizeof_for(ODD)
         array = StructList(Rusage, [Rusage(*range(9)), Rusage(*range(1, 10))])
-        pointer = await process.ptr(array)
-        assert pointer.size() == 2 * Rusage.sizeof_for(ODD)
-        assert await pointer.read() == array
+        all_of_them = await process.ptr(array)
+        assert all_of_them.size() == 2 * Rusage.sizeof_for(ODD)
+        assert await all_of_them.read() == array
 
 
 async def test_a_structure_that_knows_no_machines_is_the_same_on_all() -> None:
