@@ -6,11 +6,12 @@ import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Literal, Self, Unpack
 
 import trio
 
 from rsyscall import near
+from rsyscall._calls import ProcessCalls
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
@@ -22,27 +23,19 @@ from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import Strings, full_environment
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
-from rsyscall.epoller import AsyncFileDescriptor, Epoller
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
-from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.handle.process import ChildPid
-from rsyscall.memory.ram import MallocType, PtrValue
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, SignalMask
-from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer, path_to_bytes
+from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState
 from rsyscall.sysif.child import DeadInterface
 
 __all__ = ["ChildProcess", "Process"]
-
-T_sized = TypeVar("T_sized", bound=FixedSize)
-T_fixed = TypeVar("T_fixed", bound=FixedSerializer)
-T_value = TypeVar("T_value", bound=HasSerializer)
-T_path = TypeVar("T_path", bound=os.PathLike[str])
 
 
 def check_status(status: int) -> None:
@@ -51,7 +44,7 @@ def check_status(status: int) -> None:
         raise ValueError(f"status: {status} is not from 0 to 255")
 
 
-class Process:
+class Process(ProcessCalls):
     """A process in which we can make calls.
 
     task: the calls.
@@ -59,7 +52,7 @@ class Process:
 
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
-        self.task = task
+        super().__init__(task)
         self._children = set[ChildProcess | AsyncChildPid]()
 
     @functools.cached_property
@@ -76,15 +69,6 @@ class Process:
     def stderr(self) -> FileDescriptor:
         """Its descriptor 2."""
         return self.task.make_fd_handle(near.FileDescriptor(2))
-
-    @functools.cached_property
-    def epoller(self) -> Epoller:
-        """What waits for its descriptors; see rsyscall.epoller."""
-        return Epoller(self.task)
-
-    async def make_afd(self, fd: FileDescriptor, set_nonblock: bool = False) -> AsyncFileDescriptor:
-        """A descriptor of this process that is waited for; see AsyncFileDescriptor.make."""
-        return await AsyncFileDescriptor.make(self.epoller, fd, set_nonblock)
 
     @property
     def pid(self) -> near.Pid:
@@ -322,34 +306,6 @@ class Process:
             raise
         except SyscallHangup:
             pass  # as it should
-
-    @overload
-    async def malloc(self, cls: type[T_sized]) -> Pointer[T_sized]: ...
-    @overload
-    async def malloc(self, cls: type[T_fixed], size: int) -> Pointer[T_fixed]: ...
-    @overload
-    async def malloc(self, cls: type[bytes], size: int) -> Pointer[bytes]: ...
-    @overload
-    async def malloc(self, cls: type[str], size: int) -> Pointer[str]: ...
-    @overload
-    async def malloc(self, cls: type[T_path], size: int) -> Pointer[T_path]: ...
-
-    async def malloc(self, cls: MallocType, size: int | None = None) -> Pointer[Any]:
-        """Memory of the process; see RAMTask.malloc."""
-        return await self.task._malloc(cls, size)  # pyright: ignore[reportPrivateUsage] - ours
-
-    @overload
-    async def ptr(self, data: T_value) -> WrittenPointer[T_value]: ...
-    @overload
-    async def ptr(self, data: bytes) -> WrittenPointer[bytes]: ...
-    @overload
-    async def ptr(self, data: str) -> WrittenPointer[str]: ...
-    @overload
-    async def ptr(self, data: T_path) -> WrittenPointer[T_path]: ...
-
-    async def ptr(self, data: PtrValue) -> WrittenPointer[Any]:
-        """Memory of the process that holds the value; see RAMTask.ptr."""
-        return await self.task._ptr(data)  # pyright: ignore[reportPrivateUsage] - ours
 
     def __repr__(self) -> str:
         """For people."""

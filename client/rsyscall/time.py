@@ -16,11 +16,13 @@ __all__ = ["Itimerspec", "Timespec"]
 
 
 @record
-class Timespec:
-    """Seconds and nanoseconds."""
+class Timespec(LaidOut):
+    """struct timespec: seconds and nanoseconds."""
 
     sec: int
     nsec: int
+
+    LAYOUT = Layout("struct timespec", "i64 sec, i64 nsec")
 
     def to_nanos(self) -> int:
         """All of it in nanoseconds."""
@@ -31,6 +33,14 @@ class Timespec:
         from decimal import Decimal  # seldom wanted, and slow to import
 
         return Decimal(self.to_nanos()) / 1_000_000_000
+
+    @classmethod
+    def from_float(cls, value: float | Decimal | Timespec) -> Timespec:
+        """From a number of seconds. ValueError, OverflowError for one that is not finite."""
+        if isinstance(value, Timespec):
+            return value
+        sec = int(value // 1)
+        return cls.from_nanos(sec * 1_000_000_000 + round((value - sec) * 1_000_000_000))
 
     @classmethod
     def from_nanos(cls, nsec: int) -> Timespec:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -219,3 +220,19 @@ def test_bits(found: set[int]) -> None:
     assert list(bits(n)) == [at + 1 for at in sorted(found)]
     with pytest.raises(ValueError, match="n: -1 is negative"):
         bits(-1)
+
+
+@pytest.mark.parametrize(
+    ("value", "sec", "nsec"),
+    [
+        (1.5, 1, 500_000_000),
+        (-0.25, -1, 750_000_000),
+        (0.9999999999, 1, 0),
+        (Decimal("3.1"), 3, 10**8),
+    ],
+)
+def test_seconds_as_a_structure(value: float | Decimal, sec: int, nsec: int) -> None:
+    made = Timespec.from_float(value)
+    assert made == Timespec(sec, nsec)
+    assert Timespec.from_float(made) is made
+    assert Timespec.from_bytes(made.to_bytes()) == made

@@ -88,6 +88,21 @@ class Stat(LaidOut):
         f"long size, long blksize, long blocks, {_TIMES} long[3] _",
     )
 
+    @property
+    def atim(self) -> Timespec:
+        """The same as atime."""
+        return self.atime
+
+    @property
+    def mtim(self) -> Timespec:
+        """The same as mtime."""
+        return self.mtime
+
+    @property
+    def ctim(self) -> Timespec:
+        """The same as ctime."""
+        return self.ctime
+
     def _values(self) -> Sequence[int]:
         first = self.dev, self.ino, int(self.mode), self.nlink, self.uid, self.gid, self.rdev
         times = self.atime, self.mtime, self.ctime
