@@ -111,6 +111,13 @@ class ProcessCalls:
 
     # ---- files ----
 
+    @overload
+    async def spit(self, path: FileDescriptor, text: str | bytes, mode: int = 0o644) -> None: ...
+    @overload
+    async def spit(
+        self, path: str | os.PathLike[str], text: str | bytes, mode: int = 0o644
+    ) -> Path: ...
+
     async def spit(
         self,
         path: str | os.PathLike[str] | FileDescriptor,

@@ -41,8 +41,8 @@ async def test_a_socket_is_bound_to_a_port_that_is_free(some: rsyscall.Process) 
         await sock.listen(1)
         socket.create_connection(("127.0.0.1", bound.port)).close()
     async with await some.socket(AF.INET, SOCK.STREAM) as sock:
-        with pytest.raises(ValueError, match="addr: .* and the socket has SockaddrIn"):
-            any_family = SockaddrStorage(AF.INET, SockaddrIn(0, "127.0.0.1").to_bytes()[2:])
+        any_family = SockaddrStorage(AF.INET, SockaddrIn(0, "127.0.0.1").to_bytes()[2:])
+        with pytest.raises(ValueError, match="and the socket has SockaddrIn"):
             await some.bind_getsockname(sock, any_family)
 
 
@@ -67,7 +67,7 @@ async def test_a_text_is_written(some: rsyscall.Process, tmp_path: Path) -> None
     assert Path(file).read_bytes() == large
     await some.spit(file, b"short")
     async with await some.task.open(file, O.WRONLY | O.APPEND) as fd:
-        assert await some.spit(fd, b", and more") is None
+        await some.spit(fd, b", and more")
     assert Path(file).read_bytes() == b"short, and more"
     with pytest.raises(FileNotFoundError):
         await some.spit(path / "none" / "file", b"")
