@@ -20,6 +20,7 @@ from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer
 
 if TYPE_CHECKING:
     from rsyscall._children import ChildPidMonitor
+    from rsyscall.handle.borrow import PathArgument
     from rsyscall.sys.mount import MS
     from rsyscall.sys.socket import AF, SOCK, Sockaddr, Socketpair
     from rsyscall.unistd import Pipe
@@ -126,12 +127,14 @@ class Conveniences:
     # ---- files ----
 
     @overload
-    async def spit(self, path: Path, text: str | bytes, mode: int = 0o644) -> Path: ...
-    @overload
     async def spit(self, path: FileDescriptor, text: str | bytes, mode: int = 0o644) -> None: ...
+    @overload
+    async def spit(
+        self, path: str | os.PathLike[str], text: str | bytes, mode: int = 0o644
+    ) -> Path: ...
 
     async def spit(
-        self, path: Path | FileDescriptor, text: str | bytes, mode: int = 0o644
+        self, path: str | os.PathLike[str] | FileDescriptor, text: str | bytes, mode: int = 0o644
     ) -> Path | None:
         """Make a file that holds the text, in place of what it held; or write it to a descriptor.
 
@@ -146,7 +149,7 @@ class Conveniences:
         fd = await self.task.open(path, O.WRONLY | O.CREAT | O.TRUNC, mode)
         async with fd:
             await _write_all(fd, data)
-        return path
+        return Path(path)
 
     async def read_to_eof(self, fd: FileDescriptor) -> bytes:
         """All that can be read from a descriptor of this process.
@@ -160,31 +163,31 @@ class Conveniences:
             parts.append(part)
         return b"".join(parts)
 
-    async def mkdir(self, path: Path, mode: int = 0o755) -> Path:
+    async def mkdir(self, path: str | os.PathLike[str], mode: int = 0o755) -> Path:
         """Make a directory, and return its path; see FSTask.mkdir. mkdir(2)."""
         await self.task.mkdir(path, mode)
-        return path
+        return Path(path)
 
-    async def chroot(self, path: str | os.PathLike[str]) -> None:
+    async def chroot(self, path: PathArgument) -> None:
         """Change its root directory; see CWDTask.chroot. chroot(2)."""
         await self.task.chroot(path)
 
     async def mount(
         self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        filesystemtype: str,
+        source: PathArgument,
+        target: PathArgument,
+        filesystemtype: PathArgument,
         mountflags: MS,
-        data: str,
+        data: PathArgument,
     ) -> None:
         """Mount a file system; see MountTask.mount. mount(2)."""
         await self.task.mount(source, target, filesystemtype, mountflags, data)
 
     # ---- pipes and sockets ----
 
-    async def pipe(self) -> Pipe:
-        """Make a pipe; see PipeTask.pipe. pipe(2)."""
-        return await self.task.pipe()
+    async def pipe(self, flags: O = O.NONE) -> Pipe:
+        """Make a pipe; see PipeTask.pipe. pipe2(2)."""
+        return await self.task.pipe(flags=flags)
 
     async def socket(self, domain: AF, type: SOCK, protocol: int = 0) -> FileDescriptor:
         """Make a socket; see SocketTask.socket. socket(2)."""

@@ -450,6 +450,29 @@ class _Lib:
     TCP_LINGER2: int
     TCP_DEFER_ACCEPT: int
     TCP_WINDOW_CLAMP: int
+    TCP_MD5SIG: int
+    TCP_COOKIE_TRANSACTIONS: int
+    TCP_THIN_LINEAR_TIMEOUTS: int
+    TCP_THIN_DUPACK: int
+    TCP_REPAIR: int
+    TCP_REPAIR_QUEUE: int
+    TCP_QUEUE_SEQ: int
+    TCP_REPAIR_OPTIONS: int
+    TCP_TIMESTAMP: int
+    TCP_NOTSENT_LOWAT: int
+    TCP_CC_INFO: int
+    TCP_SAVE_SYN: int
+    TCP_SAVED_SYN: int
+    TCP_REPAIR_WINDOW: int
+    TCP_FASTOPEN_CONNECT: int
+    TCP_ULP: int
+    TCP_MD5SIG_EXT: int
+    TCP_FASTOPEN_KEY: int
+    TCP_FASTOPEN_NO_COOKIE: int
+    TCP_ZEROCOPY_RECEIVE: int
+    TCP_INQ: int
+    TCP_CM_INQ: int
+    TCP_TX_DELAY: int
     TCP_INFO: int
     TCP_QUICKACK: int
     TCP_CONGESTION: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rsyscall._regions import Regions
+from rsyscall.abi import ABI, NATIVE
 
 if TYPE_CHECKING:
     from rsyscall.memory.allocation_interface import AllocatorInterface
@@ -187,8 +188,12 @@ class FSInformation(_Kept):
 class Task:
     """One kernel task in which we can make calls, and the namespaces we know it to be in.
 
-    sysif: the door for its calls. near_process: its pid as it sees itself. The rest: far objects.
+    sysif: the door for its calls. near_process: its pid as it sees itself. abi: how values lie in
+    its memory. The rest: far objects.
     """
+
+    #: How values lie in its memory: that of this interpreter, unless it was reached elsewhere.
+    abi: ABI = NATIVE
 
     def __init__(
         self,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, overload
 
 import rsyscall.far
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, NATIVE
 from rsyscall.handle.borrow import perform_with
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import In, Ret, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
-from rsyscall.struct import Struct
+from rsyscall.struct import Portable, Struct
 from rsyscall.sys.syscall import SYS
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class CLONE(enum.IntFlag):
 _SETSIZE, _LARGEST = 128, 1024
 
 
-class CpuSet(set[int], Struct):
+class CpuSet(set[int], Portable, Struct):
     """A set of CPUs, by number from 0 on."""
 
     def __init__(self, cpus: Iterable[int] = ()) -> None:
@@ -78,24 +79,24 @@ class CpuSet(set[int], Struct):
             if not 0 <= cpu < limit:
                 raise ValueError(f"cpus: {cpu!r} is not from 0 to {limit - 1}")
 
-    def to_bytes(self) -> bytes:
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
         """A cpu_set_t. ValueError for a number that it has no room for."""
         self._check(8 * _SETSIZE)
-        return self._bytes(_SETSIZE)
+        return self._bytes(abi, _SETSIZE)
 
-    def _bytes(self, size: int) -> bytes:
-        # Words in little-endian order are bytes in that order.
-        return sum(1 << cpu for cpu in self).to_bytes(size, "little")
+    def _bytes(self, abi: ABI, size: int) -> bytes:
+        return abi.pack_words(sum(1 << cpu for cpu in self), size)
 
     def to_mask(self) -> bytes:
         """As many bytes as there are CPUs for, and those of a cpu_set_t at least."""
         self._check(8 * _LARGEST)
-        return self._bytes(_LARGEST if any(cpu >= 8 * _SETSIZE for cpu in self) else _SETSIZE)
+        large = any(cpu >= 8 * _SETSIZE for cpu in self)
+        return self._bytes(NATIVE, _LARGEST if large else _SETSIZE)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
         """From a mask of any size."""
-        mask = int.from_bytes(data, "little")
+        mask = abi.unpack_words(data)
         return cls(cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1)
 
     @classmethod

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import enum
-import struct
-import sys
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
 import rsyscall.far
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
-from rsyscall.struct import Record, Struct, check_size
+from rsyscall.struct import LaidOut, Portable, Record, Struct, check_size
 from rsyscall.sys.syscall import SYS
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def _check_signal(name: str, number: int) -> None:
         raise ValueError(f"{name}: {number!r} is no signal: they are from 1 to {_LAST}")
 
 
-class Siginfo(Record, Struct):
+class Siginfo(Record, LaidOut):
     """siginfo_t, as far as it tells about a child.
 
     code: what has happened, see rsyscall.sys.wait.CLD. pid, uid: of the child. status: its exit
@@ -133,7 +132,11 @@ class Siginfo(Record, Struct):
     """
 
     __slots__ = ("code", "pid", "signo", "status", "uid")
-    _FORMAT = struct.Struct("=i4xi4xiIi100x")
+    LAYOUT: ClassVar[Layout] = Layout(
+        "siginfo_t",
+        "i32 signo, i32 _, i32 code, pointer[0] _, i32 pid, u32 uid, i32 status",
+        least=128,
+    )
 
     def __init__(
         self, code: int, pid: int, uid: int, status: int, signo: int = lib.SIGCHLD
@@ -145,24 +148,8 @@ class Siginfo(Record, Struct):
         self.status: int = status
         self.signo: int = signo
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
-        return self._FORMAT.pack(self.signo, self.code, self.pid, self.uid, self.status)
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "siginfo_t")
-        signo, code, pid, uid, status = cls._FORMAT.unpack_from(data)
-        return cls(code, pid, uid, status, signo)
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
-
-
-class Sigset(set[int], Struct):
+class Sigset(set[int], Portable, Struct):
     """A set of signals: SIG, or a number for those without a name."""
 
     def __init__(self, signals: Iterable[int] = ()) -> None:
@@ -171,19 +158,19 @@ class Sigset(set[int], Struct):
         for sig in self:
             _check_signal("signals", sig)
 
-    def to_bytes(self) -> bytes:
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
         """The kernel's sigset_t, of eight bytes. ValueError for what is no signal."""
         mask = 0
         for sig in self:
             _check_signal("signals", sig)
             mask |= 1 << (sig - 1)
-        return mask.to_bytes(_SIGSET, sys.byteorder)
+        return abi.pack_words(mask, _SIGSET)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
         """From the kernel's sigset_t. ValueError if there are too few bytes."""
         check_size(data, _SIGSET, "sigset_t")
-        mask = int.from_bytes(data[:_SIGSET], sys.byteorder)
+        mask = abi.unpack_words(data[:_SIGSET])
         return cls(sig for sig in range(1, _LAST + 1) if mask >> (sig - 1) & 1)
 
     @classmethod
@@ -197,7 +184,7 @@ class Sigset(set[int], Struct):
         return f"Sigset({{{', '.join(names)}}})"
 
 
-class Sigaction(Record, Struct):
+class Sigaction(Record, LaidOut):
     """What happens when a signal arrives: the kernel's struct sigaction.
 
     handler: or its address in the process. mask: what else is blocked while the handler runs.
@@ -205,7 +192,10 @@ class Sigaction(Record, Struct):
     """
 
     __slots__ = ("flags", "handler", "mask", "restorer")
-    _FORMAT = struct.Struct("=QQQ8s")
+    #: Without the mask, which is behind it.
+    LAYOUT: ClassVar[Layout] = Layout(
+        "struct sigaction", "pointer handler, ulong flags, pointer restorer"
+    )
 
     def __init__(
         self,
@@ -220,27 +210,33 @@ class Sigaction(Record, Struct):
         self.mask: Sigset = mask if isinstance(mask, Sigset) else Sigset(mask)
         self.restorer: near.Address | None = restorer
 
-    def to_bytes(self) -> bytes:
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
         """The structure in memory."""
         restorer = 0 if self.restorer is None else int(self.restorer)
-        return self._FORMAT.pack(int(self.handler), int(self.flags), restorer, self.mask.to_bytes())
+        head = self.LAYOUT.pack(abi, int(self.handler), int(self.flags), restorer)
+        return head + self.mask.to_bytes_for(abi)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
         """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "struct sigaction")
-        handler, flags, restorer, mask = cls._FORMAT.unpack_from(data)
+        check_size(data, cls.sizeof_for(abi), cls.LAYOUT.name)
+        handler, flags, restorer = cls.LAYOUT.unpack(abi, data)
         return cls(
             Sighandler(handler) if handler <= Sighandler.IGN else near.Address(handler),
             SA(flags),
-            Sigset.from_bytes(mask),
+            Sigset.from_bytes_for(data[cls.LAYOUT.size(abi) :], abi),
             near.Address(restorer) if flags & SA.RESTORER else None,
         )
 
     @classmethod
     def sizeof(cls) -> int:
         """Its size in bytes."""
-        return cls._FORMAT.size
+        return cls.sizeof_for(NATIVE)
+
+    @classmethod
+    def sizeof_for(cls, abi: ABI, /) -> int:
+        """The same in the memory of a task with that ABI."""
+        return cls.LAYOUT.size(abi) + _SIGSET
 
 
 def _action(_task: object, _value: int, outs: tuple[bytes, ...]) -> Sigaction:

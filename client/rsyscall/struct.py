@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from rsyscall._core import path_to_bytes
+from rsyscall.abi import ABI, NATIVE, Layout
 
 if TYPE_CHECKING:
     from rsyscall.far import Task
@@ -17,14 +18,23 @@ __all__ = [
     "FixedSerializer",
     "FixedSize",
     "HasSerializer",
+    "Int32",
+    "Int64",
+    "LaidOut",
     "PathLikeSerializer",
+    "Portable",
     "Record",
     "Serializable",
     "Serializer",
     "StrSerializer",
     "Struct",
+    "StructList",
+    "StructListSerializer",
+    "bits",
     "check_size",
     "path_to_bytes",
+    "string_from_null_terminated_bytes",
+    "strpath_to_null_terminated_bytes",
 ]
 
 T = TypeVar("T")
@@ -63,7 +73,7 @@ class StrSerializer(Serializer[str]):
 
     def from_bytes(self, data: bytes) -> str:
         """The string up to the first NUL."""
-        return os.fsdecode(data.split(b"\0", 1)[0])
+        return string_from_null_terminated_bytes(data)
 
 
 T_path = TypeVar("T_path", bound=os.PathLike[str])
@@ -112,7 +122,12 @@ class FixedSize(FixedSerializer):
     @classmethod
     @abc.abstractmethod
     def sizeof(cls) -> int:
-        """The size in bytes."""
+        """The size in bytes, in this interpreter's own memory."""
+
+    @classmethod
+    def sizeof_for(cls, _abi: ABI, /) -> int:
+        """The same in the memory of a task with that ABI, where a class makes a difference."""
+        return cls.sizeof()
 
 
 class Serializable(FixedSerializer):
@@ -127,14 +142,161 @@ class Serializable(FixedSerializer):
     def from_bytes(cls, data: bytes) -> Self:
         """The value that these bytes are; ValueError if there are too few."""
 
+    def to_bytes_for(self, _abi: ABI, /) -> bytes:
+        """The value in the memory of a task with that ABI: as to_bytes, unless a class differs."""
+        return self.to_bytes()
+
+    @classmethod
+    def from_bytes_for(cls, data: bytes, _abi: ABI, /) -> Self:
+        """The value that these bytes of such a task's memory are; as from_bytes."""
+        return cls.from_bytes(data)
+
     @classmethod
     def get_serializer(cls, task: Task) -> Serializer[Any]:
-        """Its own methods."""
-        return _OwnSerializer(cls)
+        """Its own methods, with the ABI of the task."""
+        return _OwnSerializer(cls, task.abi)
 
 
 class Struct(Serializable, FixedSize):
     """A C structure."""
+
+
+class Portable(Serializable):
+    """A type whose values are not the same bytes on every machine."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The value in the memory of a task with that ABI. ValueError for what does not fit."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """The value that these bytes of such memory are; ValueError if there are too few."""
+
+    def to_bytes(self) -> bytes:
+        """The same in this interpreter's memory."""
+        return self.to_bytes_for(NATIVE)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The same of this interpreter's memory."""
+        return cls.from_bytes_for(data, NATIVE)
+
+
+class LaidOut(Portable, Struct):
+    """A C structure that consists of numbers, as its LAYOUT says."""
+
+    __slots__ = ()
+    #: Its fields.
+    LAYOUT: ClassVar[Layout]
+
+    def _values(self) -> Sequence[int]:
+        """The numbers, in the order of LAYOUT; unless a class says otherwise, its attributes."""
+        return [int(getattr(self, name)) for name in self.LAYOUT.names]
+
+    @classmethod
+    def _from_values(cls, *values: int) -> Self:
+        """From the numbers; unless a class says otherwise, they are what its constructor takes."""
+        return cls(**dict(zip(cls.LAYOUT.names, values, strict=True)))
+
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The structure in such memory. ValueError for what does not fit."""
+        return self.LAYOUT.pack(abi, *self._values())
+
+    @classmethod
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """From the structure in such memory. ValueError if there are too few bytes."""
+        return cls._from_values(*cls.LAYOUT.unpack(abi, data))
+
+    @classmethod
+    def sizeof(cls) -> int:
+        """Its size in bytes."""
+        return cls.LAYOUT.size()
+
+    @classmethod
+    def sizeof_for(cls, abi: ABI, /) -> int:
+        """The same in the memory of a task with that ABI."""
+        return cls.LAYOUT.size(abi)
+
+
+# That an int has other methods of the same names is how users know these two classes.
+class _Number(LaidOut, int):  # type: ignore[misc]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _values(self) -> Sequence[int]:
+        return (int(self),)
+
+    @classmethod
+    def _from_values(cls, *values: int) -> Self:
+        return cls(values[0])
+
+
+class Int32(_Number):
+    """int32_t. ValueError for what does not fit, when it is put into memory."""
+
+    LAYOUT: ClassVar[Layout] = Layout("int32_t", "i32 value")
+
+
+class Int64(_Number):
+    """int64_t; see Int32."""
+
+    LAYOUT: ClassVar[Layout] = Layout("int64_t", "i64 value")
+
+
+T_fixed_size = TypeVar("T_fixed_size", bound=FixedSize)
+
+
+class StructListSerializer(Serializer["StructList[T_fixed_size]"], Generic[T_fixed_size]):
+    """Structures of one class, one after the other.
+
+    cls: which. ser: of one. size: of one, in bytes.
+    """
+
+    def __init__(
+        self, cls: type[T_fixed_size], ser: Serializer[T_fixed_size], size: int | None = None
+    ) -> None:
+        """size: that in this interpreter's memory, if it is not given."""
+        self.cls = cls
+        self.ser = ser
+        self.size: int = cls.sizeof() if size is None else size
+
+    def to_bytes(self, val: StructList[T_fixed_size]) -> bytes:
+        """All of them."""
+        return b"".join([self.ser.to_bytes(elem) for elem in val.elems])
+
+    def from_bytes(self, data: bytes) -> StructList[T_fixed_size]:
+        """As many as there are whole ones."""
+        ends = range(self.size, len(data) + 1, self.size)
+        elems = [self.ser.from_bytes(data[end - self.size : end]) for end in ends]
+        return StructList(self.cls, elems)
+
+
+class StructList(HasSerializer, Generic[T_fixed_size]):
+    """An array of structures.
+
+    cls: of which class. elems: the structures.
+    """
+
+    def __init__(self, cls: type[T_fixed_size], elems: list[T_fixed_size]) -> None:
+        """Take both."""
+        self.cls = cls
+        self.elems = elems
+
+    def get_self_serializer(self, task: Task) -> StructListSerializer[T_fixed_size]:
+        """What turns such arrays into bytes for the task, and back."""
+        size = self.cls.sizeof_for(task.abi)
+        return StructListSerializer(self.cls, self.cls.get_serializer(task), size)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it has the same class and elements."""
+        if not isinstance(other, StructList):
+            return NotImplemented
+        others = cast("StructList[FixedSize]", other)
+        return self.cls is others.cls and self.elems == others.elems
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"StructList({self.cls.__name__}, {self.elems!r})"
 
 
 T_serializable = TypeVar("T_serializable", bound=Serializable)
@@ -143,16 +305,17 @@ T_serializable = TypeVar("T_serializable", bound=Serializable)
 class _OwnSerializer(Serializer[T_serializable]):
     """Values by their own methods."""
 
-    def __init__(self, cls: type[T_serializable]) -> None:
+    def __init__(self, cls: type[T_serializable], abi: ABI) -> None:
         self.cls = cls
+        self.abi = abi
 
     def to_bytes(self, val: T_serializable) -> bytes:
         """The value in memory."""
-        return val.to_bytes()
+        return val.to_bytes_for(self.abi)
 
     def from_bytes(self, data: bytes) -> T_serializable:
         """The value that these bytes are."""
-        return self.cls.from_bytes(data)
+        return self.cls.from_bytes_for(data, self.abi)
 
 
 class Record:
@@ -183,3 +346,23 @@ def check_size(data: bytes, size: int, what: str) -> None:
     """ValueError if there are fewer bytes than the structure has."""
     if len(data) < size:
         raise ValueError(f"data: {len(data)} bytes, {what} has {size}")
+
+
+def bits(n: int, one_indexed: bool = True) -> Iterator[int]:
+    """Which bits of a number are set, from the lowest on: the lowest is 1, or 0.
+
+    ValueError for a negative number.
+    """
+    if n < 0:
+        raise ValueError(f"n: {n} is negative")
+    return (at + one_indexed for at in range(n.bit_length()) if n >> at & 1)
+
+
+def strpath_to_null_terminated_bytes(val: str | os.PathLike[str]) -> bytes:
+    """A string or path with its NUL; ValueError if it contains another."""
+    return path_to_bytes(val, "val")
+
+
+def string_from_null_terminated_bytes(data: bytes) -> str:
+    """The string up to the first NUL."""
+    return os.fsdecode(data.split(b"\0", 1)[0])

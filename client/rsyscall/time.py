@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import struct
-from typing import TYPE_CHECKING, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from rsyscall.struct import Record, Struct, check_size
+from rsyscall.abi import Layout
+from rsyscall.struct import LaidOut, Record
 from rsyscall_protocol._record import record
 
 if TYPE_CHECKING:
@@ -15,11 +16,13 @@ __all__ = ["Itimerspec", "Timespec"]
 
 
 @record
-class Timespec:
-    """Seconds and nanoseconds."""
+class Timespec(LaidOut):
+    """struct timespec: seconds and nanoseconds."""
 
     sec: int
     nsec: int
+
+    LAYOUT = Layout("struct timespec", "i64 sec, i64 nsec")
 
     def to_nanos(self) -> int:
         """All of it in nanoseconds."""
@@ -32,35 +35,36 @@ class Timespec:
         return Decimal(self.to_nanos()) / 1_000_000_000
 
     @classmethod
+    def from_float(cls, value: float | Decimal | Timespec) -> Timespec:
+        """From a number of seconds. ValueError, OverflowError for one that is not finite."""
+        if isinstance(value, Timespec):
+            return value
+        sec = int(value // 1)
+        return cls.from_nanos(sec * 1_000_000_000 + round((value - sec) * 1_000_000_000))
+
+    @classmethod
     def from_nanos(cls, nsec: int) -> Timespec:
         """From a number of nanoseconds."""
         return cls(*divmod(nsec, 1_000_000_000))
 
 
-class Itimerspec(Record, Struct):
+class Itimerspec(Record, LaidOut):
     """struct itimerspec: when a timer ends (value), and how often again (interval)."""
 
     __slots__ = ("interval", "value")
-    _FORMAT = struct.Struct("=4q")
+    LAYOUT: ClassVar[Layout] = Layout(
+        "struct itimerspec", "i64 interval, i64 interval_ns, i64 value, i64 value_ns"
+    )
 
     def __init__(self, interval: Timespec, value: Timespec) -> None:
         """Nothing is checked."""
         self.interval: Timespec = interval
         self.value: Timespec = value
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
+    def _values(self) -> Sequence[int]:
         interval, value = self.interval, self.value
-        return self._FORMAT.pack(interval.sec, interval.nsec, value.sec, value.nsec)
+        return interval.sec, interval.nsec, value.sec, value.nsec
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "struct itimerspec")
-        a, b, c, d = cls._FORMAT.unpack_from(data)
-        return cls(Timespec(a, b), Timespec(c, d))
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
+    def _from_values(cls, *values: int) -> Self:
+        return cls(Timespec(*values[:2]), Timespec(*values[2:]))

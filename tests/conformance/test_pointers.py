@@ -275,3 +275,26 @@ async def test_a_linear_pointer_is_read_once_and_gives_its_memory_back(task: Tas
 async def test_a_pointer_shows_its_type_address_and_size(task: Task) -> None:
     pointer = await task.malloc(str, 9)
     assert repr(pointer) == f"Pointer(str, {pointer.near}, 9 bytes)"
+
+
+async def test_the_end_of_a_pointer_begins_aligned(task: Task) -> None:
+    for alignment in (1, 8, 16, 64):
+        pointer = await task.malloc(bytes, 201)
+        begin = int(pointer.near)
+        rest, end = pointer.split_from_end(50, alignment)
+        assert int(end.near) % alignment == 0
+        assert 50 <= end.size() < 50 + alignment
+        assert (int(rest.near), rest.size() + end.size()) == (begin, 201)
+        rest, written = await (rest + end).write_to_end(b"the end", alignment)
+        assert (int(written.near) % alignment, written.value) == (0, b"the end")
+        assert (await written.read())[:7] == b"the end"
+        assert rest.size() + written.size() == 201
+    pointer = await task.malloc(bytes, 16)
+    with nothing_sent(task):
+        with pytest.raises(ValueError, match="size: a pointer to 16 has no room for 17 bytes"):
+            pointer.split_from_end(17, 1)
+        with pytest.raises(ValueError, match="alignment: 0 is not positive"):
+            pointer.split_from_end(1, 0)
+        with pytest.raises(ValueError, match="size: -1 is negative"):
+            pointer.split_from_end(-1, 1)
+    assert pointer.size() == 16

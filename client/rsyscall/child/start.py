@@ -512,6 +512,7 @@ def _task(parent: Task, flags: CLONE, child_pid: ChildPid, table: far.FDTable, v
     space = parent.address_space if vm else far.AddressSpace(child_pid.near.id)
     pidns = parent.pidns_for_children
     task = Task(parent.sysif, child_pid.near, table, space, pidns, parent=parent)
+    task.abi = parent.abi
     if flags:
         inherit(task, parent, flags)
     return task

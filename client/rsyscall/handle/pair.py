@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from rsyscall import near
+from rsyscall.abi import Layout
 from rsyscall.far import Task
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask
 from rsyscall.near.typed import TypedCall
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["HandlePair", "makes_pair"]
 
 T_pair = TypeVar("T_pair", bound="HandlePair")
-_INTS = struct.Struct("=2i")
+_INTS = Layout("int[2]", "i32 first, i32 second")
 
 
 class HandlePair(FixedSize):
@@ -34,7 +34,7 @@ class HandlePair(FixedSize):
     @classmethod
     def sizeof(cls) -> int:
         """Its size in bytes."""
-        return _INTS.size
+        return _INTS.size()
 
     @classmethod
     def get_serializer(cls, task: Task) -> Serializer[Self]:
@@ -59,11 +59,11 @@ class PairSerializer(Serializer[T_pair], Generic[T_pair]):
 
     def to_bytes(self, val: T_pair) -> bytes:
         """The numbers."""
-        return _INTS.pack(int(val[0].near), int(val[1].near))
+        return _INTS.pack(self.task.abi, int(val[0].near), int(val[1].near))
 
     def from_bytes(self, data: bytes) -> T_pair:
         """Handles of what the caller knows to be open and to have no handles yet."""
-        first, second = _INTS.unpack_from(data)
+        first, second = _INTS.unpack(self.task.abi, data)
         make = self.task.make_fd_handle
         return self.cls(make(near.FileDescriptor(first)), make(near.FileDescriptor(second)))
 

@@ -117,6 +117,34 @@ class Pointer(Generic[T]):
         self._consume()
         return self._part(Pointer[T], first), self._part(Pointer[T], rest)
 
+    def split_from_end(self, size: int, alignment: int) -> tuple[Pointer[T], Pointer[T]]:
+        """The rest, and the last `size` bytes or a few more, so that they begin aligned.
+
+        Consumes this one. alignment: what the address is a multiple of. ValueError if it is too
+        short, or for an alignment that is not positive.
+        """
+        if alignment < 1:
+            raise ValueError(f"alignment: {alignment} is not positive")
+        if size < 0:
+            raise ValueError(f"size: {size} is negative")
+        begin = int(self.near)
+        at = begin + self.size() - size
+        at -= at % alignment
+        if at < begin:
+            what = f"{size} bytes from a multiple of {alignment} on"
+            raise ValueError(f"size: a pointer to {self.size()} has no room for {what}")
+        return self.split(at - begin)
+
+    async def write_to_end(self, value: T, alignment: int) -> tuple[Pointer[T], WrittenPointer[T]]:
+        """Write the value into the last bytes; see split_from_end and write.
+
+        Returns the rest, and the pointer that knows the value. A checkpoint; if cancelled, this one
+        is consumed.
+        """
+        size = len(self.serializer.to_bytes(value))
+        rest, end = self.split_from_end(size, alignment)
+        return rest, await end.write(value)
+
     def readable_split(self, size: int) -> tuple[ReadablePointer[T], Pointer[T]]:
         """split, where the first part is known to hold something."""
         self._validate()

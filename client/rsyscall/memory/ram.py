@@ -68,7 +68,8 @@ class RAMTask(rsyscall.far.Task):
         if issubclass(cls, FixedSize):
             if size is not None:
                 raise ValueError(f"size: {cls.__name__} has a size of its own")
-            return await self.malloc_serializer(cls.get_serializer(self), cls.sizeof(), cls)
+            room = cls.sizeof_for(self.abi)
+            return await self.malloc_serializer(cls.get_serializer(self), room, cls)
         if size is None:
             raise ValueError(f"size: missing, for {cls.__name__}")
         if issubclass(cls, FixedSerializer):
@@ -111,5 +112,8 @@ class RAMTask(rsyscall.far.Task):
         else:
             make = cast("Callable[[str], os.PathLike[str]]", type(data))
             serializer = PathLikeSerializer(make)
-        size = data.sizeof() if isinstance(data, FixedSize) else len(serializer.to_bytes(data))
+        if isinstance(data, FixedSize):
+            size = data.sizeof_for(self.abi)
+        else:
+            size = len(serializer.to_bytes(data))
         return await (await self.malloc_serializer(serializer, size, type(data))).write(data)

@@ -8,6 +8,7 @@ import struct
 from typing import Self
 
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, Layout
 from rsyscall.struct import check_size
 from rsyscall.sys.socket import AF, Sockaddr
 
@@ -15,6 +16,7 @@ __all__ = ["IPPROTO", "SockaddrIn", "SockaddrIn6"]
 
 _PORT = struct.Struct("!H")
 _REST6 = struct.Struct("!HI16s")
+_SCOPE = Layout("struct sockaddr_in6", "u32 scope_id")
 
 
 class IPPROTO(enum.IntEnum):
@@ -47,15 +49,15 @@ class SockaddrIn(Sockaddr):
         self.port: int = _check_port(port)
         self.addr: ipaddress.IPv4Address = ipaddress.IPv4Address(addr)
 
-    def to_bytes(self) -> bytes:
-        """The address in memory."""
-        return self._head() + _PORT.pack(self.port) + self.addr.packed + bytes(8)
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The address in the memory of a task with that ABI."""
+        return self._head(abi) + _PORT.pack(self.port) + self.addr.packed + bytes(8)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From an address in memory. ValueError if it has another family, or too few bytes."""
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """From an address in such memory. ValueError: another family, or too few bytes."""
         check_size(data, cls.sizeof(), "struct sockaddr_in")
-        cls._check_head(data)
+        cls._check_head(data, abi)
         return cls(_PORT.unpack_from(data, 2)[0], ipaddress.IPv4Address(data[4:8]))
 
     @classmethod
@@ -93,18 +95,18 @@ class SockaddrIn6(Sockaddr):
         self.flowinfo: int = flowinfo
         self.scope_id: int = scope_id
 
-    def to_bytes(self) -> bytes:
-        """The address in memory."""
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The address in the memory of a task with that ABI."""
         rest = _REST6.pack(self.port, self.flowinfo, self.addr.packed)
-        return self._head() + rest + struct.pack("=I", self.scope_id)
+        return self._head(abi) + rest + _SCOPE.pack(abi, self.scope_id)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From an address in memory. ValueError if it has another family, or too few bytes."""
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """From an address in such memory. ValueError: another family, or too few bytes."""
         check_size(data, cls.sizeof(), "struct sockaddr_in6")
-        cls._check_head(data)
+        cls._check_head(data, abi)
         port, flowinfo, addr = _REST6.unpack_from(data, 2)
-        (scope_id,) = struct.unpack_from("=I", data, 24)
+        (scope_id,) = _SCOPE.unpack(abi, data[24:])
         return cls(port, ipaddress.IPv6Address(addr), flowinfo, scope_id)
 
     @classmethod

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import abc
 import enum
 import importlib
-import struct
 from typing import ClassVar, Self
 
 from rsyscall._raw import lib
-from rsyscall.struct import Record, Struct, check_size
+from rsyscall.abi import ABI, Layout
+from rsyscall.struct import Portable, Record, Struct
 
 __all__ = ["AF", "Sockaddr", "SockaddrStorage"]
 
-_FAMILY = struct.Struct("=H")
+_FAMILY = Layout("struct sockaddr", "u16 family")
+_FAMILY_SIZE = 2
 
 
 class AF(enum.IntEnum):
@@ -25,7 +25,7 @@ class AF(enum.IntEnum):
     NETLINK = lib.AF_NETLINK
 
 
-class Sockaddr(Record, Struct):
+class Sockaddr(Record, Portable, Struct):
     """The address of a socket; each family has a class of its own."""
 
     __slots__ = ()
@@ -44,18 +44,14 @@ class Sockaddr(Record, Struct):
         if cls.family != family:
             raise ValueError(f"family: {family!r}, and a {cls.__name__} has {cls.family!r}")
 
-    def _head(self) -> bytes:
-        return _FAMILY.pack(self.family)
+    def _head(self, abi: ABI) -> bytes:
+        return _FAMILY.pack(abi, self.family)
 
     @classmethod
-    def _check_head(cls, data: bytes) -> None:
-        (family,) = _FAMILY.unpack_from(data)
+    def _check_head(cls, data: bytes, abi: ABI) -> None:
+        (family,) = _FAMILY.unpack(abi, data)
         if family != cls.family:
             raise ValueError(f"data: an address of family {family}, {cls.__name__} has another")
-
-    @abc.abstractmethod
-    def to_bytes(self) -> bytes:
-        """The address in memory."""
 
     def parse(self) -> Sockaddr:
         """As the class of its family; itself, if it is that already or there is none."""
@@ -72,20 +68,19 @@ class SockaddrStorage(Sockaddr):
 
     def __init__(self, family: int, data: bytes) -> None:
         """ValueError for more than 126 bytes."""
-        if len(data) > self.sizeof() - _FAMILY.size:
+        if len(data) > self.sizeof() - _FAMILY_SIZE:
             raise ValueError(f"data: {len(data)} bytes, an address has at most 126")
         self.family: int = AF(family) if family in _KNOWN else family
         self.data: bytes = data
 
-    def to_bytes(self) -> bytes:
-        """The address in memory."""
-        return _FAMILY.pack(self.family) + self.data
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The address in the memory of a task with that ABI."""
+        return self._head(abi) + self.data
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From an address in memory. ValueError if there are too few bytes."""
-        check_size(data, _FAMILY.size, "struct sockaddr")
-        return cls(_FAMILY.unpack_from(data)[0], data[_FAMILY.size : cls.sizeof()])
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """From an address in such memory. ValueError if there are too few bytes."""
+        return cls(_FAMILY.unpack(abi, data)[0], data[_FAMILY_SIZE : cls.sizeof()])
 
     @classmethod
     def sizeof(cls) -> int:

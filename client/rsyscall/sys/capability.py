@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import enum
-import struct
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, overload
 
 import rsyscall.far
 from rsyscall._raw import lib
+from rsyscall.abi import Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import InOut, Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing
-from rsyscall.struct import Record, Struct, check_size
+from rsyscall.struct import LaidOut, Record
 from rsyscall.sys.syscall import SYS
 
 if TYPE_CHECKING:
@@ -94,43 +94,39 @@ def from_uint32s(one: int, two: int) -> set[CAP]:
     return {cap for cap in CAP if mask >> cap & 1}
 
 
-class CapHeader(Record, Struct):
-    """cap_user_header_t: of which thread. pid: 0 is the calling one."""
+class CapHeader(Record, LaidOut):
+    """cap_user_header_t: of which thread. pid: 0 is the calling one.
+
+    ValueError for bytes that are one of another version.
+    """
 
     __slots__ = ("pid",)
-    _FORMAT = struct.Struct("=Ii")
+    LAYOUT: ClassVar[Layout] = Layout("cap_user_header_t", "u32 version, i32 pid")
 
     def __init__(self, pid: int = 0) -> None:
         """Nothing is checked."""
         self.pid: int = int(pid)
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
-        return self._FORMAT.pack(_VERSION, self.pid)
+    def _values(self) -> Sequence[int]:
+        return _VERSION, self.pid
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory.
-
-        ValueError if there are too few bytes, or it is of another version.
-        """
-        check_size(data, cls._FORMAT.size, "cap_user_header_t")
-        version, pid = cls._FORMAT.unpack_from(data)
+    def _from_values(cls, *values: int) -> Self:
+        version, pid = values
         if version != _VERSION:
             raise ValueError(f"data: version {version:#x} is not {_VERSION:#x}")
         return cls(pid)
 
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
 
-
-class CapData(Record, Struct):
+class CapData(Record, LaidOut):
     """cap_user_data_t, twice: which capabilities a thread has, may have and may hand on."""
 
     __slots__ = ("effective", "permitted", "inheritable")  # noqa: RUF023 - the kernel's order
-    _FORMAT = struct.Struct("=6I")
+    LAYOUT: ClassVar[Layout] = Layout(
+        "cap_user_data_t[2]",
+        "u32 effective, u32 permitted, u32 inheritable,"
+        "u32 effective_2, u32 permitted_2, u32 inheritable_2",
+    )
 
     def __init__(
         self,
@@ -143,22 +139,13 @@ class CapData(Record, Struct):
         self.permitted: set[CAP] = {CAP(cap) for cap in permitted}
         self.inheritable: set[CAP] = {CAP(cap) for cap in inheritable}
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
+    def _values(self) -> Sequence[int]:
         words = [to_uint32s(caps) for caps in (self.effective, self.permitted, self.inheritable)]
-        return self._FORMAT.pack(*[one for one, _ in words], *[two for _, two in words])
+        return [*[one for one, _ in words], *[two for _, two in words]]
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "cap_user_data_t[2]")
-        words = cls._FORMAT.unpack_from(data)
-        return cls(*[from_uint32s(words[i], words[i + 3]) for i in range(3)])
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
+    def _from_values(cls, *values: int) -> Self:
+        return cls(*[from_uint32s(values[i], values[i + 3]) for i in range(3)])
 
 
 def _data(_task: object, _value: int, outs: tuple[bytes, ...]) -> CapData:

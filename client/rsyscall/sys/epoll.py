@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import enum
-import os
-import struct
-from typing import Any, Self, cast, overload
+from typing import Any, ClassVar, Self, cast, overload
 
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
-from rsyscall.struct import Record, Serializable, Struct, check_size
+from rsyscall.struct import LaidOut, Portable, Record
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -62,17 +61,16 @@ class EPOLL(enum.IntFlag):
     EXCLUSIVE = lib.EPOLLEXCLUSIVE
 
 
-# Packed on x86_64, and nowhere else.
-_EVENT = struct.Struct("=IQ" if os.uname().machine == "x86_64" else "=I4xQ")
-
-
-class EpollEvent(Record, Struct):
+class EpollEvent(Record, LaidOut):
     """struct epoll_event: what has happened, or is to be waited for.
 
     data: any number of 64 bits, which comes back with the event.
     """
 
     __slots__ = ("data", "events")
+    LAYOUT: ClassVar[Layout] = Layout(
+        "struct epoll_event", "u32 events, u64 data", x86_64="packed u32 events, u64 data"
+    )
 
     def __init__(self, data: int, events: EPOLL) -> None:
         """ValueError for data that does not fit."""
@@ -81,35 +79,25 @@ class EpollEvent(Record, Struct):
         self.data: int = data
         self.events: EPOLL = events
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
-        return _EVENT.pack(int(self.events), self.data)
-
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, _EVENT.size, "struct epoll_event")
-        events, value = _EVENT.unpack_from(data)
-        return cls(value, EPOLL(events))
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return _EVENT.size
+    def _from_values(cls, *values: int) -> Self:
+        events, data = values
+        return cls(data, EPOLL(events))
 
 
-class EpollEventList(list[EpollEvent], Serializable):
+class EpollEventList(list[EpollEvent], Portable):
     """Events, one after the other."""
 
-    def to_bytes(self) -> bytes:
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
         """All of them in memory."""
-        return b"".join([event.to_bytes() for event in self])
+        return b"".join([event.to_bytes_for(abi) for event in self])
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
         """As many as there are whole ones."""
-        whole = len(data) - len(data) % _EVENT.size
-        return cls(EpollEvent(value, EPOLL(ev)) for ev, value in _EVENT.iter_unpack(data[:whole]))
+        size = EpollEvent.sizeof_for(abi)
+        ends = range(size, len(data) + 1, size)
+        return cls(EpollEvent.from_bytes_for(data[end - size : end], abi) for end in ends)
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
@@ -117,7 +105,7 @@ def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
 
 
 def _events(_task: object, value: int, outs: tuple[bytes, ...]) -> EpollEventList:
-    return EpollEventList.from_bytes(outs[0][: value * _EVENT.size])
+    return EpollEventList.from_bytes(outs[0][: value * EpollEvent.sizeof()])
 
 
 def _check_timeout(timeout: int) -> None:
@@ -152,7 +140,7 @@ def epoll_wait_call(epfd: SyscallArgument, events: int, timeout: int) -> TypedCa
         raise ValueError(f"events: room for {events} events")
     _check_timeout(timeout)
     # epoll_wait itself is not there on younger architectures.
-    args = (epfd, Out(events * _EVENT.size), events, timeout, 0, 8)
+    args = (epfd, Out(events * EpollEvent.sizeof()), events, timeout, 0, 8)
     return TypedCall(SYS.epoll_pwait, args, _events, outs=True)
 
 
@@ -210,12 +198,13 @@ class EpollFileDescriptor(BaseFileDescriptor):
         self._validate()
         if isinstance(events, int):
             return await perform(self.task, epoll_wait_call(self.near, events, timeout))
-        most = events.size() // _EVENT.size
+        size = EpollEvent.sizeof_for(self.task.abi)
+        most = events.size() // size
         if most < 1:
-            raise ValueError(f"events: {events.size()} bytes, an event has {_EVENT.size}")
+            raise ValueError(f"events: {events.size()} bytes, an event has {size}")
         _check_timeout(timeout)
         n = await perform_with(self.task, _wait_into, self, events, most, timeout)
-        return events.readable_split(n * _EVENT.size)
+        return events.readable_split(n * size)
 
 
 class EpollTask(FileDescriptorTask[T_fd]):

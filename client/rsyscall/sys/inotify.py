@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import enum
 import os
-import struct
 from typing import Any, Self, cast
 
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import PathArgument, PathOrAddress, path_in, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
-from rsyscall.struct import Record, Serializable, check_size
+from rsyscall.struct import Portable, Record, check_size
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -65,7 +65,9 @@ class IN(enum.IntFlag):
     UNMOUNT = lib.IN_UNMOUNT
 
 
-_EVENT = struct.Struct("=iIII")
+_EVENT = Layout("struct inotify_event", "i32 wd, u32 mask, u32 cookie, u32 length")
+#: Bytes of it, on any machine.
+_SIZE = 16
 
 
 class InotifyEvent(Record):
@@ -76,7 +78,7 @@ class InotifyEvent(Record):
 
     __slots__ = ("cookie", "mask", "name", "wd")
     #: Bytes that a read must have room for, whatever the name of the file is.
-    MINIMUM_SIZE_TO_READ_ONE_EVENT = _EVENT.size + 255 + 1
+    MINIMUM_SIZE_TO_READ_ONE_EVENT = _SIZE + 255 + 1
 
     def __init__(
         self, wd: near.WatchDescriptor, mask: IN, cookie: int = 0, name: str | None = None
@@ -89,37 +91,45 @@ class InotifyEvent(Record):
 
     def to_bytes(self) -> bytes:
         """The structure in memory, with its name, in steps of 16 bytes as the kernel has them."""
+        return self.to_bytes_for(NATIVE)
+
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The same in the memory of a task with that ABI."""
         name = b"" if self.name is None else os.fsencode(self.name) + b"\0"
-        name += b"\0" * (-len(name) % _EVENT.size)
-        return _EVENT.pack(int(self.wd), int(self.mask), self.cookie, len(name)) + name
+        name += b"\0" * (-len(name) % _SIZE)
+        return _EVENT.pack(abi, int(self.wd), int(self.mask), self.cookie, len(name)) + name
 
     @classmethod
     def from_bytes(cls, data: bytes) -> tuple[Self, int]:
         """The first event and its length in bytes. ValueError if it is not all there."""
-        check_size(data, _EVENT.size, "struct inotify_event")
-        wd, mask, cookie, length = _EVENT.unpack_from(data)
-        end = _EVENT.size + length
+        return cls.from_bytes_for(data, NATIVE)
+
+    @classmethod
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> tuple[Self, int]:
+        """The same from the memory of a task with that ABI."""
+        wd, mask, cookie, length = _EVENT.unpack(abi, data)
+        end = _SIZE + length
         check_size(data, end, "this struct inotify_event")
-        name = data[_EVENT.size : end].split(b"\0", 1)[0]
+        name = data[_SIZE:end].split(b"\0", 1)[0]
         event = cls(
             near.WatchDescriptor(wd), IN(mask), cookie, os.fsdecode(name) if length else None
         )
         return event, end
 
 
-class InotifyEventList(list[InotifyEvent], Serializable):
+class InotifyEventList(list[InotifyEvent], Portable):
     """Events, one after the other, as they are read."""
 
-    def to_bytes(self) -> bytes:
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
         """All of them in memory."""
-        return b"".join([event.to_bytes() for event in self])
+        return b"".join([event.to_bytes_for(abi) for event in self])
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
         """All of them. ValueError if the last one is not all there."""
         events, at = cls(), 0
         while at < len(data):
-            event, length = InotifyEvent.from_bytes(data[at:])
+            event, length = InotifyEvent.from_bytes_for(data[at:], abi)
             events.append(event)
             at += length
         return events

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import enum
-import struct
-from typing import TYPE_CHECKING, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, overload
 
 import rsyscall.far
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
-from rsyscall.struct import Record, Struct, check_size
+from rsyscall.struct import LaidOut, Record
 from rsyscall.sys.syscall import SYS
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ class RUSAGE(enum.IntEnum):
     THREAD = lib.RUSAGE_THREAD
 
 
-class Rlimit(Record, Struct):
+class Rlimit(Record, LaidOut):
     """struct rlimit: the limit that holds, and how far it may be raised; see RLIM_INFINITY."""
 
     __slots__ = ("cur", "max")
-    _FORMAT = struct.Struct("=QQ")
+    LAYOUT: ClassVar[Layout] = Layout("struct rlimit", "u64 cur, u64 max")
 
     def __init__(self, cur: int, max: int) -> None:
         """ValueError for what does not fit into 64 bits."""
@@ -92,24 +93,8 @@ class Rlimit(Record, Struct):
         self.cur: int = cur
         self.max: int = max
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
-        return self._FORMAT.pack(self.cur, self.max)
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "struct rlimit")
-        cur, most = cls._FORMAT.unpack_from(data)
-        return cls(cur, most)
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
-
-
-class Rusage(Record, Struct):
+class Rusage(Record, LaidOut):
     """struct rusage, as far as Linux fills it.
 
     utime, stime: seconds in user mode and in the kernel. maxrss: KiB. minflt, majflt: page faults
@@ -128,7 +113,12 @@ class Rusage(Record, Struct):
         "stime",
         "utime",
     )  # fmt: skip
-    _FORMAT = struct.Struct("=5q24x2q8x2q24x2q")
+    LAYOUT: ClassVar[Layout] = Layout(
+        "struct rusage",
+        "long utime, long utime_us, long stime, long stime_us, long maxrss, long[3] _,"
+        "long minflt, long majflt, long _, long inblock, long oublock, long[3] _,"
+        "long nvcsw, long nivcsw",
+    )
 
     def __init__(
         self,
@@ -153,23 +143,15 @@ class Rusage(Record, Struct):
         self.nvcsw: int = nvcsw
         self.nivcsw: int = nivcsw
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
+    def _values(self) -> Sequence[int]:
         times = [divmod(round(value * 1_000_000), 1_000_000) for value in (self.utime, self.stime)]
         faults = (self.minflt, self.majflt, self.inblock, self.oublock, self.nvcsw, self.nivcsw)
-        return self._FORMAT.pack(*times[0], *times[1], self.maxrss, *faults)
+        return (*times[0], *times[1], self.maxrss, *faults)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "struct rusage")
-        sec, usec, ssec, susec, *rest = cls._FORMAT.unpack_from(data)
+    def _from_values(cls, *values: int) -> Self:
+        sec, usec, ssec, susec, *rest = values
         return cls(sec + usec / 1_000_000, ssec + susec / 1_000_000, *rest)
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
 
 
 def _limit(_task: object, _value: int, outs: tuple[bytes, ...]) -> Rlimit:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import enum
-import struct
 from collections.abc import Iterable
-from typing import Any, Self, cast
+from typing import Any, ClassVar, cast
 
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing
 from rsyscall.signal import SIG, Sigset, signal_number
-from rsyscall.struct import Record, Struct, check_size
+from rsyscall.struct import LaidOut, Record
 from rsyscall.sys.syscall import SYS
 
 __all__ = ["SFD", "SignalFileDescriptor", "SignalfdSiginfo", "SignalfdTask", "signalfd_call"]
@@ -31,7 +31,7 @@ class SFD(enum.IntFlag):
     CLOEXEC = lib.SFD_CLOEXEC
 
 
-class SignalfdSiginfo(Record, Struct):
+class SignalfdSiginfo(Record, LaidOut):
     """struct signalfd_siginfo, as far as it tells who has sent which signal.
 
     signo: which. code: why, see sigaction(2). pid, uid: of who has sent it, or of the child that it
@@ -39,8 +39,10 @@ class SignalfdSiginfo(Record, Struct):
     """
 
     __slots__ = ("code", "pid", "signo", "status", "uid", "value")
-    # signo errno code pid uid fd tid band overrun trapno status int ...
-    _FORMAT = struct.Struct("=I4xiII20xii80x")
+    LAYOUT: ClassVar[Layout] = Layout(
+        "struct signalfd_siginfo",
+        "u32 signo, i32 _, i32 code, u32 pid, u32 uid, u8[20] _, i32 status, i32 value, u8[80] _",
+    )
 
     def __init__(
         self,
@@ -58,21 +60,6 @@ class SignalfdSiginfo(Record, Struct):
         self.uid: int = uid
         self.status: int = status
         self.value: int = value
-
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
-        return self._FORMAT.pack(self.signo, self.code, self.pid, self.uid, self.status, self.value)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        check_size(data, cls._FORMAT.size, "struct signalfd_siginfo")
-        return cls(*cls._FORMAT.unpack_from(data))
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return cls._FORMAT.size
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import overload
 
-from rsyscall._raw import ffi, lib
+from rsyscall._raw import lib
+from rsyscall.abi import Layout
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer
 from rsyscall.near.sysif import Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, perform
-from rsyscall.struct import Struct
+from rsyscall.struct import LaidOut
 from rsyscall.sys.syscall import SYS
 from rsyscall.time import Timespec
 from rsyscall_protocol._record import record
@@ -57,11 +59,11 @@ class TypeMode:
         return self.type | self.mode
 
 
-_SIZE = ffi.sizeof("struct stat")
+_TIMES = "long atime, long atime_ns, long mtime, long mtime_ns, long ctime, long ctime_ns,"
 
 
 @record
-class Stat(Struct):
+class Stat(LaidOut):
     """struct stat: sizes in bytes, blocks of 512 bytes."""
 
     dev: int
@@ -78,45 +80,41 @@ class Stat(Struct):
     mtime: Timespec
     ctime: Timespec
 
-    def to_bytes(self) -> bytes:
-        """The structure in memory."""
-        fields = {
-            f"st_{name}": getattr(self, name)
-            for name in ["dev", "ino", "nlink", "uid", "gid", "rdev", "size", "blksize", "blocks"]
-        }
-        times = {
-            f"st_{name}": {"tv_sec": value.sec, "tv_nsec": value.nsec}
-            for name, value in (("atim", self.atime), ("mtim", self.mtime), ("ctim", self.ctime))
-        }
-        struct = ffi.new("struct stat *", {**fields, **times, "st_mode": int(self.mode)})
-        return bytes(ffi.buffer(struct))
+    LAYOUT = Layout(
+        "struct stat",
+        "ulong dev, ulong ino, u32 mode, u32 nlink, u32 uid, u32 gid, ulong rdev, ulong _,"
+        f"long size, i32 blksize, i32 _, long blocks, {_TIMES} u32[2] _",
+        x86_64="ulong dev, ulong ino, ulong nlink, u32 mode, u32 uid, u32 gid, u32 _, ulong rdev,"
+        f"long size, long blksize, long blocks, {_TIMES} long[3] _",
+    )
+
+    @property
+    def atim(self) -> Timespec:
+        """The same as atime."""
+        return self.atime
+
+    @property
+    def mtim(self) -> Timespec:
+        """The same as mtime."""
+        return self.mtime
+
+    @property
+    def ctim(self) -> Timespec:
+        """The same as ctime."""
+        return self.ctime
+
+    def _values(self) -> Sequence[int]:
+        first = self.dev, self.ino, int(self.mode), self.nlink, self.uid, self.gid, self.rdev
+        times = self.atime, self.mtime, self.ctime
+        rest = [part for time in times for part in (time.sec, time.nsec)]
+        return [*first, self.size, self.blksize, self.blocks, *rest]
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Stat:
-        """From the structure in memory. ValueError if there are too few bytes."""
-        if len(data) < _SIZE:
-            raise ValueError(f"data: {len(data)} bytes, struct stat has {_SIZE}")
-        st = ffi.cast("struct stat *", ffi.from_buffer("char[]", data))
-        return cls(
-            dev=int(st.st_dev),
-            ino=int(st.st_ino),
-            mode=TypeMode.from_int(st.st_mode),
-            nlink=int(st.st_nlink),
-            uid=int(st.st_uid),
-            gid=int(st.st_gid),
-            rdev=int(st.st_rdev),
-            size=int(st.st_size),
-            blksize=int(st.st_blksize),
-            blocks=int(st.st_blocks),
-            atime=Timespec(int(st.st_atim.tv_sec), int(st.st_atim.tv_nsec)),
-            mtime=Timespec(int(st.st_mtim.tv_sec), int(st.st_mtim.tv_nsec)),
-            ctime=Timespec(int(st.st_ctim.tv_sec), int(st.st_ctim.tv_nsec)),
-        )
-
-    @classmethod
-    def sizeof(cls) -> int:
-        """Its size in bytes."""
-        return _SIZE
+    def _from_values(cls, *values: int) -> Stat:
+        dev, ino, mode, nlink, uid, gid, rdev, size, blksize, blocks, *rest = values
+        times = Timespec(*rest[:2]), Timespec(*rest[2:4]), Timespec(*rest[4:])
+        kind = TypeMode.from_int(mode)
+        return cls(dev, ino, kind, nlink, uid, gid, rdev, size, blksize, blocks, *times)
 
 
 def _stat(_task: object, _value: int, outs: tuple[bytes, ...]) -> Stat:
@@ -126,7 +124,7 @@ def _stat(_task: object, _value: int, outs: tuple[bytes, ...]) -> Stat:
 @declares("fstat")
 def fstat_call(fd: SyscallArgument) -> TypedCall[Stat]:
     """fstat(2)."""
-    return TypedCall(SYS.fstat, (fd, Out(_SIZE)), _stat, outs=True)
+    return TypedCall(SYS.fstat, (fd, Out(Stat.sizeof())), _stat, outs=True)
 
 
 class StatFileDescriptor(BaseFileDescriptor):
@@ -146,8 +144,9 @@ class StatFileDescriptor(BaseFileDescriptor):
         self._validate()
         if statbuf is None:
             return await perform(self.task, fstat_call(self.near))
-        if statbuf.size() < _SIZE:  # a part of a pointer that was split
-            raise ValueError(f"statbuf: {statbuf.size()} bytes, struct stat has {_SIZE}")
+        size = Stat.sizeof_for(self.task.abi)
+        if statbuf.size() < size:  # a part of a pointer that was split
+            raise ValueError(f"statbuf: {statbuf.size()} bytes, struct stat has {size}")
         with statbuf.borrow(self.task) as address:
             await self.task.sysif.syscall(SYS.fstat, self.near, address)
         return statbuf.unsafe()

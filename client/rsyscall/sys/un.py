@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Self
 
+from rsyscall.abi import ABI
 from rsyscall.struct import check_size
 from rsyscall.sys.socket import AF, Sockaddr
 
@@ -36,16 +37,16 @@ class SockaddrUn(Sockaddr):
             raise ValueError(f"path: embedded null byte in {path!r}")
         self.path: bytes = data
 
-    def to_bytes(self) -> bytes:
-        """The address in memory, no longer than it must be."""
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The address in the memory of a task with that ABI, no longer than it must be."""
         end = b"" if not self.path or self.path[:1] == b"\0" or len(self.path) == _PATH else b"\0"
-        return self._head() + self.path + end
+        return self._head(abi) + self.path + end
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From an address in memory. ValueError if it has another family."""
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """From an address in such memory. ValueError if it has another family."""
         check_size(data, 2, "struct sockaddr_un")
-        cls._check_head(data)
+        cls._check_head(data, abi)
         path = data[2 : 2 + _PATH]
         return cls(path if path[:1] == b"\0" else path.split(b"\0", 1)[0])
 

@@ -1,0 +1,73 @@
+"""What a process offers besides children, reached in some ways: they cannot differ in more."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+import rsyscall
+from conformance.ways import WAYS
+from rsyscall.fcntl import O
+from rsyscall.netinet.in_ import SockaddrIn
+from rsyscall.path import Path as FarPath
+from rsyscall.sys.socket import AF, SOCK, SockaddrStorage
+
+
+@pytest.fixture(params=["direct", "stub", "stub-no-ring"])
+async def some(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[rsyscall.Process]:
+    async with WAYS[request.param](tmp_path) as process:
+        yield process
+
+
+async def test_descriptors_are_made(some: rsyscall.Process) -> None:
+    pipe = await some.pipe()
+    pair = await some.socketpair(AF.UNIX, SOCK.STREAM)
+    async with pipe.read, pipe.write, pair.first, pair.second:
+        await pipe.write.write(b"pipe")
+        assert await pipe.read.read(9) == b"pipe"
+        await pair.first.write(b"pair")
+        assert await pair.second.read(9) == b"pair"
+
+
+async def test_a_socket_is_bound_to_a_port_that_is_free(some: rsyscall.Process) -> None:
+    async with await some.socket(AF.INET, SOCK.STREAM) as sock:
+        bound = await some.bind_getsockname(sock, SockaddrIn(0, "127.0.0.1"))
+        assert bound.port != 0
+        await sock.listen(1)
+        socket.create_connection(("127.0.0.1", bound.port)).close()
+    async with await some.socket(AF.INET, SOCK.STREAM) as sock:
+        any_family = SockaddrStorage(AF.INET, SockaddrIn(0, "127.0.0.1").to_bytes()[2:])
+        with pytest.raises(ValueError, match="and the socket has SockaddrIn"):
+            await some.bind_getsockname(sock, any_family)
+
+
+async def test_all_is_read(some: rsyscall.Process, tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(data)
+    async with await some.task.open(tmp_path / "file", O.RDONLY) as fd:
+        assert await some.read_to_eof(fd) == data
+        assert await some.read_to_eof(fd) == b""
+
+
+async def test_a_text_is_written(some: rsyscall.Process, tmp_path: Path) -> None:
+    path = await some.mkdir(tmp_path / "directory", 0o700)
+    assert path == FarPath(tmp_path / "directory")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    file = await some.spit(path / "file", "ünïcode\udcff", 0o600)
+    assert file == path / "file"
+    assert Path(file).read_bytes() == os.fsencode("ünïcode\udcff")
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    large = os.urandom(3_000_000)
+    assert await some.spit(file, large) == file
+    assert Path(file).read_bytes() == large
+    await some.spit(file, b"short")
+    async with await some.task.open(file, O.WRONLY | O.APPEND) as fd:
+        await some.spit(fd, b", and more")
+    assert Path(file).read_bytes() == b"short, and more"
+    with pytest.raises(FileNotFoundError):
+        await some.spit(path / "none" / "file", b"")
