@@ -57,6 +57,7 @@ async def test_all_names(
         async with process.batch() as batch:
             step = batch.getdents(fd)
         assert step.value[:10] == found[:10]
+        await fd.lseek(0, SEEK.SET)
         with pytest.raises(OSError, match="Invalid argument"):
             await fd.getdents(4)
         with pytest.raises(ValueError, match=r"^count: "):
@@ -94,7 +95,7 @@ def test_there_and_back(entries: list[Dirent]) -> None:
 
 
 def test_a_kind_that_has_no_name() -> None:
-    entry, _ = Dirent.from_bytes(
-        Dirent(1, 2, DT.REG, "x").to_bytes()[:18] + bytes([14]) + b"x\0\0\0\0"
-    )
+    data = bytearray(Dirent(1, 2, DT.REG, "x").to_bytes())
+    data[18] = 14
+    entry, _ = Dirent.from_bytes(bytes(data))
     assert (entry.type, entry.name) == (DT.UNKNOWN, "x")
