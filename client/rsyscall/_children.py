@@ -227,9 +227,9 @@ class ChildPidMonitor:
                 found = await look()
                 if found is not None:
                     return found
-                told = signals is not None
-                if self.sigfd is not None and not direct and not self._unsure:
-                    told = True  # of the interpreter's own, another thread may have taken it
+                # A thread of the interpreter that does not block it may throw the signal away.
+                sure = self.sigfd is not None and not direct and not self._unsure
+                told = signals is not None or sure
                 if not told:
                     scope.deadline = trio.current_time() + pause
                     pause = min(2 * pause, _LONG)

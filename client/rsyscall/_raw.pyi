@@ -349,6 +349,14 @@ class _Lib:
     SFD_NONBLOCK: int
     IN_CLOEXEC: int
     IN_NONBLOCK: int
+    DT_UNKNOWN: int
+    DT_FIFO: int
+    DT_CHR: int
+    DT_DIR: int
+    DT_BLK: int
+    DT_REG: int
+    DT_LNK: int
+    DT_SOCK: int
     IN_ACCESS: int
     IN_ATTRIB: int
     IN_CLOSE_WRITE: int

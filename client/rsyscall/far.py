@@ -127,6 +127,16 @@ class AddressSpace:
         if self.views is not None:
             self.views.close()
 
+    def dumpable_set(self, task: Task, dumpable: bool) -> None:
+        """Take note that a task of it has said whether it can be dumped.
+
+        What a child says of memory that it shares is forgotten with the last such child.
+        """
+        if self.root is None or self.root() is task:
+            self.dumpable = dumpable
+        elif self.sharers:
+            self.ids_changed = True
+
     def assert_is(self, other: AddressSpace) -> None:
         """Raise AddressSpaceMismatchError, naming both, unless `other` is this very one."""
         if other is not self:

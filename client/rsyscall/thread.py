@@ -63,8 +63,8 @@ async def write_user_mappings(
 async def do_cloexec_except(thr: Process, excluded_fds: set[near.FileDescriptor]) -> None:
     """Have all descriptors of a process closed on exec, but stdio and these.
 
-    OSError as the call reports it: ENOSYS or EINVAL before Linux 5.11. A checkpoint; if cancelled,
-    nothing has changed. close_range(2).
+    OSError as the calls report it. A checkpoint; if cancelled, it may have been done for some.
+    close_range(2), fcntl(2).
     """
     await close_on_exec(thr.task, {int(number) for number in excluded_fds})
 

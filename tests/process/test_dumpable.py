@@ -12,6 +12,8 @@ import trio
 import rsyscall
 from conformance.ways import WAYS
 from process.seen import TRUE
+from rsyscall.fcntl import O
+from rsyscall.sched import CLONE
 from rsyscall.sys.prctl import PR
 
 NOBODY = 65534
@@ -40,6 +42,32 @@ async def test_we_are_dumpable_again_once_the_last_of_them_is_gone(
         assert await us.task.prctl(PR.GET_DUMPABLE) != 1  # the other might have its ids
     assert await us.task.prctl(PR.GET_DUMPABLE) == 1
     assert os.stat("/proc/self/stat").st_uid == os.geteuid()
+
+
+@pytest.mark.parametrize("way", ["direct", "stub"])
+async def test_what_a_child_says_of_it_is_forgotten_with_it(tmp_path: Path, way: str) -> None:
+    async with WAYS[way](tmp_path) as parent:
+        ask = parent.task.prctl
+        async with await parent.clone() as child:
+            await child.task.prctl(PR.SET_DUMPABLE, 0)
+            assert await ask(PR.GET_DUMPABLE) == 0
+        assert await ask(PR.GET_DUMPABLE) == 1
+        async with await parent.clone() as child:
+            await child.task.getpid()
+            await ask(PR.SET_DUMPABLE, 0)  # but not what we say ourselves
+        assert await ask(PR.GET_DUMPABLE) == 0
+        await ask(PR.SET_DUMPABLE, 1)
+
+
+async def test_entering_a_user_namespace_leaves_us_dumpable(tmp_path: Path) -> None:
+    async with (
+        WAYS["stub"](tmp_path) as parent,
+        await parent.clone(CLONE.NEWUSER) as other,
+        await parent.clone() as child,
+        await child.task.open(f"/proc/{int(other.pid)}/ns/user", O.RDONLY) as fd,
+    ):
+        await child.setns(fd)
+        assert await parent.task.prctl(PR.GET_DUMPABLE) == 1
 
 
 def proc_owner(process: rsyscall.Process) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 import rsyscall
 from process.seen import TRUE
-from rsyscall.child.refusals import likely
+from rsyscall.child.refusals import likely, likely_of_map
 from rsyscall.fcntl import O
 from rsyscall.sched import CLONE
+from rsyscall.thread import write_user_mappings
 
 
 async def forbid(process: rsyscall.Process, kind: str) -> None:
@@ -45,6 +47,16 @@ async def test_each_has_its_limit(parent: rsyscall.Process) -> None:
         assert (await inside.run(TRUE, unshare=CLONE.NEWIPC)).clean()
 
 
+async def test_a_map_that_is_refused(parent: rsyscall.Process) -> None:
+    async with await parent.clone(CLONE.NEWUSER, False) as child:
+        with pytest.raises(PermissionError) as caught:
+            await write_user_mappings(child, 5, 5)  # whose ids nobody there has
+        assert "one may map his own ids only" in caught.value.__notes__[-1]
+        assert any("/proc/self/uid_map" in note for note in caught.value.__notes__)
+        await write_user_mappings(child, os.geteuid(), os.getegid())  # nothing has happened
+        assert (await child.run(TRUE)).clean()
+
+
 def test_settings_of_distributions() -> None:
     """This kernel need not have them."""
     debian = {"kernel.unprivileged_userns_clone": "0", "user.max_user_namespaces": "100"}
@@ -58,6 +70,12 @@ def test_settings_of_distributions() -> None:
         note = likely(errno.EPERM, CLONE.NEWUSER | CLONE.NEWNET, settings)
         assert note is not None
         assert note.startswith(told)
+    for settings, told in (
+        (ubuntu, "kernel.apparmor_restrict_unprivileged_userns is 1: "),
+        ({}, "without CAP_SETUID "),
+    ):
+        assert (likely_of_map(errno.EPERM, settings) or "").startswith(told)
+    assert likely_of_map(errno.EINVAL, ubuntu) is None
     assert "CAP_SYS_ADMIN" in (likely(errno.EPERM, CLONE.NEWNET, debian) or "")
     assert "built without" in (likely(errno.EINVAL, CLONE.NEWTIME, {}) or "")
     assert likely(errno.EAGAIN, CLONE.NEWUSER, debian) is None

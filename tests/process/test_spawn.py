@@ -19,7 +19,7 @@ import trio
 import rsyscall
 from leaks import children
 from process.seen import FALSE, SH, SLEEP, TRUE, fds, output, status
-from rsyscall import DEVNULL, far, local_process
+from rsyscall import DEVNULL, far, local_process, near
 from rsyscall.command import Command
 from rsyscall.fcntl import O
 from rsyscall.monitor import AsyncChildPid
@@ -27,6 +27,7 @@ from rsyscall.near.sysif import SyscallHangup
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.sys.mount import MS
+from rsyscall.sys.resource import RLIMIT, Rlimit
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, CalledProcessError, W
 
@@ -348,6 +349,33 @@ async def test_the_step_that_failed_is_named(
     assert caught.value.__notes__[-1] == note
     assert caught.value.__notes__[0].startswith("in ")
     assert fds(int(parent.pid)) == before
+
+
+async def test_a_map_that_is_refused(parent: rsyscall.Process, tmp_path: Path) -> None:
+    """One whose /proc shows nobody."""
+    async with await parent.clone(CLONE.NEWUSER | CLONE.NEWNS) as child:
+        await child.task.mount("none", "/proc", "tmpfs", MS.NONE, "")
+        with pytest.raises(FileNotFoundError) as caught:
+            await child.spawn(TRUE, unshare=CLONE.NEWUSER)
+        assert "to /proc/self/setgroups" in caught.value.__notes__[-1]
+
+
+async def test_no_room_for_descriptors(parent: rsyscall.Process) -> None:
+    async with await parent.clone() as child, await child.task.memfd_create("x") as fd:
+        await child.task.setrlimit(RLIMIT.NOFILE, Rlimit(64, 64))
+        with pytest.raises(OSError, match="Invalid argument") as caught:
+            await child.spawn(TRUE, fds={100: child.stdin, 0: fd})
+        assert caught.value.__notes__[-1] == "while moving descriptor 0 out of the way"
+
+
+async def test_a_parent_that_is_dead_by_then(parent: rsyscall.Process) -> None:
+    """The child has another one, and would never get the signal."""
+    async with await parent.clone() as child:
+        before, child.task.near_process = child.task.near_process, near.Pid(2**22 + 1)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            await child.spawn(TRUE, pdeathsig=SIG.TERM)
+        child.task.near_process = before
+        assert caught.value.__notes__[-1] == "while looking for the parent"
 
 
 async def test_a_process_group_of_another_session(parent: rsyscall.Process) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from process.seen import SH, SLEEP, TRUE, status
 from rsyscall import local_process
 from rsyscall.fcntl import O
 from rsyscall.near.sysif import In, Out, SyscallHangup
+from rsyscall.sched import CLONE
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, CalledProcessError, W
@@ -226,6 +228,58 @@ def test_nothing_is_looked_up_when_a_child_calls_it() -> None:
     command = ["readelf", "--wide", "--dynamic", rsyscall._raw.__file__]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.search(r"BIND_NOW|Flags: NOW", said)
+
+
+@pytest.mark.privileged
+async def test_the_init_of_a_pid_namespace(parent: rsyscall.Process) -> None:
+    """It ignores what it has no handler for; and with it all end who are in there."""
+    async with await parent.clone(CLONE.NEWPID) as init, await init.clone() as other:
+        for sig in (SIG.TERM, SIG.USR1, SIG.HUP):
+            os.kill(int(init.pid), sig)
+        assert await init.task.getpid() == init.task.near_process
+        await init.pid.kill(SIG.SEGV)  # which would dump core, and cannot kill itself
+        state = await init.pid.waitpid(W.EXITED)
+        assert (state.code, state.exit_status) == (CLD.EXITED, 128 + SIG.SEGV)
+        with trio.fail_after(10):
+            await other.pid.pid.wait_readable()
+        with pytest.raises(SyscallHangup):
+            await other.task.getpid()
+    assert await parent.task.getpid() == parent.task.near_process
+
+
+async def many(children: list[rsyscall.ChildProcess]) -> None:
+    while True:
+        children.append(await local_process.clone())
+
+
+async def test_more_children_than_descriptors() -> None:
+    """An error, and nothing is left; most have a soft limit of 1,024."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    children: list[rsyscall.ChildProcess] = []
+    highest = max(file_descriptors())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 16, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            await many(children)
+        assert len(children) > 1
+        for child in children:
+            await child.task.getpid()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for child in children:
+            await child.end()
+    async with await local_process.clone() as child:
+        await child.task.getpid()
+
+
+async def test_the_score_of_the_oom_killer_is_left_alone(parent: rsyscall.Process) -> None:
+    """It belongs to the memory, and so to everybody who shares that."""
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
+    async with await parent.clone() as child:
+        await child.run(SH.args("echo 1000 > /proc/self/oom_score_adj"))
+        await (await child.exec(TRUE)).check()
+    assert score.read_text() == before
 
 
 def pidfds() -> set[str]:

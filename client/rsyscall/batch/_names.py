@@ -8,6 +8,7 @@ from rsyscall.batch._steps import DirfdArgument, FdArgument, PathArgument, Steps
 from rsyscall.batch.step import Step, StepOptions
 from rsyscall.fcntl import AT, F, O
 from rsyscall.handle.fd import BaseFileDescriptor
+from rsyscall.linux.dirent import DirentList, getdents_call
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.sys.ioctl import ioctl_call
 from rsyscall.sys.mount import MS, UMOUNT, mount_call, pivot_root_call, umount_call
@@ -298,3 +299,9 @@ class NameSteps(Steps):
     def sethostname(self, name: str | bytes, **options: Unpack[StepOptions]) -> Step[None]:
         """Change the host name. sethostname(2)."""
         return self.add(sethostname_call(name), **options)
+
+    def getdents(
+        self, fd: FdArgument, dirp: int = 32768, **options: Unpack[StepOptions]
+    ) -> Step[DirentList]:
+        """The next names of a directory, into so many bytes. getdents64(2)."""
+        return self.add(getdents_call(self._fd(fd), dirp), **options)

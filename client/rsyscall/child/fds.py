@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Iterable
 
 from rsyscall.child.steps import call, run
+from rsyscall.fcntl import O
 from rsyscall.handle import Task
 from rsyscall.sys.syscall import SYS
 
 __all__ = ["close_on_exec", "gaps", "kept"]
 
 _LAST = 2**32 - 1
-_CLOSE_RANGE_CLOEXEC = 4
+_CLOSE_RANGE_CLOEXEC, _F_SETFD, _FD_CLOEXEC = 4, 2, 1
 #: The same numbers are free again and again.
 _KEPT = 8
 
@@ -41,8 +43,22 @@ def _gaps(keep: frozenset[int]) -> tuple[tuple[int, int], ...]:
 
 async def close_on_exec(task: Task, keep: Iterable[int]) -> None:
     """See rsyscall.thread.do_cloexec_except."""
-    steps = [
-        call(SYS.close_range, first, last, _CLOSE_RANGE_CLOEXEC)
-        for first, last in gaps({0, 1, 2, *keep})
-    ]
-    await run(task.sysif, steps)
+    kept_open = {0, 1, 2, *keep}
+    flag = _CLOSE_RANGE_CLOEXEC
+    try:
+        await run(task.sysif, [call(SYS.close_range, *gap, flag) for gap in gaps(kept_open)])
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOSYS):  # before Linux 5.11
+            raise
+        for number in sorted(await _open_numbers(task) - kept_open):
+            step = call(SYS.fcntl, number, _F_SETFD, _FD_CLOEXEC, ok=(errno.EBADF,))
+            await run(task.sysif, [step])
+
+
+async def _open_numbers(task: Task) -> set[int]:
+    """What is open in the task's table, by its /proc."""
+    async with await task.open("/proc/self/fd", O.RDONLY | O.DIRECTORY) as fd:
+        found = set[int]()
+        while names := [entry.name for entry in await fd.getdents()]:
+            found |= {int(name) for name in names if name.isdecimal()}
+        return found - {int(fd.near)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall.child.refusals import explain_map
 from rsyscall.child.steps import run, write_file
 from rsyscall.handle import Task
 from rsyscall.sys.syscall import SYS
@@ -48,4 +49,8 @@ async def write_user_mappings(
     with shield(not task.sysif.immediate):
         for file, line in map_lines(inside, outside):
             names, steps = zip(*map_steps(0, file, line), strict=True)
-            await run(task.sysif, steps, names)
+            try:
+                await run(task.sysif, steps, names)
+            except OSError as exc:
+                await explain_map(task, exc)
+                raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rsyscall._checkpoint import shield
 from rsyscall.child.namespaces import NAMESPACES
@@ -15,7 +15,7 @@ from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import In, Out, Ref
 
-__all__ = ["explain", "likely"]
+__all__ = ["explain", "explain_map", "likely", "likely_of_map"]
 
 #: How many there may be, for each user in each user namespace.
 _LIMITS = {
@@ -56,12 +56,37 @@ def likely(number: int, flags: CLONE, settings: Mapping[str, str]) -> str | None
         return None
     if CLONE.NEWUSER not in flags:
         return f"{flags!r} needs CAP_SYS_ADMIN, or CLONE.NEWUSER with it"
+    if found_settings := _found(settings):
+        return f"{found_settings}: only who is privileged may have user namespaces"
+    return "a seccomp filter or a security module forbids user namespaces, or the root is a chroot"
+
+
+def likely_of_map(number: int, settings: Mapping[str, str]) -> str | None:
+    """What may be wrong with a uid_map or gid_map, in words; None if nothing can be said."""
+    if number not in (errno.EPERM, errno.EACCES):
+        return None
+    found = _found(settings)
+    if found:
+        return f"{found}: only who is privileged may use user namespaces"
+    return (
+        "without CAP_SETUID and CAP_SETGID outside one may map his own ids only; nobody may twice,"
+        " nor where a security module forbids it"
+    )
+
+
+def _found(settings: Mapping[str, str]) -> str:
     found = [
         f"{name} is {value}" for name, value in _FORBIDDING.items() if settings.get(name) == value
     ]
-    if found:
-        return f"{' and '.join(found)}: only who is privileged may have user namespaces"
-    return "a seccomp filter or a security module forbids user namespaces, or the root is a chroot"
+    return " and ".join(found)
+
+
+async def explain_map(task: Task, exc: OSError) -> None:
+    """Add to the error of a write to a uid_map or gid_map what may be wrong. Not a checkpoint."""
+    if exc.errno is not None and any("id_map" in note for note in getattr(exc, "__notes__", ())):
+        note = likely_of_map(exc.errno, await _settings(task, list(_FORBIDDING)))
+        if note is not None:
+            exc.add_note(note)
 
 
 async def _setting(task: Task, name: str) -> str | None:
@@ -77,18 +102,22 @@ async def _setting(task: Task, name: str) -> str | None:
     return None
 
 
-async def explain(task: Task, flags: CLONE, exc: OSError) -> None:
-    """Add to an error of clone(2) or unshare(2) what may be wrong. Not a checkpoint."""
-    wanted = flags & (NAMESPACES | CLONE.NEWTIME)
-    if not wanted or exc.errno is None:
-        return
-    names = [name for flag, name in _LIMITS.items() if flag in wanted] + list(_FORBIDDING)
+async def _settings(task: Task, names: Sequence[str]) -> dict[str, str]:
     settings = dict[str, str]()
     with shield():
         for name in names:
             value = await _setting(task, name)
             if value is not None:
                 settings[name] = value
-    note = likely(exc.errno, wanted, settings)
+    return settings
+
+
+async def explain(task: Task, flags: CLONE, exc: OSError) -> None:
+    """Add to an error of clone(2) or unshare(2) what may be wrong. Not a checkpoint."""
+    wanted = flags & (NAMESPACES | CLONE.NEWTIME)
+    if not wanted or exc.errno is None:
+        return
+    names = [name for flag, name in _LIMITS.items() if flag in wanted] + list(_FORBIDDING)
+    note = likely(exc.errno, wanted, await _settings(task, names))
     if note is not None:
         exc.add_note(note)

@@ -26,7 +26,7 @@ from rsyscall.child.fds import gaps
 from rsyscall.child.mappings import effective_ids, map_lines, map_steps
 from rsyscall.child.memory import REPLY_AT, RUN, SHARED, ChildMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES
-from rsyscall.child.refusals import explain
+from rsyscall.child.refusals import explain, explain_map
 from rsyscall.child.start import entry, start_memory
 from rsyscall.child.stdio import DEVNULL, PIPE, STDOUT, Pipes, StdioArgument, divide
 from rsyscall.child.steps import call, raise_failure
@@ -442,8 +442,10 @@ async def _run(
         pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
         try:
             await _check(pid, memory, stack, s)
-        except BaseException:
+        except BaseException as exc:
             await pid.end()
+            if isinstance(exc, OSError):
+                await explain_map(task, exc)
             raise
     return pid
 

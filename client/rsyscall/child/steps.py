@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -67,7 +68,13 @@ def raise_failure(steps: Sequence[Step], reply: Batched, names: Sequence[str] = 
             if names:
                 exc.add_note(f"while {names[reply.stopped]}")
             raise
-        raise AssertionError("a step stopped a batch and had not failed")
+        if step.ok is None:
+            raise AssertionError("a step stopped a batch and had not failed")
+        unexpected = OSError(errno.EIO, os.strerror(errno.EIO))
+        unexpected.add_note(f"{SYS(step.nr).name} returned {values[reply.stopped]}, not {step.ok}")
+        if names:
+            unexpected.add_note(f"while {names[reply.stopped]}")
+        raise unexpected
     return Done(values, reply.outs)
 
 

@@ -111,6 +111,7 @@ async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
                 kind = CLONE(await task.sysif.syscall(SYS.ioctl, number, _NS_GET_NSTYPE))
             except OSError as exc:
                 raise ValueError(f"nstype: missing, and {fd} does not tell") from exc
+        dumpable = CLONE.NEWUSER in kind and await is_dumpable(task)
         with shield(not task.sysif.immediate):
             try:
                 await task.sysif.syscall(SYS.setns, number, int(nstype))
@@ -121,3 +122,5 @@ async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
             move(task, kind)
             if CLONE.NEWTIME in kind:
                 task.timens = task.timens_for_children
+            if dumpable:  # as in unshare
+                await restore(task)

@@ -29,6 +29,7 @@ from rsyscall.handle.process import (
     DeadTaskError,
     Pid,
 )
+from rsyscall.linux.dirent import GetdentsFileDescriptor
 from rsyscall.linux.memfd import MemfdTask
 from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.memory.allocator import AllocatorClient
@@ -87,6 +88,7 @@ __all__ = [
 class FileDescriptor(
     SeekableFileDescriptor,
     FSFileDescriptor,
+    GetdentsFileDescriptor,
     MappableFileDescriptor,
     StatFileDescriptor,
     IoctlFileDescriptor,

@@ -82,7 +82,16 @@ def prctl_call(
     arg5: SyscallArgument = 0,
 ) -> TypedCall[int]:
     """prctl(2)."""
-    return TypedCall(SYS.prctl, (option, arg2, arg3, arg4, arg5), number)
+    args = (option, arg2, arg3, arg4, arg5)
+    if option == PR.SET_DUMPABLE and isinstance(arg2, int):
+        dumpable = arg2 == 1
+
+        def told(task: rsyscall.far.Task, value: int, _outs: tuple[bytes, ...]) -> int:
+            task.address_space.dumpable_set(task, dumpable)
+            return value
+
+        return TypedCall(SYS.prctl, args, told, handle=True)
+    return TypedCall(SYS.prctl, args, number)
 
 
 @declares("prctl_set_pdeathsig")
