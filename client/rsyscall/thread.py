@@ -15,8 +15,9 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.exec import execute
 from rsyscall.child.mappings import effective_ids, write_user_mappings
+from rsyscall.child.plain import start_program
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
-from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
+from rsyscall.child.spawn import Descriptors, Setup, by_number
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import Strings, full_environment
@@ -60,7 +61,7 @@ class Process:
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         self.task = task
-        self._children = set[ChildProcess | AsyncChildPid]()
+        self._children: set[ChildProcess | AsyncChildPid] = set()
 
     @functools.cached_property
     def stdin(self) -> FileDescriptor:
@@ -208,7 +209,7 @@ class Process:
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
         full = full_environment(env, command.env_updates)
-        pid = await spawn(self.task, command, setup, full)
+        pid = await start_program(self.task, command, setup, full)
         self._adopt(pid)
         return pid
 
