@@ -71,6 +71,7 @@ static PyMethodDef functions[] = {
     {"vm_write", vm_write, METH_VARARGS, NULL},
     {"wait_child", wait_child, METH_VARARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
+    {"lay_strings", lay_strings, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

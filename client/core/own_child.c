@@ -39,3 +39,42 @@ PyObject *environment(PyObject *module, PyObject *unused) {
     }
     return list;
 }
+
+PyObject *lay_strings(PyObject *module, PyObject *args) {
+    PyObject *list;
+    Py_ssize_t first;
+    unsigned long long address;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!nK", &PyList_Type, &list, &first, &address))
+        return NULL;
+    Py_ssize_t n = PyList_GET_SIZE(list), at = (Py_ssize_t)sizeof address * (n + 2), size = at;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (!PyBytes_Check(PyList_GET_ITEM(list, i))) {
+            PyErr_SetString(PyExc_TypeError, "strings: not all are bytes");
+            return NULL;
+        }
+        size += PyBytes_GET_SIZE(PyList_GET_ITEM(list, i));
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, size);
+    if (!bytes)
+        return NULL;
+    char *to = PyBytes_AS_STRING(bytes), *pointer = to;
+    for (Py_ssize_t i = 0; i <= n; i++) {
+        uint64_t value = 0;
+        if (i == first || i == n) {
+            memcpy(pointer, &value, sizeof value);
+            pointer += sizeof value;
+        }
+        if (i == n)
+            break;
+        PyObject *string = PyList_GET_ITEM(list, i);
+        value = address + (uint64_t)at;
+        memcpy(pointer, &value, sizeof value);
+        pointer += sizeof value;
+        memcpy(to + at, PyBytes_AS_STRING(string), (size_t)PyBytes_GET_SIZE(string));
+        at += PyBytes_GET_SIZE(string);
+    }
+    if (first == n)
+        memset(pointer, 0, sizeof(uint64_t)); /* no second list: it ends at once */
+    return bytes;
+}

@@ -11,4 +11,8 @@ PyObject *wait_child(PyObject *module, PyObject *args);
 /* environment(): our own, as it is: each variable with its NUL. */
 PyObject *environment(PyObject *module, PyObject *unused);
 
+/* lay_strings(strings, first, address): an array of pointers to the first strings and one to the
+ * others, each with a NULL at its end, and the strings: as they are to be at that address. */
+PyObject *lay_strings(PyObject *module, PyObject *args);
+
 #endif

@@ -76,6 +76,10 @@ class File:
         return self.root is other.root
 
 
+def _no_tasks() -> weakref.WeakSet[Task]:
+    return weakref.WeakSet()
+
+
 @dataclass(eq=False)
 class FDTable:
     """A table of file descriptors."""
@@ -84,9 +88,7 @@ class FDTable:
     #: Numbers in it that are ours and no user's: what a copy of the table must not keep.
     own: set[int] = field(default_factory=set[int], init=False, repr=False)
     #: The tasks that are known to have it.
-    tasks: weakref.WeakSet[Task] = field(
-        default_factory=lambda: weakref.WeakSet[Task](), init=False, repr=False
-    )
+    tasks: weakref.WeakSet[Task] = field(default_factory=_no_tasks, init=False, repr=False)
     #: The table that it began as a copy of, and the numbers that were kept.
     parent: FDTable | None = field(default=None, init=False, repr=False)
     inherited: frozenset[int] = field(default=frozenset(), init=False, repr=False)
@@ -109,6 +111,8 @@ class AddressSpace:
     views: Views | None = field(default=None, init=False, repr=False)
     #: Whether memory of ours can be mapped into it, as far as that was tried.
     can_share: bool = field(default=True, init=False, repr=False)
+    #: Whether nobody can reach it any more.
+    lost: bool = field(default=False, init=False, repr=False)
     #: What we have mapped into it.
     regions: Regions = field(default_factory=Regions, init=False, repr=False)
     #: How often all that was in it has gone, as with exec.

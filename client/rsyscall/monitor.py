@@ -66,12 +66,12 @@ class AsyncChildPid:
     def __init__(self, pid: ChildPid) -> None:
         """Nothing is asked of the kernel."""
         self.pid = pid
-        self._on_end = list[Callable[[], None]]()
+        self._on_end: list[Callable[[], None]] = []
         self._detached = False
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: trio.abc.ReceiveStream | None = None
         self.stderr: trio.abc.ReceiveStream | None = None
-        self._streams = list[trio.lowlevel.FdStream]()
+        self._streams: list[trio.lowlevel.FdStream] = []
         pid.on_death(self._ended)
 
     def add_stream(self, name: str, stream: trio.lowlevel.FdStream) -> None:

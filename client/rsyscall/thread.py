@@ -19,9 +19,10 @@ from rsyscall.child.clocks import TimeOffsets, check_offsets, enter
 from rsyscall.child.fds import close_on_exec
 from rsyscall.child.mappings import effective_ids
 from rsyscall.child.mappings import write_user_mappings as map_ids
+from rsyscall.child.plain import start_program
 from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
-from rsyscall.child.spawn import Descriptors, Setup, by_number, spawn
+from rsyscall.child.spawn import Descriptors, Setup, by_number
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import full_environment
@@ -84,7 +85,7 @@ class Process(Conveniences):
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         super().__init__(task)
-        self._children = set[ChildProcess | AsyncChildPid]()
+        self._children: set[ChildProcess | AsyncChildPid] = set()
 
     @property
     def pid(self) -> near.Pid:
@@ -223,7 +224,7 @@ class Process(Conveniences):
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
         full = full_environment(self.variables(env), command.env_updates)
-        pid = await spawn(self.task, command, setup, full)
+        pid = await start_program(self.task, command, setup, full)
         self._adopt(pid)
         return pid
 

@@ -7,8 +7,10 @@ account says, and both equal /proc/PID/maps but for what was there before.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 import rsyscall
 from rsyscall import near
 from rsyscall.handle import Task
+from rsyscall.near.sysif import Reply, SyscallArgument
 from rsyscall.sys.mman import (
     MADV,
     MAP,
@@ -25,6 +28,7 @@ from rsyscall.sys.mman import (
     MemoryMapping,
     UseAfterUnmapError,
 )
+from rsyscall.sys.syscall import SYS
 
 PAGE = 4096
 RW = PROT.READ | PROT.WRITE
@@ -186,3 +190,27 @@ def test_what_we_believe_of_an_address_space_is_what_the_kernel_shows(
     data: st.DataObject,
 ) -> None:
     trio.run(run, data)
+
+
+async def test_an_arena_is_not_kept_when_its_process_ends_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever looks for what is left over would find it here."""
+    async with rsyscall.open_process() as stub:
+        sysif = stub.task.sysif
+        call = sysif.call
+
+        async def last_call(
+            number: SYS | int,
+            args: Sequence[SyscallArgument] = (),
+            *,
+            fds: Sequence[int] = (),
+            return_fd: bool = False,
+        ) -> Reply:
+            reply = await call(number, args, fds=fds, return_fd=return_fd)
+            await sysif.close_interface()
+            return reply
+
+        monkeypatch.setattr(sysif, "call", last_call)
+        await stub.task.malloc(bytes, 1)
+    assert "rsyscall-arena" not in Path("/proc/self/maps").read_text()

@@ -91,6 +91,54 @@ async def test_success(parent: rsyscall.Process, command: Command) -> None:
         assert (await child.check()).clean()
 
 
+async def test_what_is_kept_of_one_program_is_not_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same command too: what its name stands for, and its environment, may have changed."""
+    tool = Command("tool", ["tool"], {})
+    for code in (1, 2, 1):
+        directory = tmp_path / str(code)
+        directory.mkdir(exist_ok=True)
+        script = directory / "tool"
+        script.write_text("#!/bin/sh\nexit $CODE\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{directory}:{os.defpath}")
+        for number in (code, 10 + code):
+            monkeypatch.setenv("CODE", str(number))
+            async with await local_process.spawn(tool) as child:
+                assert (await child.waitpid(W.EXITED)).exit_status == number
+        script.unlink()
+        for number in (3, 4):
+            async with await local_process.spawn(SH.args("-c", f"exit {number}")) as child:
+                assert (await child.waitpid(W.EXITED)).exit_status == number
+    with pytest.raises(FileNotFoundError):
+        await local_process.spawn(tool)
+
+
+async def test_programs_that_end_soon_keep_nobody_else_waiting() -> None:
+    """Nor is one that does not end soon waited for any other way than trio's."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        for _ in range(20):
+            async with await local_process.spawn(TRUE) as child:
+                await child.check()
+        nursery.cancel_scope.cancel()
+    assert turns > 5
+    for _ in range(2):
+        async with await local_process.spawn(SLEEP) as child:
+            with trio.move_on_after(0.01) as scope:
+                await child.waitpid(W.EXITED)
+            assert scope.cancelled_caught
+
+
 async def test_run(parent: rsyscall.Process) -> None:
     assert (await parent.run(TRUE)).clean()
     assert (await parent.run(FALSE, check=False)).exit_status == 1

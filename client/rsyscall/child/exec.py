@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rsyscall._checkpoint import shield
-from rsyscall._core import Frame
+from rsyscall._core import Frame, wait_child
 from rsyscall._raw import ffi
 from rsyscall.batch.batch import Batch as Steps
 from rsyscall.child.start import Child
@@ -42,6 +42,7 @@ __all__ = ["execute", "has_exec", "signal_mask"]
 
 _SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
+_EXITED = int(W.EXITED | W.NOWAIT)
 
 
 def signal_mask(signals: Collection[int]) -> bytes:
@@ -66,6 +67,16 @@ def has_exec(pid: ChildPid) -> bool | None:
     except OSError:
         return None
     return not int(stat.rpartition(b")")[2].split()[6]) & _PF_FORKNOEXEC
+
+
+def _has_exec_here(pid: ChildPid) -> bool:
+    """Whether a child of ours, dead or alive, has certainly exec'd: one that has can be waited for.
+
+    Without __WALL, that is, since from then on a signal tells of its end.
+    """
+    if not pid.task.sysif.immediate:
+        return False
+    return not isinstance(wait_child(pid.pidfd_there, _EXITED), int)
 
 
 def _read(path: str) -> bytes:
@@ -96,7 +107,7 @@ async def execute(
     command: Command | None = None,
 ) -> AsyncChildPid:
     """Replace the child's program; see ChildProcess.execve."""
-    task = child.task
+    task, pid = child.task, child.pid.pid
     name = In(path_to_bytes(path, "path"))
     if fd is not None:
         with fd.borrow(task) as number:
@@ -106,14 +117,14 @@ async def execute(
     await unshare_child_files(child)
     async with _written(task, strings) as at:
         await _until_gone(child, (dirfd, name, at, at + strings.envp, flags), blocked)
-        with shield():
-            await _settle(child)
-    child.pid.pid.did_exec(command)
+        if not _has_exec_here(pid):
+            with shield():
+                await _settle(child)
+    pid.did_exec(command)
     child.over("has exec'd")
-    if task.address_space is not child.pid.pid.task.address_space:
+    if task.address_space is not pid.task.address_space:
         task.address_space.end()
-    with shield():
-        await child.pid.pid.clear_away()
+    await pid.clear_away()
     return child.pid
 
 

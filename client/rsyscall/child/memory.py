@@ -19,6 +19,7 @@ from rsyscall.sysif.ring import RING_SIZE, SharedHalves
 from rsyscall_protocol import Out, Size
 
 __all__ = [
+    "EXTRA_AT",
     "REPLY_AT",
     "RING_ROOM",
     "RUN",
@@ -34,7 +35,8 @@ _STACK = 32768
 #: What a ring takes.
 RING_ROOM = 2 * (Size.RING_HEADER + RING_SIZE)
 _SESSION_AT = _PAGE + _STACK
-_RING_AT = _SESSION_AT + Size.CHILD_MEMORY
+#: Where in it begins what not every child needs.
+EXTRA_AT = _SESSION_AT + Size.CHILD_MEMORY
 
 #: Flags of a child, as SPEC.md has them.
 SHARED, RUN = 1, 2
@@ -42,7 +44,7 @@ SHARED, RUN = 1, 2
 #: Memory that children have left, for the next ones: to map it anew takes longer than the rest.
 _spare: list[int] = []
 _MOST_SPARE = 8
-_USUAL = _RING_AT + -(-RING_ROOM // _PAGE) * _PAGE
+_USUAL = EXTRA_AT + -(-RING_ROOM // _PAGE) * _PAGE
 
 _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
 _MAP = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
@@ -55,7 +57,7 @@ _BLOCK = struct.Struct("@QQQQQIIiiIIIIQII")
 
 def start_block(
     entry: int,
-    memory: ChildMemory,
+    memory: int,
     *,
     mask: int = 0,
     ranges: Sequence[tuple[int, int]],
@@ -69,19 +71,20 @@ def start_block(
 ) -> tuple[int, bytes]:
     """What a child finds on its stack, and where that is.
 
+    entry: where it begins. memory: the address of its memory.
     data, size: where a batch is, and its bytes; or, of a half of the ring in the extra memory.
     """
     tail = b"".join([struct.pack("@II", *pair) for pair in ranges])
     length = -(-(_BLOCK.size + len(tail)) // 16) * 16
     if length > _STACK // 2:
         raise ValueError(f"{len(ranges)} gaps between the file descriptors to keep are too many")
-    at = memory.address + _SESSION_AT - length
+    at = memory + _SESSION_AT - length
     block = _BLOCK.pack(
         entry,
-        memory.address + _SESSION_AT,
+        memory + _SESSION_AT,
         mask,
         at + _BLOCK.size,
-        memory.extra if data is None else data,
+        memory + EXTRA_AT if data is None else data,
         len(ranges),
         flags,
         socket,
@@ -112,12 +115,12 @@ class ChildMemory(abc.ABC):
     def __init__(self, address: int, extra: int) -> None:
         """extra: the bytes behind what every child needs."""
         self.address: int = address
-        self.length: int = _RING_AT + -(-extra // _PAGE) * _PAGE
+        self.length: int = EXTRA_AT + -(-extra // _PAGE) * _PAGE
 
     @property
     def room(self) -> int:
         """How many bytes there are behind what every child needs."""
-        return self.length - _RING_AT
+        return self.length - EXTRA_AT
 
     @property
     def session(self) -> int:
@@ -127,7 +130,7 @@ class ChildMemory(abc.ABC):
     @property
     def extra(self) -> int:
         """Where those begin."""
-        return self.address + _RING_AT
+        return self.address + EXTRA_AT
 
     @abc.abstractmethod
     async def write(self, address: int, data: bytes) -> None:

@@ -56,7 +56,18 @@ from rsyscall_protocol import (
 if TYPE_CHECKING:
     from rsyscall.command import Command
 
-__all__ = ["EXECUTING", "Descriptors", "Setup", "by_number", "spawn"]
+__all__ = [
+    "EXECUTING",
+    "Descriptors",
+    "ProgramSteps",
+    "Setup",
+    "by_number",
+    "candidates",
+    "encode_steps",
+    "plain_steps",
+    "run_program",
+    "spawn",
+]
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
@@ -120,7 +131,7 @@ def by_number(
 
     ValueError if a number is given twice, or for a number where a handle belongs.
     """
-    found = dict[int, FileDescriptor]()
+    found: dict[int, FileDescriptor] = {}
     if not fds and stdin is stdout is stderr is None:
         return found, {}
     if isinstance(fds, Mapping):
@@ -134,14 +145,16 @@ def by_number(
     return found | handles, others
 
 
-class _Steps:
+class ProgramSteps:
     """The steps, and what each is for."""
 
     def __init__(self) -> None:
+        """None yet."""
         self.steps: list[Step] = []
         self.names: list[str] = []
 
     def add(self, name: str, step: Step) -> int:
+        """One more; its number."""
         self.steps.append(step)
         self.names.append(name)
         return len(self.steps) - 1
@@ -153,7 +166,7 @@ def _number(task: Task, fd: FileDescriptor) -> int:
 
 
 def _sources(
-    s: _Steps, task: Task, setup: Setup, pipes: Mapping[int, int], free: int
+    s: ProgramSteps, task: Task, setup: Setup, pipes: Mapping[int, int], free: int
 ) -> dict[int, int | Ref]:
     """Where each descriptor of the program comes from: a number of the task's, or a step."""
     found: dict[int, int | Ref] = {
@@ -172,7 +185,7 @@ def _sources(
     return found
 
 
-def _add_descriptors(s: _Steps, task: Task, setup: Setup, pipes: Mapping[int, int]) -> None:
+def _add_descriptors(s: ProgramSteps, task: Task, setup: Setup, pipes: Mapping[int, int]) -> None:
     """Put each descriptor where it is to be, whatever was there."""
     wanted = setup.descriptors.keys() | setup.stdio.keys()
     free = max(wanted, default=0) + 1
@@ -195,7 +208,7 @@ def _add_descriptors(s: _Steps, task: Task, setup: Setup, pipes: Mapping[int, in
             s.add(name, call(SYS.dup3, moved.get(source, source), target, 0))
 
 
-def _add_ids(s: _Steps, setup: Setup) -> None:
+def _add_ids(s: ProgramSteps, setup: Setup) -> None:
     if setup.groups is not None:
         data = struct.pack(f"@{len(setup.groups)}I", *setup.groups)
         s.add("setting the groups", call(SYS.setgroups, len(setup.groups), In(data)))
@@ -207,9 +220,9 @@ def _add_ids(s: _Steps, setup: Setup) -> None:
 
 def _steps(
     task: Task, setup: Setup, mappings: Sequence[tuple[str, str]], pipes: Mapping[int, int]
-) -> _Steps:
+) -> ProgramSteps:
     """All but the exec. pipes: the numbers of the program's ends of pipes, by target."""
-    s = _Steps()
+    s = ProgramSteps()
     if setup.cgroup is not None:
         where, procs = _AT_FDCWD, b"cgroup.procs"
         if isinstance(setup.cgroup, FileDescriptor):
@@ -258,14 +271,14 @@ def _steps(
 
 
 @functools.cache
-def _plain_steps() -> _Steps:
+def plain_steps() -> ProgramSteps:
     """All but the exec, for a program that finds nothing special."""
-    s = _Steps()
+    s = ProgramSteps()
     _add_last(s, frozenset({0, 1, 2}), ())
     return s
 
 
-def _add_last(s: _Steps, keep: frozenset[int], blocked: Collection[int]) -> None:
+def _add_last(s: ProgramSteps, keep: frozenset[int], blocked: Collection[int]) -> None:
     for step in _closing(keep):
         s.add("closing all other descriptors", step)
     s.add("setting the signal mask", _masking(signal_mask(blocked)))
@@ -282,7 +295,7 @@ def _masking(mask: bytes) -> Step:
     return call(SYS.rt_sigprocmask, _SETMASK, In(mask), 0, 8)
 
 
-def _candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[bytes]:
+def candidates(path: PathLike, env: Mapping[str, PathLike] | None) -> list[bytes]:
     """Where the program may be: with a slash in its name just there, else in PATH."""
     name = path_to_bytes(path, "command")
     if b"/" in name or name == b"\0":
@@ -324,9 +337,8 @@ async def spawn(
     strings = Strings(command.arguments, {} if ours else env)
     mappings = await _mappings(task, setup)
     piped = {n: n for n, value in setup.stdio.items() if value == PIPE}
-    plain = setup.is_plain()
-    s = _plain_steps() if plain else _steps(task, setup, mappings, piped)
-    paths = _candidates(command.executable_path, env)
+    s = _steps(task, setup, mappings, piped)
+    paths = candidates(command.executable_path, env)
     await checkpoint()
     pipes = Pipes(task)
     with shield(not task.sysif.immediate):
@@ -350,7 +362,7 @@ async def spawn(
 async def _start(
     task: Task,
     setup: Setup,
-    s: _Steps,
+    s: ProgramSteps,
     paths: list[bytes],
     strings: Strings,
     address: int,
@@ -362,7 +374,7 @@ async def _start(
     try:
         stack, block = start_block(
             address,
-            memory,
+            memory.address,
             mask=memory.mask,
             ranges=(),
             flags=RUN if _is_private(task, setup) else SHARED | RUN,
@@ -371,7 +383,7 @@ async def _start(
         )
         await memory.write(memory.extra, strings.at(memory.extra) + body)
         await memory.write(stack, block)
-        return await _run(task, memory, setup, s, stack)
+        return await run_program(task, memory, setup, s, stack)
     finally:
         with contextlib.suppress(OSError, SyscallError):  # gone, with a parent that is dead
             await memory.free()
@@ -379,13 +391,13 @@ async def _start(
 
 async def _lay_out(
     task: Task,
-    s: _Steps,
+    s: ProgramSteps,
     paths: list[bytes],
     strings: Strings,
     environ: int | None,
     *,
     shared: bool,
-) -> tuple[ChildMemory, _Steps, bytes]:
+) -> tuple[ChildMemory, ProgramSteps, bytes]:
     """Memory for the strings and, behind them, the batch, to which the exec is added."""
     extra = strings.size
     while True:
@@ -393,10 +405,7 @@ async def _lay_out(
         where = memory.extra
         envp = where + strings.envp if environ is None else environ
         try:
-            if s is _plain_steps():
-                full, body = _encode_plain(tuple(paths), where, envp)
-            else:
-                full, body = _encode(s, paths, where, envp)
+            full, body = encode_steps(s, paths, where, envp)
         except BaseException:
             await memory.free()
             raise
@@ -408,9 +417,11 @@ async def _lay_out(
         extra = strings.size + len(body) + 64
 
 
-def _encode(s: _Steps, paths: Sequence[bytes], argv: int, envp: int) -> tuple[_Steps, bytes]:
+def encode_steps(
+    s: ProgramSteps, paths: Sequence[bytes], argv: int, envp: int
+) -> tuple[ProgramSteps, bytes]:
     """The steps with the exec of the first program that is there, and the body of their batch."""
-    full = _Steps()
+    full = ProgramSteps()
     full.steps += s.steps
     full.names += s.names
     for path in paths:
@@ -421,15 +432,10 @@ def _encode(s: _Steps, paths: Sequence[bytes], argv: int, envp: int) -> tuple[_S
     return full, encode(Batch(1, tuple(full.steps)))
 
 
-@functools.lru_cache(_KEPT)
-def _encode_plain(paths: tuple[bytes, ...], argv: int, envp: int) -> tuple[_Steps, bytes]:
-    """The same, of a program that finds nothing special; the addresses come again and again."""
-    return _encode(_plain_steps(), paths, argv, envp)
-
-
-async def _run(
-    task: Task, memory: ChildMemory, setup: Setup, s: _Steps, stack: int
+async def run_program(
+    task: Task, memory: ChildMemory, setup: Setup, s: ProgramSteps, stack: int
 ) -> AsyncChildPid:
+    """Run what is laid out in the memory of a child, and whose block is where its stack leads."""
     flags = _VFORK | int(setup.unshare) & ~_NEWTIME | (0 if _is_private(task, setup) else _VM)
     # Not earlier than at its end: whoever has the child's ids must not get at our memory by way of
     # the child.
@@ -463,7 +469,7 @@ def _changes_ids(setup: Setup) -> bool:
     return bool(setup.unshare) and CLONE.NEWUSER in setup.unshare
 
 
-async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps) -> None:
+async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: ProgramSteps) -> None:
     """The error of the step that has failed, if one has."""
     where, length = struct.unpack("@QI", await memory.read(stack + REPLY_AT, 12))
     if length:
@@ -478,7 +484,7 @@ async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: _Steps)
         raise SyscallHangup(f"the child (pid {pid.pid.near.id}) has {state} before its exec")
 
 
-def _most_telling(s: _Steps, reply: Batched) -> Batched:
+def _most_telling(s: ProgramSteps, reply: Batched) -> Batched:
     """Of several places where the program is not, the one where it was found to be something."""
     values = struct.unpack(f"{len(reply.values) // 8}q", reply.values)
     for i, (step, value) in enumerate(zip(s.steps, values, strict=False)):

@@ -358,7 +358,7 @@ async def _start(
         keep = kept(parent) | lent.numbers
         stack, block = start_block(
             address,
-            memory,
+            memory.address,
             mask=memory.mask,
             ranges=() if shared else gaps(keep),
             flags=SHARED if vm else 0,
@@ -412,12 +412,12 @@ async def _start(
         dumpable=memory.dumpable,
     )
     if begun:
-        hello = _hello(parent, pid, address)
+        greeting = _greeting(parent, pid, address)
         try:
             if laid is not None:
-                child.sysif.begin(hello, laid.take())
+                child.sysif.begin(greeting, laid.take())
             elif isinstance(memory, OwnMemory):
-                child.sysif.begin(hello, memory.halves())
+                child.sysif.begin(greeting, memory.halves())
         except BaseException:
             child.over("was never used")
             await child.pid.end()
@@ -440,15 +440,20 @@ def _freeing(child_pid: ChildPid, memory: ChildMemory) -> Callable[[], Awaitable
     return free
 
 
-def _hello(parent: Task, pid: int, address: int) -> Hello:
+def _greeting(parent: Task, pid: int, address: int) -> Callable[[], Hello]:
     """What a child would say that has begun without a word."""
-    info: dict[str, int | str] = {
-        "arch": _MACHINE,
-        "page_size": _page_size(parent),
-        "pid": pid,
-        "child": address,
-    }
-    return Hello(features=_FEATURES, limits=LIMITS, info=info)
+    page_size = _page_size(parent)
+
+    def greeting() -> Hello:
+        info: dict[str, int | str] = {
+            "arch": _MACHINE,
+            "page_size": page_size,
+            "pid": pid,
+            "child": address,
+        }
+        return Hello(features=_FEATURES, limits=LIMITS, info=info)
+
+    return greeting
 
 
 async def _start_here(parent: Task, flags: CLONE, address: int) -> Child:
@@ -469,11 +474,14 @@ async def _start_there(parent: Task, flags: CLONE, address: int) -> Child:
     spin = recent_spin()
     page_size = _page_size(parent)
     with shield():
+        parent.sysif.starting += 1
         try:
             begun = await begin_there(parent, int(flags), address, keep, page_size, spin)
         except OSError as exc:
             await explain(parent, flags, exc)
             raise
+        finally:
+            parent.sysif.starting -= 1
         return await _serve(parent, flags, begun, keep, address, spin[0])
 
 
@@ -498,7 +506,7 @@ async def _serve(
     dumpable = begun.memory.dumpable
     child = Child(child_pid, task, ours, None, shares_files=False, spin=spin, dumpable=dumpable)
     try:
-        child.sysif.begin(_hello(parent, begun.pid, address), begun.halves)
+        child.sysif.begin(_greeting(parent, begun.pid, address), begun.halves)
         await child.greet(True)
     except BaseException:
         child.over("was never used")

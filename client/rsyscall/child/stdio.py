@@ -44,7 +44,8 @@ def divide(
     stdin: StdioArgument, stdout: StdioArgument, stderr: StdioArgument
 ) -> tuple[dict[int, FileDescriptor], dict[int, int]]:
     """Which of the three are handles, and which are PIPE, DEVNULL or STDOUT, by number."""
-    handles, others = dict[int, FileDescriptor](), dict[int, int]()
+    handles: dict[int, FileDescriptor] = {}
+    others: dict[int, int] = {}
     for number, (name, value) in enumerate(zip(NAMES, (stdin, stdout, stderr), strict=True)):
         check_stdio(name, value)
         if isinstance(value, int):
@@ -63,8 +64,8 @@ class Pipes:
     def __init__(self, task: Task) -> None:
         """None is made yet."""
         self.task = task
-        self.theirs: dict[int, int] = dict[int, int]()
-        self._ours = dict[int, int]()
+        self.theirs: dict[int, int] = {}
+        self._ours: dict[int, int] = {}
 
     async def open(self, stdio: Mapping[int, int]) -> None:
         """Make those that are wanted. OSError, with what for as a note. A checkpoint if remote."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from rsyscall._core import environment
+from rsyscall._core import environment, lay_strings
 from rsyscall.struct import path_to_bytes
 
 __all__ = ["PathLike", "Strings", "full_environment"]
@@ -38,19 +36,14 @@ class Strings:
             variables = environment()
         else:
             variables = [_variable(name, value) for name, value in env.items()]
-        self._counts = len(args), len(variables)
+        self._args = len(args)
+        self._strings = args + variables
         self.envp: int = _POINTER * (len(args) + 1)
-        self._first = self.envp + _POINTER * (len(variables) + 1)
-        strings = args + variables
-        self._ends = list(itertools.accumulate(map(len, strings), initial=self._first))
-        self._data = b"".join(strings)
-        self.size: int = self._ends[-1]
+        self.size: int = _POINTER * (len(self._strings) + 2) + sum(map(len, self._strings))
 
     def at(self, address: int) -> bytes:
         """What is to be written at an address of that memory."""
-        pointers = [address + start for start in self._ends[:-1]]
-        pointers.insert(self._counts[0], 0)
-        return struct.pack(f"@{len(pointers)}QQ", *pointers, 0) + self._data
+        return lay_strings(self._strings, self._args, address)
 
 
 def full_environment(

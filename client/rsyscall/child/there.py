@@ -77,7 +77,7 @@ async def begin_there(
             own = set(numbers[:2])
             at, block = start_block(
                 entry,
-                memory,
+                memory.address,
                 mask=memory.mask,
                 ranges=gaps(keep | own),
                 flags=SHARED,

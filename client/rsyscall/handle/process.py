@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import struct
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING
@@ -60,9 +61,36 @@ _AT_ONCE, _NOWAIT = int(W.NOHANG | W.ALL), int(W.NOWAIT)
 
 #: How long at most to sleep at once for the end of a child that was told to, in microseconds.
 _DOZE_US = 100
+#: How long at most to sleep at once for that of a program, when the last one took no longer.
+_SOON_US = 1000
 #: What is asked of a pidfd, and told; then what is of no interest here; and a status as of wait(2).
 _PIDFD_INFO = struct.Struct("@Q52xI")
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8
+
+
+class _Ends:
+    """Whether the children that are waited for end soon, of late, and one after the other.
+
+    Then it pays to sleep at once for the next one: trio's loop takes longer. With others that wait
+    meanwhile it would not.
+    """
+
+    def __init__(self) -> None:
+        self.soon = False
+        self.waiters = 0
+        self._alone_since: float | None = None
+
+    def __enter__(self) -> None:
+        self.waiters += 1
+        self._alone_since = time.monotonic() if self.waiters == 1 else None
+
+    def __exit__(self, *exc: object) -> None:
+        self.waiters -= 1
+        since = self._alone_since
+        self.soon = since is not None and time.monotonic() - since < _SOON_US / 1e6
+
+
+_ends = _Ends()
 
 
 def _rusage(data: bytes) -> resource.struct_rusage:
@@ -151,7 +179,7 @@ class ChildPid(Pid):
         self._reaping = Turn()
         self._known_to_trio = False
         #: What is to be cleared away once it no longer runs in the memory it was made in.
-        self._on_death = list[Callable[[], None]]()
+        self._on_death: list[Callable[[], None]] = []
         self._remains: list[Callable[[], Awaitable[None]]] = []
         self._last_calls: list[tuple[SYS, tuple[int, ...]]] = []
         task.fd_table.own.add(pidfd_there)
@@ -240,12 +268,20 @@ class ChildPid(Pid):
                 return
         async with self._waiting:
             if self.death_state is None and self.pidfd >= 0:
-                self._known_to_trio = True
-                try:
-                    await trio.lowlevel.wait_readable(self.pidfd)
-                    yielded()  # others have had their turn
-                except trio.ClosedResourceError:  # somebody else has waited for it
-                    await trio.lowlevel.checkpoint()
+                if _ends.soon and not _ends.waiters:
+                    await checkpoint()
+                    if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, 0, _SOON_US):
+                        return
+                await self._sleep()
+
+    async def _sleep(self) -> None:
+        self._known_to_trio = True
+        with _ends:
+            try:
+                await trio.lowlevel.wait_readable(self.pidfd)
+                yielded()  # others have had their turn
+            except trio.ClosedResourceError:  # somebody else has waited for it
+                await trio.lowlevel.checkpoint()
 
     async def read_state(self, options: W) -> ChildState | None:
         """Take a change of its state, if there is one of those that the options ask for.

@@ -77,5 +77,9 @@ async def _share(task: MemoryMappingTask[BaseFileDescriptor], length: int) -> Me
         raise
     finally:
         os.close(fd)
-    views_of(task.address_space).add(View(address, length, here, owned=True))
+    view = View(address, length, here, owned=True)
+    if task.address_space.lost:  # the end came with the answer, or before it by another way
+        view.close()
+    else:
+        views_of(task.address_space).add(view)
     return adopt(task, near.MemoryMapping(address, length, 4096), _RW, MAP.SHARED, far.File())

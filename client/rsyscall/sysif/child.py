@@ -35,6 +35,7 @@ from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
 __all__ = ["ChildInterface", "DeadInterface"]
 
 LIMITS = Limits()
+_MOST = min(LIMITS.frame, LIMITS.window)
 _EXIT = int(SYS.exit_group)
 #: For how long to sleep at once for an exec, in microseconds.
 _EXEC_US = 1000
@@ -69,19 +70,17 @@ class ChildInterface(RemoteSyscallInterface):
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
 
-    def begin(self, hello: Hello, halves: SharedHalves | tuple[int, int]) -> None:
-        """Begin in shared memory that the child has, too; hello is what it would have said.
+    def begin(self, greeting: Callable[[], Hello], halves: SharedHalves | tuple[int, int]) -> None:
+        """Begin in shared memory that the child has, too.
 
-        halves: as make_ring wants them.
+        greeting: what it would have said; with LIMITS, and batches. halves: as make_ring wants
+        them.
         """
-        self._connection.begin(hello)
-        self._most_steps = self._connection.limits.steps if self._connection.batches else -1
-        most, first = min(hello.limits.frame, hello.limits.window), self._core.last_id + 1
-        self._ring = make_ring(
-            RING_SIZE, self._sock.fileno(), first, most, halves, self._core.spin_us
-        )
+        self._greeting = greeting
+        self._most_steps = LIMITS.steps
+        self._ring = make_ring(RING_SIZE, self._sock.fileno(), 1, _MOST, halves, self._spin)
         self._halves = halves if isinstance(halves, SharedHalves) else None
-        self._side = SideChannel(hello.limits)
+        self._side = SideChannel(LIMITS)
         self._looked = time.monotonic()
 
     async def exec_frame(self, frame: BatchFrame, batch: StepList) -> Outcome | Batched | None:

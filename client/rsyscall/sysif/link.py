@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import functools
 import os
 import select
 import socket
@@ -75,9 +76,10 @@ class Link:
         if sock.gettimeout() != 0:
             sock.setblocking(False)
         self._sock = sock
-        self._connection = Connection(Role.CLIENT, limits)
-        spin = spin_us() if spin is None else spin
-        self._core = _Socket(sock.fileno(), self._connection.limits.frame, spin)
+        self._limits = Limits() if limits is None else limits
+        self._spin = spin_us() if spin is None else spin
+        #: What the server has said without a word, if it begins in shared memory.
+        self._greeting: Callable[[], Hello] | None = None
         self._post_mortem = post_mortem
         self._inquiry = Turn()
         self._adopt_alone: Callable[[], None] | None = None  # the request the core looks after
@@ -97,8 +99,27 @@ class Link:
         self._side: SideChannel | None = None
         self._side_full = False
         self._looked = 0.0
-        self._on_end = list[Callable[[], None]]()
+        self._on_end: list[Callable[[], None]] = []
         _links.add(self)
+
+    # Both are made when they are first needed: most children that begin in shared memory have ended
+    # by then.
+
+    @functools.cached_property
+    def _connection(self) -> Connection:
+        connection = Connection(Role.CLIENT, self._limits)
+        if self._greeting is not None:
+            connection.begin(self._greeting())
+        if self._dead is not None:
+            connection.abandon()
+        return connection
+
+    @functools.cached_property
+    def _core(self) -> _Socket:
+        return _Socket(self._sock.fileno(), self._limits.frame, self._spin)
+
+    def _is_made(self, name: str) -> bool:
+        return name in self.__dict__
 
     @property
     def peer(self) -> Hello:
@@ -168,7 +189,8 @@ class Link:
             self._ring.close()
             self._ring = None
         self._close_socket()
-        self._connection.abandon()
+        if self._is_made("_connection"):
+            self._connection.abandon()
         self._close_unclaimed()
         for waiter in self._waiters.values():
             self._wake(waiter)
@@ -180,11 +202,12 @@ class Link:
         if self._sock.fileno() >= 0:
             if self._known_to_trio and not self._forked:
                 trio.lowlevel.notify_closing(self._sock.fileno())
-            self._core.close()
+            if self._is_made("_core"):
+                self._core.close()
             self._sock.close()
 
     def _close_unclaimed(self) -> None:
-        fds = self._connection.take_unclaimed()
+        fds = self._connection.take_unclaimed() if self._is_made("_connection") else []
         if self._side is not None:
             fds += self._side.take_unclaimed()
         for fd in fds:
@@ -198,9 +221,11 @@ class Link:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
-        self._core.close()
+        if self._is_made("_core"):
+            self._core.close()
         self._sock.close()
-        self._connection.abandon()
+        if self._is_made("_connection"):
+            self._connection.abandon()
         self._close_unclaimed()
 
     def _hangup(self) -> SyscallHangup:

@@ -163,8 +163,10 @@ class MemoryRoads(SyscallInterface):
 
     def leave(self) -> None:
         """The process is over, or is not ours any more."""
-        if self._owns_space and self._space is not None and self._space.views is not None:
-            self._space.views.close()
+        if self._owns_space and self._space is not None:
+            self._space.lost = True
+            if self._space.views is not None:
+                self._space.views.close()
         self._space = self._pids = None
         self._pid = 0
         pidfd, self._pidfd = self._pidfd, -1
