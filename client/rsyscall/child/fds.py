@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+from rsyscall._descriptors import Held
 from rsyscall.handle import Task
 
 __all__ = ["gaps", "kept"]
@@ -14,9 +15,12 @@ _LAST = 2**32 - 1
 _KEPT = 8
 
 
-def kept(task: Task) -> set[int]:
-    """The numbers that a copy of the task's table is to have: those of handles, and stdio."""
-    return {0, 1, 2, *task.fd_numbers}
+def kept(task: Task) -> dict[int, Held]:
+    """What a copy of the task's table is to have, by number: what has handles, and stdio.
+
+    To be asked before the copy is made: what has changed meanwhile is not taken for the same.
+    """
+    return task.fd_table.named()
 
 
 def gaps(keep: Iterable[int]) -> tuple[tuple[int, int], ...]:

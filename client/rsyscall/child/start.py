@@ -265,10 +265,6 @@ class Child:
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
         task.fd_table.tasks.discard(task)
-        if self.shares_files:
-            for handle in task.fd_handles:
-                if handle.task is task:
-                    handle.orphan()
 
 
 async def start(parent: Task, flags: CLONE, *, vm: bool, ring: bool | None) -> Child:
@@ -326,12 +322,12 @@ async def _start(
             with shield():
                 laid = await LaidRing.lay(parent, memory)
         begun = laid is not None or (together and ring is not False)
-        keep = kept(parent) | lent.numbers
+        keep = kept(parent)
         stack, block = start_block(
             address,
             memory,
             mask=memory.mask,
-            ranges=() if shared else gaps(keep),
+            ranges=() if shared else gaps(lent.numbers | keep.keys()),
             flags=SHARED if vm else 0,
             socket=lent.socket,
             pidfd=lent.pidfd,
@@ -359,8 +355,7 @@ async def _start(
     table = parent.fd_table
     if not shared:
         table = far.FDTable(pid)
-        table.parent, table.inherited = parent.fd_table, frozenset(keep - own)
-        table.own = own
+        table.inherited, table.own = keep, own
 
     async def free() -> None:
         # What was killed may have been killed because it could no longer run there.

@@ -12,6 +12,7 @@ from rsyscall.handle.fd import (
     FileDescriptorTask,
     HandleError,
     InvalidHandleError,
+    OwnDescriptorError,
     SharedHandleError,
 )
 from rsyscall.handle.pointer import (
@@ -74,6 +75,7 @@ __all__ = [
     "InvalidHandleError",
     "LinearPointer",
     "MemoryMapping",
+    "OwnDescriptorError",
     "Pid",
     "Pointer",
     "ReadablePointer",

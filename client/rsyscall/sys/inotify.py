@@ -12,7 +12,13 @@ from rsyscall._raw import lib
 from rsyscall.handle.borrow import PathArgument, PathOrAddress, path_in, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.near.sysif import SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    nothing,
+    perform,
+    perform_making,
+)
 from rsyscall.struct import Record, Serializable, check_size
 from rsyscall.sys.syscall import SYS
 
@@ -126,7 +132,7 @@ class InotifyEventList(list[InotifyEvent], Serializable):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 def _watch(_task: object, value: int, _outs: tuple[bytes, ...]) -> near.WatchDescriptor:
@@ -183,4 +189,4 @@ class InotifyTask(FileDescriptorTask[T_fd]):
         OSError as the call reports it. A checkpoint; if cancelled, nothing was made.
         inotify_init1(2).
         """
-        return cast("T_fd", await perform(self, inotify_init_call(flags)))
+        return cast("T_fd", await perform_making(self, inotify_init_call(flags)))

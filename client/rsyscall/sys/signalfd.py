@@ -76,7 +76,7 @@ class SignalfdSiginfo(Record, Struct):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("signalfd")
