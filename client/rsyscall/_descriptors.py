@@ -42,10 +42,11 @@ class Held:
 
     collected: whether it is to be closed once nobody can name it. kept: not even then, since it was
     told to stay open for another program. maker: whose call has made it. origin: what it is a copy
-    of, in the table that this one began as a copy of. file: what it has open, once somebody asked.
+    of, in the table that this one began as a copy of; cut: whether that does not count any more.
+    file: what it has open, once somebody asked; see source.
     """
 
-    __slots__ = ("collected", "file", "kept", "lost", "maker", "number", "origin", "refs")
+    __slots__ = ("collected", "cut", "file", "kept", "lost", "maker", "number", "origin", "refs")
 
     def __init__(self, number: int, lost: deque[Held], maker: Task | None = None) -> None:
         """Without handles. maker: if a call has made it; then it is collected."""
@@ -55,6 +56,7 @@ class Held:
         self.collected: bool = maker is not None
         self.kept: bool = False
         self.origin: Held | None = None
+        self.cut: bool = False
         self.file: File | None = None
         self.refs: list[_Ref] = []
 
@@ -85,8 +87,16 @@ class Held:
         while held is not None:
             if any(ref() is not None for ref in held.refs):
                 return True
-            held = held.origin
+            held = None if held.cut else held.origin
         return False
+
+    @property
+    def source(self) -> Held:
+        """What knows what it has open: itself, or the first of those that it is a copy of."""
+        held = self
+        while held.file is None and held.origin is not None:
+            held = held.origin
+        return held
 
 
 class Numbers:
@@ -162,24 +172,23 @@ class Numbers:
         for number, origin in list(self.inherited.items()):
             if number not in self.held:
                 held = self._copy(origin)
-                held.origin = None
+                held.cut = True
                 self._discard(held)
         self.inherited.clear()
         for held in self.held.values():
-            held.origin = None
+            held.cut = True
 
     def _discard(self, held: Held) -> None:
         """Nobody has a handle of it."""
         if held.kept or not held.collected:
             self.inherited.pop(held.number, None)  # it stays as it is
-        elif held.origin is None or not held.origin.reachable():
+        elif not held.reachable():
             self.inherited.pop(held.number, None)
             self.garbage[held.number] = held
 
     def _copy(self, origin: Held) -> Held:
         held = Held(origin.number, self.lost)
-        held.collected, held.kept, held.file = origin.collected, origin.kept, origin.file
-        held.origin = origin
+        held.collected, held.kept, held.origin = origin.collected, origin.kept, origin
         return held
 
     def named(self) -> dict[int, Held]:

@@ -112,10 +112,10 @@ class BaseFileDescriptor:
         The handles of the descriptor, its duplicates, and what was inherited or sent. See
         far.File.same_as. InvalidHandleError.
         """
-        held = self._validate()
-        if held.file is None:
-            held.file = rsyscall.far.File()
-        return held.file
+        source = self._validate().source
+        if source.file is None:
+            source.file = rsyscall.far.File()
+        return source.file
 
     def forget(self) -> None:
         """Give up this handle: the descriptor is closed, or about to be, by other means."""
@@ -134,7 +134,7 @@ class BaseFileDescriptor:
             return
         self.valid = True
         held.add(self)
-        if held.origin is not None:
+        if held.origin is not None and not held.cut:
             table.inherited[held.number] = held.origin
 
     def check_only(self) -> None:
