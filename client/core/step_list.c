@@ -2,6 +2,7 @@
 #include "batch.h"
 
 #include <structmember.h>
+#include <sys/syscall.h>
 
 static uint64_t last_key;
 
@@ -170,7 +171,14 @@ static PyObject *list_syscall(PyObject *object, PyObject *const *args, Py_ssize_
     PyObject *rest = PyTuple_New(nargs - 1);
     for (Py_ssize_t i = 1; rest && i < nargs; i++)
         PyTuple_SET_ITEM(rest, i - 1, Py_NewRef(args[i]));
-    return Py_XNewRef(append((StepList *)object, args[0], rest, &o, Py_None));
+    Step *step = append((StepList *)object, args[0], rest, &o, Py_None);
+    if (step && nargs == 2 && Py_TYPE(args[1]) == &step_type &&
+        ((Step *)args[1])->ledger == step->ledger && PyLong_Check(args[0]) &&
+        PyLong_AsLong(args[0]) == SYS_close)
+        ((Step *)args[1])->closed_by = step->index; /* its handle is not to be used any more */
+    if (step)
+        PyErr_Clear(); /* a number that is too large is refused when this is encoded */
+    return Py_XNewRef(step);
 }
 
 /* ---- keeping account of handles ---- */

@@ -11,6 +11,8 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rsyscall._collect import collect
+from rsyscall._descriptors import Numbers
 from rsyscall._regions import Regions
 from rsyscall.abi import ABI, NATIVE
 
@@ -81,7 +83,7 @@ def _no_tasks() -> weakref.WeakSet[Task]:
 
 
 @dataclass(eq=False)
-class FDTable:
+class FDTable(Numbers):
     """A table of file descriptors."""
 
     creator_pid: int = 0
@@ -89,9 +91,30 @@ class FDTable:
     own: set[int] = field(default_factory=set[int], init=False, repr=False)
     #: The tasks that are known to have it.
     tasks: weakref.WeakSet[Task] = field(default_factory=_no_tasks, init=False, repr=False)
-    #: The table that it began as a copy of, and the numbers that were kept.
-    parent: FDTable | None = field(default=None, init=False, repr=False)
-    inherited: frozenset[int] = field(default=frozenset(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """No number is known."""
+        super().__init__()
+
+    async def gc_using_task(self, task: Task) -> None:
+        """Close what nobody can name any more, by way of this task, or else of others that have it.
+
+        What a task has made is closed by it, while it can. A checkpoint if there is anything to be
+        closed; if cancelled, the rest is closed another time. close(2).
+        """
+        await collect(self, dict.fromkeys([task, *self.tasks]))
+
+    async def run_gc(self) -> None:
+        """gc_using_task, by way of any task that has it."""
+        await collect(self, list(self.tasks))
+
+    def remove_inherited(self) -> None:
+        """Give up what was inherited and has no handle: it is closed at the next collection.
+
+        Handles of the table that this one began as a copy of cannot be inherited any more. Standard
+        input, output and error stay open, and what was told to stay open for another program.
+        """
+        self.give_up_inherited()
 
     def __str__(self) -> str:
         """For people."""

@@ -88,6 +88,33 @@ static void mark(const struct rs_guard *guard, int64_t fd, int made) {
 
 void rs_forget(const struct rs_guard *guard, int32_t fd) { mark(guard, fd, 0); }
 
+#ifdef RS_INSIDE
+/* A message was received: the descriptors that came with it, wherever the kernel has put them. */
+static void remember_rights(const struct rs_guard *guard, uint64_t msghdr) {
+    struct rs_msghdr msg;
+    struct rs_cmsghdr head;
+    memcpy(&msg, (const void *)(uintptr_t)msghdr, sizeof msg);
+    uint64_t left = msg.controllen;
+    const uint8_t *p = (const uint8_t *)(uintptr_t)msg.control;
+    while (left >= sizeof head) {
+        memcpy(&head, p, sizeof head);
+        if (head.len < sizeof head || head.len > left)
+            return;
+        if (head.level == RS_SOL_SOCKET && head.type == RS_SCM_RIGHTS)
+            for (uint64_t at = sizeof head; at + 4 <= head.len; at += 4) {
+                int32_t fd;
+                memcpy(&fd, p + at, sizeof fd);
+                mark(guard, fd, 1);
+            }
+        uint64_t size = (head.len + 7) & ~7ull;
+        if (size > left)
+            return;
+        p += size;
+        left -= size;
+    }
+}
+#endif
+
 /* In somebody's interpreter: keep count of the descriptors that our calls made. */
 static void remember(const struct rs_guard *guard, uint64_t nr, const uint64_t *a, int64_t result) {
     uint64_t pair = 0;
@@ -98,6 +125,10 @@ static void remember(const struct rs_guard *guard, uint64_t nr, const uint64_t *
 #ifdef RS_NR_pipe
     if (nr == RS_NR_pipe)
         pair = a[0];
+#endif
+#ifdef RS_INSIDE
+    if (nr == RS_NR_recvmsg)
+        remember_rights(guard, a[1]);
 #endif
     if (nr == RS_NR_pipe2)
         pair = a[0];

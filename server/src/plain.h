@@ -60,6 +60,10 @@ static inline int rs_plain_call(uint64_t nr, const uint64_t a[6], const struct r
     if (guard->made_bits && (rs_call_flags[nr] & (RS_CALL_REFUSED_IN_PROCESS | RS_CALL_RETURNS_FD) ||
                              nr == RS_NR_fcntl))
         return 0;
+#ifdef RS_INSIDE
+    if (guard->made_bits && nr == RS_NR_recvmsg)
+        return 0;
+#endif
     *result = rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     return 1;
 }

@@ -327,11 +327,14 @@ async def check(process: rsyscall.Process, ops: list[Op]) -> None:
     for i in makers:
         if numbers[i] >= 0:
             assert is_open(process, numbers[i]) == (numbers[i] in alive)
-    handles = {int(handle.near) for handle in process.task.fd_handles}
-    assert {numbers[i] for i in left if ops[i].call == "memfd"} <= handles
+    handles = {int(handle.near): handle for handle in process.task.fd_handles}
+    assert {numbers[i] for i in left if ops[i].call == "memfd"} <= handles.keys()
     async with process.batch() as b:
         for number in alive:
-            b.syscall(SYS.close, number)
+            if number in handles:
+                b.close(handles[number])
+            else:
+                b.syscall(SYS.close, number)
 
 
 async def test_random_batches_against_a_model(process: rsyscall.Process) -> None:

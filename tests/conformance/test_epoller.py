@@ -274,7 +274,7 @@ async def test_who_waits_is_told_that_the_process_was_killed(apart: rsyscall.Pro
     if apart.task.fd_table is rsyscall.local_process.task.fd_table:
         for ends in pipes:  # they are ours, too
             for end in ends:
-                os.close(int(end.handle.near))
+                await end.handle.for_task(rsyscall.local_process.task).close()
 
 
 async def test_who_waits_is_told_the_cause() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, cast
 
 from rsyscall.batch._steps import DirfdArgument, FdArgument, PathArgument, Steps
@@ -60,11 +61,20 @@ class NameSteps(Steps):
 
     __slots__ = ()
 
-    def _replaced(self, fd: FdArgument) -> SyscallArgument:
+    def _replaced(self, fd: FdArgument, *, kept: bool) -> SyscallArgument:
         """A descriptor that is to mean another file: a handle must be the only one."""
         number = self._fd(fd)
         if isinstance(fd, BaseFileDescriptor):
             fd.check_only()
+            self.used.append(fd.check_only)  # once more when it is sent
+            self.used.append(functools.partial(fd.replaced, kept=kept))
+        return number
+
+    def _kept(self, fd: FdArgument, kept: bool) -> SyscallArgument:
+        """A descriptor that is to stay open on exec, or not."""
+        number = self._fd(fd)
+        if isinstance(fd, BaseFileDescriptor):
+            self.used.append(functools.partial(fd.keep, kept))
         return number
 
     # ---- names of files ----
@@ -224,11 +234,11 @@ class NameSteps(Steps):
 
     def disable_cloexec(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[None]:
         """Let it stay open on exec. fcntl(2)."""
-        return self.add(disable_cloexec_call(self._fd(fd)), **options)
+        return self.add(disable_cloexec_call(self._kept(fd, True)), **options)
 
     def enable_cloexec(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[None]:
         """Have it closed on exec. fcntl(2)."""
-        return self.add(enable_cloexec_call(self._fd(fd)), **options)
+        return self.add(enable_cloexec_call(self._kept(fd, False)), **options)
 
     def dup(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[FileDescriptor]:
         """Another descriptor of the same open file. fcntl(2)."""
@@ -238,11 +248,12 @@ class NameSteps(Steps):
         self, fd: FdArgument, newfd: FdArgument, flags: int, **options: Unpack[StepOptions]
     ) -> Step[int]:
         """Have newfd, by its number, mean the same open file. dup(2)."""
-        return self.add(dup3_call(self._fd(fd), self._replaced(newfd), int(flags)), **options)
+        new = self._replaced(newfd, kept=not int(flags) & O.CLOEXEC)
+        return self.add(dup3_call(self._fd(fd), new, int(flags)), **options)
 
     def dup2(self, fd: FdArgument, newfd: FdArgument, **options: Unpack[StepOptions]) -> Step[int]:
         """dup3 without flags; not for a descriptor and itself. dup(2)."""
-        return self.add(dup2_call(self._fd(fd), self._replaced(newfd)), **options)
+        return self.add(dup2_call(self._fd(fd), self._replaced(newfd, kept=True)), **options)
 
     def ioctl(
         self, fd: FdArgument, request: int, arg: SyscallArgument = 0, **options: Unpack[StepOptions]

@@ -133,6 +133,8 @@ class BoundBatch(Batch):
         contract of near.sysif. A checkpoint; if cancelled, nothing was sent.
         """
         task, plain = self.task, self.plain
+        if task.fd_table.is_untidy():
+            await task.fd_table.gc_using_task(task)
         if not plain:
             if self.parameters:
                 what = f"{self.parameters[0]!r}: parameters are for batches to be prepared"

@@ -155,9 +155,11 @@ class PreparedBatch:
         SharedHandleError for a handle that is closed and has siblings, and see the contract of
         near.sysif. A checkpoint; if cancelled, nothing was sent.
         """
-        batch = self.batch
+        batch, table = self.batch, self.task.fd_table
         if self._number is None:
             raise BatchError("the process has forgotten the prepared batch")
+        if table.is_untidy():
+            await table.gc_using_task(self.task)
         if batch.used:
             batch.check(self.task)
         values, frame = self._no_values, self._frame

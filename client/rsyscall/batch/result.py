@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from rsyscall._core import Results, setup_result
 from rsyscall.batch.step import BatchError, Step
-from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pair import is_end
 from rsyscall.near.sysif import describe_call
 from rsyscall.sys.mman import MemoryMapping
@@ -91,13 +90,15 @@ class BatchResult(Results):
         call = step.call
         if call is None:
             raise AssertionError("a raw call has made a handle")
-        made = call.convert(self._task, self.number(step), self.outs(step) if call.outs else ())
+        number, outs = self.number(step), self.outs(step) if call.outs else ()
         if self._gone is not None and step.index in self._gone:
-            if isinstance(made, BaseFileDescriptor):
-                made.forget()
-            elif isinstance(made, MemoryMapping):
+            with self._task.fd_table.making_bygones():
+                made = call.convert(self._task, number, outs)
+            if isinstance(made, MemoryMapping):
                 made.mark_unmapped()
                 made.forget_unmapped()
+            return made
+        made = call.convert(self._task, number, outs)
         if self._gone_ends is not None:
             for offset in self._gone_ends.get(step.index, ()):
                 end = is_end(made, offset)

@@ -6,6 +6,7 @@ import errno
 import functools
 from collections.abc import Iterable
 
+from rsyscall._descriptors import Held
 from rsyscall.child.steps import call, run
 from rsyscall.fcntl import O
 from rsyscall.handle import Task
@@ -19,9 +20,12 @@ _CLOSE_RANGE_CLOEXEC, _F_SETFD, _FD_CLOEXEC = 4, 2, 1
 _KEPT = 8
 
 
-def kept(task: Task) -> set[int]:
-    """The numbers that a copy of the task's table is to have: those of handles, and stdio."""
-    return {0, 1, 2, *task.fd_numbers}
+def kept(task: Task) -> dict[int, Held]:
+    """What a copy of the task's table is to have, by number: what has handles, and stdio.
+
+    To be asked before the copy is made: what has changed meanwhile is not taken for the same.
+    """
+    return task.fd_table.named()
 
 
 def gaps(keep: Iterable[int]) -> tuple[tuple[int, int], ...]:

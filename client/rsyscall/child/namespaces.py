@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from rsyscall import far
-from rsyscall.handle import BaseFileDescriptor, Task
+from rsyscall._descriptors import Held
+from rsyscall.handle import Task
 from rsyscall.sched import CLONE
 
 __all__ = ["NAMESPACES", "inherit", "move", "unshare_table"]
@@ -62,18 +63,15 @@ def move(task: Task, flags: CLONE) -> None:
         task.fs = far.FSInformation(pid)
 
 
-def unshare_table(task: Task, kept: set[int], own: set[int]) -> None:
+def unshare_table(task: Task, kept: dict[int, Held], own: set[int]) -> None:
     """Give a task a table of its own that began as a copy: its handles go with it.
 
-    kept: the numbers that are open in it. own: those that are ours.
+    kept: what is open in it, as `kept` of child.fds said before. own: the numbers that are ours.
     """
-    handles: list[BaseFileDescriptor] = [fd for fd in task.fd_handles if fd.task is task]
-    for handle in handles:
-        handle.forget()
+    before = task.fd_table
     table = far.FDTable(task.near_process.id)
-    table.parent, table.inherited, table.own = task.fd_table, frozenset(kept), own
-    task.fd_table.tasks.discard(task)
+    table.inherited, table.own = kept, own
+    before.tasks.discard(task)
     task.fd_table = table
     table.tasks.add(task)
-    for handle in handles:
-        handle.revive()
+    before.move(task, table)

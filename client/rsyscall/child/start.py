@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from rsyscall import far, near
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._descriptors import Held
 from rsyscall._raw import lib
 from rsyscall.child.cgroup import move, start_child
 from rsyscall.child.dumpable import join, leave
@@ -284,10 +285,6 @@ class Child:
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
         task.fd_table.tasks.discard(task)
-        if self.shares_files:
-            for handle in task.fd_handles:
-                if handle.task is task:
-                    handle.orphan()
 
 
 async def start(
@@ -355,12 +352,12 @@ async def _start(
             with shield():
                 laid = await LaidRing.lay(parent, memory)
         begun = laid is not None or (together and ring is not False)
-        keep = kept(parent) | lent.numbers
+        keep = kept(parent)
         stack, block = start_block(
             address,
             memory.address,
             mask=memory.mask,
-            ranges=() if shared else gaps(keep),
+            ranges=() if shared else gaps(lent.numbers | keep.keys()),
             flags=SHARED if vm else 0,
             socket=lent.socket,
             pidfd=lent.pidfd,
@@ -385,7 +382,7 @@ async def _start(
         raise
     child_pid = ChildPid(parent, near.Pid(pid), here, there)
     own = lent.numbers
-    table = parent.fd_table if shared else _copied_table(parent, pid, keep - own, own)
+    table = parent.fd_table if shared else _copied_table(pid, keep, own)
     free = _freeing(child_pid, memory)
     try:
         for needed, undo in ((vm, free), (shared, lent.close)):
@@ -425,9 +422,9 @@ async def _start(
     return child
 
 
-def _copied_table(parent: Task, pid: int, keep: set[int], own: set[int]) -> far.FDTable:
+def _copied_table(pid: int, keep: dict[int, Held], own: set[int]) -> far.FDTable:
     table = far.FDTable(pid)
-    table.parent, table.inherited, table.own = parent.fd_table, frozenset(keep), own
+    table.inherited, table.own = keep, own
     return table
 
 
@@ -489,7 +486,7 @@ async def _serve(
     parent: Task,
     flags: CLONE,
     begun: Begun,
-    keep: set[int],
+    keep: dict[int, Held],
     address: int,
     spin: int,
 ) -> Child:
@@ -499,7 +496,7 @@ async def _serve(
         child_pid.on_release_call(SYS.munmap, begun.memory.address, begun.memory.length)
     else:
         child_pid.on_release(_freeing(child_pid, begun.memory))
-    table = _copied_table(parent, begun.pid, keep, begun.own)
+    table = _copied_table(begun.pid, keep, begun.own)
     task = _task(parent, flags, child_pid, table, True)
     task.own_fds.update(begun.own)
     ours = socket.socket(socket.AF_UNIX, _STREAM, 0, begun.socket)

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import socket
+from collections.abc import Collection
 
 from rsyscall._raw import lib
 from rsyscall.child.fds import gaps
@@ -53,7 +54,12 @@ def _make_halves() -> tuple[int, int]:
 
 
 async def begin_there(
-    parent: Task, flags: int, entry: int, keep: set[int], page_size: int, spin: tuple[int, int]
+    parent: Task,
+    flags: int,
+    entry: int,
+    keep: Collection[int],
+    page_size: int,
+    spin: tuple[int, int],
 ) -> Begun:
     """See here.begin; entry: where it begins.
 
@@ -79,7 +85,7 @@ async def begin_there(
                 entry,
                 memory.address,
                 mask=memory.mask,
-                ranges=gaps(keep | own),
+                ranges=gaps({*keep, *own}),
                 flags=SHARED,
                 socket=numbers[0],
                 pidfd=numbers[1],

@@ -66,12 +66,12 @@ async def unshare_files(task: Task) -> None:
         await checkpoint()
         return
     _check_alone(task)
-    own, others = set(task.own_fds), task.fd_table.own - task.own_fds
+    own, others, keep = set(task.own_fds), task.fd_table.own - task.own_fds, kept(task)
     steps = [call(SYS.unshare, int(CLONE.FILES))]
     steps += [call(SYS.close, number, ok=(errno.EBADF,)) for number in sorted(others)]
     with shield(not task.sysif.immediate):
         await run(task.sysif, steps)
-        unshare_table(task, kept(task), own)
+        unshare_table(task, keep, own)
 
 
 async def unshare_child_files(child: Child) -> None:
@@ -81,13 +81,12 @@ async def unshare_child_files(child: Child) -> None:
         await unshare_files(task)
         return
     # What others who have the table need of it is of no use here.
-    own = set(task.own_fds)
-    keep = kept(task) | own
+    own, keep = set(task.own_fds), kept(task)
     steps = [call(SYS.unshare, int(CLONE.FILES))]
-    steps += [call(SYS.close_range, *gap, 0) for gap in gaps(keep)]
+    steps += [call(SYS.close_range, *gap, 0) for gap in gaps(own | keep.keys())]
     await run(task.sysif, steps)
     with shield():
-        unshare_table(task, keep - own, own)
+        unshare_table(task, keep, own)
         await child.has_own_table()
 
 

@@ -12,6 +12,7 @@ from rsyscall.handle.fd import (
     FileDescriptorTask,
     HandleError,
     InvalidHandleError,
+    OwnDescriptorError,
     SharedHandleError,
 )
 from rsyscall.handle.pointer import (
@@ -75,6 +76,7 @@ __all__ = [
     "InvalidHandleError",
     "LinearPointer",
     "MemoryMapping",
+    "OwnDescriptorError",
     "Pid",
     "Pointer",
     "ReadablePointer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
+import gc
 from collections.abc import Generator
 from typing import Generic, Self, TypeVar, cast
 
@@ -11,7 +11,9 @@ import trio
 
 import rsyscall.far
 from rsyscall import near
-from rsyscall.near.sysif import SyscallArgument, SyscallHangup
+from rsyscall._collect import collect
+from rsyscall._descriptors import Held
+from rsyscall.near.sysif import SyscallArgument, SyscallHangup, SyscallSendError
 from rsyscall.near.typed import TypedCall, declares, nothing, perform
 from rsyscall.sys.syscall import SYS
 
@@ -21,6 +23,7 @@ __all__ = [
     "FileDescriptorTask",
     "HandleError",
     "InvalidHandleError",
+    "OwnDescriptorError",
     "SharedHandleError",
     "T_fd",
     "close_call",
@@ -41,13 +44,14 @@ class SharedHandleError(HandleError):
     """The file descriptor cannot be closed: other handles to it are still valid."""
 
 
+class OwnDescriptorError(HandleError):
+    """The file descriptor cannot be closed or replaced: the process needs it to serve us."""
+
+
 FDTable = rsyscall.far.FDTable
 
 _F_SETFD, _FD_CLOEXEC = 2, 1
 _CLOSE = SYS.close
-
-_Handles = dict[near.FileDescriptor, "weakref.WeakSet[BaseFileDescriptor]"]
-_tables: weakref.WeakKeyDictionary[rsyscall.far.FDTable, _Handles] = weakref.WeakKeyDictionary()
 
 
 @declares("close")
@@ -72,7 +76,8 @@ class BaseFileDescriptor:
     """A file descriptor, accessed through some task.
 
     task: the task whose calls use it. near: its number. valid: False once it was closed, moved or
-    invalidated; every use then raises InvalidHandleError.
+    invalidated; every use then raises InvalidHandleError. What a call has made is closed once none
+    of its handles is left; see FileDescriptorTask.run_fd_table_gc.
     """
 
     def __init__(
@@ -85,48 +90,91 @@ class BaseFileDescriptor:
         self.task = task
         self.near = near
         self.valid: bool = valid
+        self._held: Held | None = None
         if valid:
-            self._siblings().add(self)
+            self.rebind(task.fd_table.hold(near.number))
 
-    def _siblings(self) -> weakref.WeakSet[BaseFileDescriptor]:
-        table = _tables.setdefault(self.task.fd_table, {})
-        return table.setdefault(self.near, weakref.WeakSet())
+    def rebind(self, held: Held) -> None:
+        """Have it be a handle of what is held, whose number is its own."""
+        self._held = held
+        held.add(self)
 
-    def _validate(self) -> None:
+    def _validate(self) -> Held:
         """Raise InvalidHandleError unless the handle is valid."""
-        if not self.valid:
+        if not self.valid or self._held is None:
             raise InvalidHandleError(f"{self} is no longer valid")
+        return self._held
 
-    def _drop(self) -> None:
-        self.valid = False
-        self.orphan()
+    @property
+    def file(self) -> rsyscall.far.File:
+        """What it has open: one object for all that is known to be the same open file.
+
+        The handles of the descriptor, its duplicates, and what was inherited or sent. See
+        far.File.same_as. InvalidHandleError.
+        """
+        source = self._validate().source
+        if source.file is None:
+            source.file = rsyscall.far.File()
+        return source.file
 
     def forget(self) -> None:
         """Give up this handle: the descriptor is closed, or about to be, by other means."""
-        self._drop()
-
-    def orphan(self) -> None:
-        """The task is over: others decide when the descriptor is closed."""
-        siblings = self._siblings()
-        siblings.discard(self)
-        if not siblings:
-            _tables.get(self.task.fd_table, {}).pop(self.near, None)
+        held, self.valid = self._held, False
+        if held is None:
+            return
+        alone = not held.others(self)
+        held.remove(self)
+        if alone and self.task.fd_table.held.get(held.number) is held:
+            self.task.fd_table.end(held.number)
 
     def revive(self) -> None:
         """Take forget() back: the descriptor was not closed after all."""
+        held, table = self._held, self.task.fd_table
+        if held is None or table.held.setdefault(held.number, held) is not held:
+            return
         self.valid = True
-        self._siblings().add(self)
+        held.add(self)
+        if held.origin is not None and not held.cut:
+            table.inherited[held.number] = held.origin
 
     def check_only(self) -> None:
-        """Raise SharedHandleError if other valid handles name the same descriptor."""
+        """Raise an error if the descriptor is not to be closed or replaced.
+
+        SharedHandleError if other valid handles name it; OwnDescriptorError.
+        """
         if not self.is_only_handle():
             raise SharedHandleError(f"{self} has other valid handles; invalidate this one instead")
+        if self.near.number in self.task.fd_table.own:
+            raise OwnDescriptorError(f"{self} is needed to reach the process")
 
     def is_only_handle(self) -> bool:
-        """Whether no other valid handle names the same number in the same table."""
-        self._validate()
-        siblings = self._siblings()
-        return len(siblings) == 1 and self in siblings
+        """Whether no other valid handle names the same number in the same table.
+
+        Handles of tasks that are over do not count.
+        """
+        return not self._validate().others(self)
+
+    def keep(self, kept: bool = True) -> None:
+        """Say whether it stays open, for another program, though its last handle is gone."""
+        self._validate().kept = kept
+
+    def opens(self, file: rsyscall.far.File) -> None:
+        """Take note of what it has open."""
+        self._validate().file = file
+
+    def replaced(self, file: rsyscall.far.File | None = None, *, kept: bool = False) -> None:
+        """Take note that the number means another descriptor now, with that file open.
+
+        kept: see keep.
+        """
+        before, table = self._validate(), self.task.fd_table
+        held = Held(before.number, table.lost, before.maker)
+        held.collected, held.file, held.kept = before.collected, file, kept
+        table.inherited.pop(held.number, None)
+        table.held[held.number] = held
+        for handle in before.handles():
+            handle.rebind(held)
+        before.refs = []
 
     async def invalidate(self) -> bool:
         """Give up this handle; the file descriptor is closed if it was the last one.
@@ -137,25 +185,27 @@ class BaseFileDescriptor:
         if self.is_only_handle():
             await self.close()
             return True
-        self._drop()
+        self.forget()
         return False
 
     async def close(self) -> None:
         """Close the file descriptor.
 
-        InvalidHandleError if the handle is not valid, SharedHandleError if there are others to the
-        same descriptor. OSError as the call reports it; the descriptor is closed all the same, and
-        the handle no longer valid. A checkpoint; if cancelled, nothing has happened. close(2).
+        Before anything is sent: InvalidHandleError if the handle is not valid, SharedHandleError if
+        there are others to the same descriptor, OwnDescriptorError if the process itself needs it.
+        OSError as the call reports it; the descriptor is closed all the same, and the handle no
+        longer valid. SyscallSendError: it is not closed, and the handle still valid. A checkpoint;
+        if cancelled, nothing has happened. close(2).
         """
         self.check_only()
         await trio.lowlevel.checkpoint_if_cancelled()
         # From here on the number may be somebody else's at any moment.
-        self._drop()
+        self.forget()
         try:
             await perform(self.task, close_call(self.near))
         except InterruptedError:
             pass  # Linux has closed it
-        except trio.Cancelled:
+        except (trio.Cancelled, SyscallSendError):  # others may have the table, and close it
             self.revive()
             raise
 
@@ -164,13 +214,15 @@ class BaseFileDescriptor:
 
         InvalidHandleError. A checkpoint; if cancelled, nothing has happened. fcntl(2), F_SETFD.
         """
-        self._validate()
+        held = self._validate()
         await perform(self.task, disable_cloexec_call(self.near))
+        held.kept = True
 
     async def enable_cloexec(self) -> None:
         """Have it closed when a program is executed; see disable_cloexec."""
-        self._validate()
+        held = self._validate()
         await perform(self.task, enable_cloexec_call(self.near))
+        held.kept = False
 
     def for_task(self, task: FileDescriptorTask[T_fd]) -> T_fd:
         """The same file descriptor, for another task that has the same table.
@@ -184,19 +236,17 @@ class BaseFileDescriptor:
     def move(self, task: FileDescriptorTask[T_fd]) -> T_fd:
         """for_task, giving up this handle."""
         handle = self.for_task(task)
-        self._drop()
+        if handle is not self:
+            self.forget()
         return handle
 
     def inherit(self, task: FileDescriptorTask[T_fd]) -> T_fd:
         """The same number in the table of a task that inherited ours.
 
-        FDTableMismatchError, naming both, if it has not.
+        InvalidHandleError; FDTableMismatchError, naming both, if it has not, or has closed it.
         """
-        self._validate()
-        table: rsyscall.far.FDTable | None = task.fd_table
-        while table is not None and table is not self.task.fd_table:
-            table = table.parent if self.near.number in table.inherited else None
-        if table is None:
+        held = self._validate()
+        if task.fd_table is not self.task.fd_table and not task.fd_table.inherit(held):
             raise rsyscall.far.FDTableMismatchError(
                 f"{self} of {self.task.fd_table} is not in {task.fd_table} of {task}"
             )
@@ -247,8 +297,39 @@ class FileDescriptorTask(rsyscall.far.Task, Generic[T_fd]):
     _fd_class: type[BaseFileDescriptor] = BaseFileDescriptor
 
     def make_fd_handle(self, fd: near.FileDescriptor) -> T_fd:
-        """A handle for a number that the caller knows to be open in this task's table."""
+        """A handle for a number that the caller knows to be open in this task's table.
+
+        It is not closed when the handle is gone, unless a call through another handle has made it.
+        """
         return cast("T_fd", self._fd_class(self, fd, True))
+
+    def adopt_fd(self, fd: near.FileDescriptor) -> T_fd:
+        """A handle for a number that a call of this task has just made.
+
+        It is closed once its last handle is gone; see run_fd_table_gc. Handles of what the number
+        has meant before are not valid any more.
+        """
+        table = self.fd_table
+        if not table.bygone:
+            table.renew(fd.number, self)
+        return cast("T_fd", self._fd_class(self, fd, not table.bygone))
+
+    async def run_fd_table_gc(self, use_self: bool = True) -> None:
+        """Close what calls have made in this task's table and nobody can name any more.
+
+        That is, what has no handle left, not even in a table from which it could be inherited; but
+        for what was told to stay open for another program, by disable_cloexec, as_argument or dup2.
+        Python's own garbage is collected first. The same is done, without that, before a call that
+        makes a file descriptor, when there is much to close or no room. use_self: whether this task
+        may be used, and not only others that have the same table. Errors of close(2) are lost.
+
+        A checkpoint; if cancelled, the rest is closed another time. close(2).
+        """
+        await trio.lowlevel.checkpoint()
+        gc.collect()
+        table = self.fd_table
+        tasks = [task for task in table.tasks if task is not self]
+        await collect(table, [self, *tasks] if use_self else tasks)
 
     def inherit_fd(self, fd: BaseFileDescriptor) -> T_fd:
         """A handle for a descriptor that this task's table has inherited from that of `fd`."""
@@ -257,11 +338,9 @@ class FileDescriptorTask(rsyscall.far.Task, Generic[T_fd]):
     @property
     def fd_numbers(self) -> list[int]:
         """The numbers of all descriptors of this task's table that have a valid handle."""
-        table = _tables.get(self.fd_table, {})
-        return [fd.number for fd, handles in table.items() if handles]
+        return list(self.fd_table)
 
     @property
     def fd_handles(self) -> list[BaseFileDescriptor]:
         """All valid handles of this task's table."""
-        table = _tables.get(self.fd_table, {})
-        return [handle for handles in table.values() for handle in handles]
+        return [handle for held in list(self.fd_table.held.values()) for handle in held.handles()]

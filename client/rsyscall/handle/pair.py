@@ -64,7 +64,7 @@ class PairSerializer(Serializer[T_pair], Generic[T_pair]):
     def from_bytes(self, data: bytes) -> T_pair:
         """Handles of what the caller knows to be open and to have no handles yet."""
         first, second = _INTS.unpack(self.task.abi, data)
-        make = self.task.make_fd_handle
+        make = self.task.adopt_fd
         return self.cls(make(near.FileDescriptor(first)), make(near.FileDescriptor(second)))
 
 

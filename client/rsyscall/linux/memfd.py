@@ -10,7 +10,11 @@ from rsyscall._raw import lib
 from rsyscall.handle.borrow import PathArgument, PathOrAddress, path_in
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import WrittenPointer
-from rsyscall.near.typed import TypedCall, declares, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    perform_making,
+)
 from rsyscall.sys.syscall import SYS
 
 __all__ = ["MFD", "MemfdTask", "memfd_create", "memfd_create_call"]
@@ -28,7 +32,7 @@ class MFD(enum.IntFlag):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("memfd_create")
@@ -58,7 +62,7 @@ async def memfd_create(
     """
     if isinstance(name, WrittenPointer):
         with name.borrow(task) as address:
-            fd = await perform(task, memfd_create_call(address, flags))
+            fd = await perform_making(task, memfd_create_call(address, flags))
     else:
-        fd = await perform(task, memfd_create_call(name, flags))
+        fd = await perform_making(task, memfd_create_call(name, flags))
     return cast("T_fd", fd)

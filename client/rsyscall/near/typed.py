@@ -7,6 +7,7 @@ of a batch, which has the same name, makes it a step.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -25,6 +26,7 @@ __all__ = [
     "number",
     "perform",
     "perform_at_once",
+    "perform_making",
 ]
 
 T = TypeVar("T")
@@ -74,3 +76,22 @@ async def perform(task: Task, call: TypedCall[T]) -> T:
         reply = await task.sysif.call(call.number, call.args)
         return call.convert(task, reply.value, reply.outs)
     return call.convert(task, await task.sysif.syscall(call.number, *call.args), ())
+
+
+async def perform_making(task: Task, call: TypedCall[T]) -> T:
+    """perform, for a call that makes file descriptors.
+
+    Those that nobody can name any more are closed before, if there are many, or if there is no room
+    for another one.
+    """
+    table = task.fd_table
+    if table.lost or table.garbage:
+        if table.is_untidy():
+            await table.gc_using_task(task)
+        try:
+            return await perform(task, call)
+        except OSError as exc:
+            if exc.errno != errno.EMFILE:
+                raise
+        await table.gc_using_task(task)
+    return await perform(task, call)

@@ -112,7 +112,7 @@ def recvmsg_args(
         namelen, length, flags = struct.unpack("=IQI", changed)
         control = more.pop(0)[:length] if room else b""
         (data,) = more
-        handles = [task.make_fd_handle(near.FileDescriptor(n)) for n in _numbers(control)]
+        handles = [task.adopt_fd(near.FileDescriptor(n)) for n in _numbers(control)]
         address = None
         if namelen >= 2:
             address = SockaddrStorage.from_bytes(name[:namelen]).parsed()

@@ -12,7 +12,7 @@ from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import Out, SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
+from rsyscall.near.typed import TypedCall, declares, nothing, number, perform, perform_making
 from rsyscall.struct import LaidOut, Portable, Record
 from rsyscall.sys.syscall import SYS
 
@@ -101,7 +101,7 @@ class EpollEventList(list[EpollEvent], Portable):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 def _events(_task: object, value: int, outs: tuple[bytes, ...]) -> EpollEventList:
@@ -216,4 +216,4 @@ class EpollTask(FileDescriptorTask[T_fd]):
         OSError as the call reports it. A checkpoint; if cancelled, nothing was made.
         epoll_create1(2).
         """
-        return cast("T_fd", await perform(self, epoll_create_call(flags)))
+        return cast("T_fd", await perform_making(self, epoll_create_call(flags)))

@@ -8,7 +8,11 @@ from typing import Any, cast
 from rsyscall import near
 from rsyscall._raw import lib
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
-from rsyscall.near.typed import TypedCall, declares, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    perform_making,
+)
 from rsyscall.sys.syscall import SYS
 
 __all__ = ["EFD", "EventFileDescriptor", "EventfdTask", "eventfd_call"]
@@ -24,7 +28,7 @@ class EFD(enum.IntFlag):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("eventfd")
@@ -48,4 +52,4 @@ class EventfdTask(FileDescriptorTask[T_fd]):
         ValueError for what has no 32 bits; OSError as the call reports it. A checkpoint; if
         cancelled, nothing was made. eventfd(2).
         """
-        return cast("T_fd", await perform(self, eventfd_call(initval, flags)))
+        return cast("T_fd", await perform_making(self, eventfd_call(initval, flags)))

@@ -12,7 +12,7 @@ from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import PathArgument, PathOrAddress, path_in, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.near.sysif import SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import TypedCall, declares, nothing, perform, perform_making
 from rsyscall.struct import Portable, Record, check_size
 from rsyscall.sys.syscall import SYS
 
@@ -136,7 +136,7 @@ class InotifyEventList(list[InotifyEvent], Portable):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 def _watch(_task: object, value: int, _outs: tuple[bytes, ...]) -> near.WatchDescriptor:
@@ -193,4 +193,4 @@ class InotifyTask(FileDescriptorTask[T_fd]):
         OSError as the call reports it. A checkpoint; if cancelled, nothing was made.
         inotify_init1(2).
         """
-        return cast("T_fd", await perform(self, inotify_init_call(flags)))
+        return cast("T_fd", await perform_making(self, inotify_init_call(flags)))

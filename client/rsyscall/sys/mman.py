@@ -99,20 +99,6 @@ class MemoryMappingTask(FileDescriptorTask[T_fd]):
 class MappableFileDescriptor(BaseFileDescriptor):
     """A file descriptor that can be mapped."""
 
-    _file: rsyscall.far.File | None = None
-
-    @property
-    def file(self) -> rsyscall.far.File:
-        """What it has open: the same for all handles of the descriptor. See far.File.same_as."""
-        if self._file is None:
-            for other in self._siblings():
-                if isinstance(other, MappableFileDescriptor) and other._file is not None:
-                    self._file = other._file
-                    break
-            else:
-                self._file = rsyscall.far.File()
-        return self._file
-
     async def mmap(
         self,
         length: int,

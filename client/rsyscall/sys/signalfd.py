@@ -63,7 +63,7 @@ class SignalfdSiginfo(Record, LaidOut):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("signalfd")

@@ -12,7 +12,15 @@ from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pair import HandlePair, PairSerializer, makes_pair
 from rsyscall.handle.pointer import LinearPointer, Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import MAX_IO, In, InOut, Out, Ret, SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, first_out, nothing, number, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    first_out,
+    nothing,
+    number,
+    perform,
+    perform_making,
+)
 from rsyscall.sys._msghdr import Message, recvmsg_args, sendmsg_args
 from rsyscall.sys._sockaddr import AF, Sockaddr, SockaddrStorage
 from rsyscall.sys._socket import MSG, SCM, SHUT, SO, SOCK, SOL
@@ -74,7 +82,7 @@ SocketpairSerializer = PairSerializer[Socketpair]
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("socket")
@@ -323,12 +331,14 @@ class SocketFileDescriptor(BaseFileDescriptor):
     async def accept(self, flags: SOCK = SOCK.NONE) -> FileDescriptor:
         """Take a connection; it is closed on exec, as with SOCK.CLOEXEC. accept4(2)."""
         self._validate()
-        return cast("FileDescriptor", await perform(self.task, accept_call(self.near, flags)))
+        return cast(
+            "FileDescriptor", await perform_making(self.task, accept_call(self.near, flags))
+        )
 
     async def accept_addr(self, flags: SOCK = SOCK.NONE) -> tuple[FileDescriptor, Sockaddr]:
         """accept, with the address of who has connected. accept4(2)."""
         self._validate()
-        made = await perform(self.task, accept_addr_call(self.near, flags))
+        made = await perform_making(self.task, accept_addr_call(self.near, flags))
         return cast("tuple[FileDescriptor, Sockaddr]", made)
 
     async def shutdown(self, how: SHUT) -> None:
@@ -443,7 +453,7 @@ class SocketFileDescriptor(BaseFileDescriptor):
         ValueError for other numbers. recvmsg(2).
         """
         self._validate()
-        return await perform(self.task, recvmsg_call(self.near, msg, flags, fds))
+        return await perform_making(self.task, recvmsg_call(self.near, msg, flags, fds))
 
 
 def _size(addr: Sockaddr | WrittenPointer[Any]) -> int:
@@ -461,7 +471,7 @@ class SocketTask(FileDescriptorTask[T_fd]):
 
         OSError as the call reports it. A checkpoint; if cancelled, nothing was made. socket(2).
         """
-        return cast("T_fd", await perform(self, socket_call(domain, type, protocol)))
+        return cast("T_fd", await perform_making(self, socket_call(domain, type, protocol)))
 
     @overload
     async def socketpair(
@@ -482,7 +492,7 @@ class SocketTask(FileDescriptorTask[T_fd]):
         checkpoint; if cancelled, nothing was made. socketpair(2).
         """
         if sv is None:
-            return await perform(self, socketpair_call(domain, type, protocol))
+            return await perform_making(self, socketpair_call(domain, type, protocol))
         if sv.size() < Socketpair.sizeof():
             raise ValueError(f"sv: {sv.size()} bytes, two descriptors have {Socketpair.sizeof()}")
         await perform_with(self, _socketpair_into, domain, type, protocol, sv)

@@ -11,7 +11,12 @@ from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import Out, SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    nothing,
+    perform_making,
+)
 from rsyscall.sys.syscall import SYS
 from rsyscall.time import Itimerspec, Timespec
 
@@ -56,7 +61,7 @@ class TFD_TIMER(enum.IntFlag):
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 def _setting(_task: object, _value: int, outs: tuple[bytes, ...]) -> Itimerspec:
@@ -166,4 +171,4 @@ class TimerfdTask(FileDescriptorTask[T_fd]):
         ValueError for what is no clock; OSError as the call reports it. A checkpoint; if cancelled,
         nothing was made. timerfd_create(2).
         """
-        return cast("T_fd", await perform(self, timerfd_create_call(clockid, flags)))
+        return cast("T_fd", await perform_making(self, timerfd_create_call(clockid, flags)))

@@ -40,6 +40,7 @@ def _after_fork_in_child() -> None:
         with contextlib.suppress(OSError):
             os.close(number)
     old = local_process.task  # others may still have it
+    old.fd_table.disarm()
     if isinstance(old.sysif, DirectSyscallInterface):
         old.sysif.reach(old.address_space)
     fresh = _make()

@@ -12,8 +12,10 @@ from collections.abc import AsyncGenerator
 import trio
 
 from rsyscall import near
+from rsyscall._checkpoint import shield
 from rsyscall._raw import ffi, lib
 from rsyscall.handle import Task
+from rsyscall.near.sysif import SyscallError
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.sysif.ring import SharedHalves
 from rsyscall.tasks.local import local_process
@@ -72,16 +74,19 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
         hello = await sysif.start(ring=ring, halves=halves)
         local = local_process.task
         sysif.reach(local.address_space)
-        yield Process(
-            Task(
-                sysif,
-                near.Pid(int(hello.info["pid"])),
-                local.fd_table,
-                local.address_space,
-                local.pidns,
-                mountns=local.mountns,
-            )
+        task = Task(
+            sysif,
+            near.Pid(int(hello.info["pid"])),
+            local.fd_table,
+            local.address_space,
+            local.pidns,
+            mountns=local.mountns,
         )
+        try:
+            yield Process(task)
+        finally:  # what it has made it closes, while it can
+            with shield(), contextlib.suppress(SyscallError):
+                await task.fd_table.gc_using_task(task)
     finally:
         await sysif.close_interface()
         with trio.CancelScope(shield=True):

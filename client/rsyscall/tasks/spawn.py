@@ -21,6 +21,8 @@ __all__ = ["open_process", "stub_path"]
 
 #: How long a stub that was told to end may take, in seconds.
 _END_SECONDS = 1.0
+#: The number that its socket has in the stub.
+_SOCKET = 3
 
 
 def stub_path() -> Path:
@@ -111,9 +113,9 @@ def _spawn(path: Path, theirs: socket.socket) -> _Stub:
     try:
         pid = os.posix_spawn(
             path,
-            [path.name, "--fd", "3"],
+            [path.name, "--fd", str(_SOCKET)],
             os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET)],
             setsigmask=[],
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
@@ -156,6 +158,8 @@ async def open_process(
     try:
         hello = await sysif.start(ring=ring)
         process = foreign_process(sysif, hello)
+        process.task.fd_table.own.add(_SOCKET)
+        process.task.own_fds.add(_SOCKET)
         # Or it is a program that has started the stub.
         sysif.reach(process.task.address_space, lambda: (child.pid, int(process.pid)), owner=True)
         try:

@@ -12,7 +12,14 @@ from rsyscall.fcntl import FD, F, O
 from rsyscall.handle.borrow import perform_with
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.near.sysif import SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    nothing,
+    number,
+    perform,
+    perform_making,
+)
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -29,7 +36,7 @@ T_fd = TypeVar("T_fd", bound=BaseFileDescriptor)
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("fcntl")
@@ -81,14 +88,19 @@ class FcntlFileDescriptor(BaseFileDescriptor):
         return await perform(self.task, fcntl_call(self.near, cmd, arg))
 
     async def disable_cloexec(self) -> None:
-        """Let it stay open when the process executes another program. fcntl(2)."""
+        """Let it stay open when the process executes another program.
+
+        From now on it also stays open when its last handle is gone. fcntl(2).
+        """
         self._validate()
         await perform(self.task, disable_cloexec_call(self.near))
+        self.keep()
 
     async def enable_cloexec(self) -> None:
         """Have it closed when the process executes another program. fcntl(2)."""
         self._validate()
         await perform(self.task, enable_cloexec_call(self.near))
+        self.keep(False)
 
     async def as_argument(self) -> int:
         """Its number, for the command line of a program that is to inherit it: disable_cloexec.
@@ -100,23 +112,27 @@ class FcntlFileDescriptor(BaseFileDescriptor):
 
     async def dup(self) -> Self:
         """Another descriptor of the same open file; it is closed on exec. fcntl(2)."""
-        self._validate()
-        return cast("Self", await perform(self.task, dup_call(self.near)))
+        file = self.file
+        made = await perform_making(self.task, dup_call(self.near))
+        made.opens(file)
+        return cast("Self", made)
 
     async def dup3(self, newfd: T_fd, flags: int) -> T_fd:
         """Have another descriptor mean the same open file as this one, in place of its own.
 
-        flags: O.CLOEXEC or 0. Returns newfd, which stays valid. SharedHandleError if other valid
-        handles name it, which would then mean another file; FDTableMismatchError; ValueError if it
-        is this very descriptor. dup(2).
+        flags: O.CLOEXEC or 0. Returns newfd, which stays valid; without O.CLOEXEC it also stays
+        open when its last handle is gone. SharedHandleError if other valid handles name it, which
+        would then mean another file; OwnDescriptorError if the process itself needs it;
+        FDTableMismatchError; ValueError if it is this very descriptor. dup(2).
         """
-        self._validate()
+        file = self.file
         newfd.check_only()
         with newfd.borrow(self.task) as number:
             same = number == self.near
         if same:
             raise ValueError(f"newfd: {newfd} is the descriptor itself")
         await perform_with(self.task, dup3_call, self, newfd, int(flags))
+        newfd.replaced(file, kept=not int(flags) & O.CLOEXEC)
         return newfd
 
     async def dup2(self, newfd: T_fd) -> T_fd:

@@ -10,7 +10,13 @@ from rsyscall.handle.borrow import PathArgument, PathOrAddress, path_in
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import WrittenPointer
 from rsyscall.near.sysif import SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    nothing,
+    perform,
+    perform_making,
+)
 from rsyscall.sys.syscall import SYS
 from rsyscall.unistd.dup import FcntlFileDescriptor
 from rsyscall.unistd.names import NamesFileDescriptor, NamesTask
@@ -31,7 +37,7 @@ _OPENAT = SYS.openat
 
 
 def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.make_fd_handle(near.FileDescriptor(value))
+    return task.adopt_fd(near.FileDescriptor(value))
 
 
 @declares("openat")
@@ -68,9 +74,9 @@ async def _openat(
 ) -> T_fd:
     if isinstance(path, WrittenPointer):
         with path.borrow(task) as address:
-            fd = await perform(task, openat_call(dirfd, address, flags, mode))
+            fd = await perform_making(task, openat_call(dirfd, address, flags, mode))
     else:
-        fd = await perform(task, openat_call(dirfd, path, flags, mode))
+        fd = await perform_making(task, openat_call(dirfd, path, flags, mode))
     return cast("T_fd", fd)
 
 

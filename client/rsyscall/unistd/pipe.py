@@ -10,7 +10,12 @@ from rsyscall.handle.fd import FileDescriptorTask, T_fd
 from rsyscall.handle.pair import HandlePair, PairSerializer, makes_pair
 from rsyscall.handle.pointer import LinearPointer, Pointer
 from rsyscall.near.sysif import Out, SyscallArgument
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import (
+    TypedCall,
+    declares,
+    nothing,
+    perform_making,
+)
 from rsyscall.sys.syscall import SYS
 
 if TYPE_CHECKING:
@@ -60,7 +65,7 @@ class PipeTask(FileDescriptorTask[T_fd]):
         checkpoint; if cancelled, nothing was made. pipe(2).
         """
         if buf is None:
-            return await perform(self, pipe_call(flags))
+            return await perform_making(self, pipe_call(flags))
         if buf.size() < Pipe.sizeof():
             raise ValueError(f"buf: {buf.size()} bytes, two descriptors have {Pipe.sizeof()}")
         await perform_with(self, _pipe_into, buf, flags)
