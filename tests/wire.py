@@ -26,6 +26,7 @@ from rsyscall_protocol import (
     Bye,
     Call,
     CallFlag,
+    Cancel,
     Error,
     ErrorCode,
     Event,
@@ -47,6 +48,7 @@ from rsyscall_protocol import (
     Ring,
     Role,
     Run,
+    Stall,
     Step,
     StepFlag,
     Struct,
@@ -168,6 +170,8 @@ _EVENTS: dict[MessageType, type[Event]] = {
     MessageType.PREPARE: Prepare,
     MessageType.RUN: Run,
     MessageType.UNPREPARE: Unprepare,
+    MessageType.CANCEL: Cancel,
+    MessageType.STALL: Stall,
 }
 
 

@@ -36,7 +36,7 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     struct rs_batch batch;
     struct rs_request request;
     struct rs_limits limits;
-    const struct rs_guard nothing = {{-1, -1}, 0, 0};
+    struct rs_guard nothing = {.fds = {-1, -1}};
     const char *why;
     int32_t out_fd;
 
@@ -207,13 +207,13 @@ int64_t rs_child_map(uint64_t length) {
     int64_t at = rs_sys(RS_NR_mmap, 0, length, PROT_READ_WRITE, MAP_CHILD, UINT64_MAX, 0);
     if (at < 0)
         return at;
-    int64_t err = rs_sys(RS_NR_mprotect, (uint64_t)at, 4096, 0, 0, 0, 0);
+    int64_t err = rs_sys3(RS_NR_mprotect, (uint64_t)at, 4096, 0);
     if (err < 0) {
-        rs_sys(RS_NR_munmap, (uint64_t)at, length, 0, 0, 0, 0);
+        rs_sys3(RS_NR_munmap, (uint64_t)at, length, 0);
         return err;
     }
     /* Refused where there are no huge pages anyway. */
-    rs_sys(RS_NR_madvise, (uint64_t)at, length, MADV_NOHUGE, 0, 0, 0);
+    rs_sys3(RS_NR_madvise, (uint64_t)at, length, MADV_NOHUGE);
     return at;
 }
 
@@ -245,7 +245,7 @@ int32_t rs_serve_shared(int32_t fd, void *halves, uint32_t size) {
     rs_close(fd);
     if (pidfd >= 0)
         rs_close(pidfd);
-    rs_sys(RS_NR_munmap, (uint64_t)memory, sizeof *session, 0, 0, 0, 0);
+    rs_sys3(RS_NR_munmap, (uint64_t)memory, sizeof *session, 0);
     return 0;
 }
 
@@ -345,6 +345,6 @@ int32_t rs_check_request(const uint8_t *body, uint32_t len) {
     struct rs_limits limits;
     const char *why;
     rs_limits_default(&limits);
-    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING,
+    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING | 1 << RS_MSG_CANCEL,
                              &limits, entries, &batch, &request, &why);
 }

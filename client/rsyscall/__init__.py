@@ -23,6 +23,7 @@ from rsyscall.handle import (
 )
 from rsyscall.near.sysif import (
     ForkedError,
+    OtherCallsBlocked,
     ProtocolHangup,
     SyscallError,
     SyscallHangup,
@@ -58,6 +59,7 @@ __all__ = [
     "ForkedError",
     "LinearPointer",
     "MemoryMapping",
+    "OtherCallsBlocked",
     "Pointer",
     "PreparedBatch",
     "Process",

@@ -14,6 +14,7 @@ from rsyscall_protocol._events import (
     Bell,
     Bye,
     Call,
+    Cancel,
     Error,
     Event,
     Fds,
@@ -24,11 +25,13 @@ from rsyscall_protocol._events import (
     Result,
     Ring,
     Run,
+    Stall,
     Unprepare,
     Write,
 )
 from rsyscall_protocol._fields import (
     INT64,
+    MAX_ERRNO,
     UINT32,
     UINT64,
     fail,
@@ -141,6 +144,8 @@ _FIELDS = {
     MessageType.PREPARE: 5,
     MessageType.RUN: 5,
     MessageType.UNPREPARE: 3,
+    MessageType.CANCEL: 2,
+    MessageType.STALL: 2,
 }
 
 
@@ -175,6 +180,10 @@ def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Ev
             return _decode_error(fields)
         case MessageType.BYE:
             return Bye()
+        case MessageType.CANCEL:
+            return Cancel(uint(fields[1], UINT64, "the id of a request"))
+        case MessageType.STALL:
+            return Stall(uint(fields[1], MAX_ERRNO, "STALL: the errno"))
         case MessageType.CALL:
             request = decode_call(fields, limits)
         case MessageType.BATCH | MessageType.PREPARE:

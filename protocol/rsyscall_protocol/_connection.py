@@ -24,6 +24,7 @@ from rsyscall_protocol._events import (
     Bell,
     Bye,
     Call,
+    Cancel,
     Error,
     Event,
     Fds,
@@ -34,6 +35,7 @@ from rsyscall_protocol._events import (
     Result,
     Ring,
     Run,
+    Stall,
     Unprepare,
     Write,
 )
@@ -65,6 +67,8 @@ _TYPES: dict[type[Event], MessageType] = {
     Prepare: MessageType.PREPARE,
     Run: MessageType.RUN,
     Unprepare: MessageType.UNPREPARE,
+    Cancel: MessageType.CANCEL,
+    Stall: MessageType.STALL,
 }
 _NEEDS = {
     MessageType.RING: Feature.RING,
@@ -72,6 +76,8 @@ _NEEDS = {
     MessageType.PREPARE: Feature.BATCH,
     MessageType.RUN: Feature.BATCH,
     MessageType.UNPREPARE: Feature.BATCH,
+    MessageType.CANCEL: Feature.CANCEL,
+    MessageType.STALL: Feature.CANCEL,
 }
 
 _GREETING = (State.IDLE, State.GREETED)
@@ -231,7 +237,7 @@ class Connection:
                     self._check_choice(event, self.peer)
             case Result() | Batched():
                 self._check_result(event)
-            case Error() | Bye() | Bell() | Fds():
+            case Error() | Bye() | Bell() | Fds() | Cancel() | Stall():
                 pass
             case _:
                 check_request(event, self.limits)
@@ -283,7 +289,7 @@ class Connection:
                 self.reserved -= pending.reserved
                 if isinstance(event, Result):
                     self._settle(pending, event.value)
-            case Hello() | Error() | Bye() | Bell() | Fds():
+            case Hello() | Error() | Bye() | Bell() | Fds() | Cancel() | Stall():
                 pass
             case _:
                 self._last_id = event.id
@@ -414,7 +420,7 @@ class Connection:
 
     def _allowed(self) -> frozenset[MessageType]:
         messages = _ALLOWED[self.state, self.role.peer]
-        if self.role is Role.CLIENT:
+        if self.role is Role.CLIENT and Feature.CANCEL in self.features:
             return messages
         return frozenset(message for message in messages if self._may_use(message))
 
@@ -440,7 +446,7 @@ class Connection:
             self._greet(event)
         elif isinstance(event, Result | Batched):
             self._check_result(event)
-        elif not isinstance(event, Error | Bye | Bell | Fds):
+        elif not isinstance(event, Error | Bye | Bell | Fds | Cancel | Stall):
             self._check_admission(event)
         if isinstance(event, Call | Result | Batch | Run) and event.fds:
             event = replace(event, fds=self._claim(event, start))

@@ -45,6 +45,10 @@ class MessageType(enum.IntEnum):
     """run a batch that was prepared"""
     UNPREPARE = 15
     """forget a batch that was prepared"""
+    CANCEL = 16
+    """interrupt a request that is under way"""
+    STALL = 17
+    """from now on a call that blocks holds up the others"""
 
 
 class ArgumentType(enum.IntEnum):
@@ -117,6 +121,8 @@ class Feature(enum.IntFlag):
     """the connection may go on in shared memory"""
     BATCH = 2
     """BATCH, PREPARE, RUN and UNPREPARE are understood"""
+    CANCEL = 4
+    """calls that block hold up no others, and CANCEL and STALL are understood"""
 
 
 class ErrorCode(enum.IntEnum):
@@ -191,13 +197,17 @@ class Size(enum.IntEnum):
     """bytes of the body of a frame beside a ring at most"""
     STRUCT_DEPTH = 3
     """how far relocations may lead"""
+    HELPERS = 256
+    """calls that may be blocked at a time before they hold up others"""
     CHILD_MEMORY = 4718592
     """bytes that a child needs, zeroed"""
+    REFUSAL = 4095
+    """in place of an errno: not made, since others are blocked"""
     ERROR_TEXT = 255
     """bytes of the text of an ERROR at most"""
 
 
-FEATURES = Feature.RING | Feature.BATCH
+FEATURES = Feature.RING | Feature.BATCH | Feature.CANCEL
 #: name: (default, smallest, largest) of each limit that HELLO negotiates.
 LIMITS = {
     "frame": (1048576, 4096, 1048576),

@@ -24,6 +24,7 @@ from rsyscall_protocol._events import (
     Bell,
     Bye,
     Call,
+    Cancel,
     Error,
     Event,
     Fds,
@@ -34,6 +35,7 @@ from rsyscall_protocol._events import (
     Result,
     Ring,
     Run,
+    Stall,
     Step,
     Unprepare,
     Write,
@@ -144,5 +146,9 @@ def encode(event: Event) -> bytes:
             uint(offset, UINT64, "ERROR: the offset")
             text = text.encode()[: Size.ERROR_TEXT].decode(errors="ignore")
             return pack([MessageType.ERROR, code, offset, text])
+        case Cancel(id):
+            return pack([MessageType.CANCEL, id])
+        case Stall(errno):
+            return pack([MessageType.STALL, errno])
         case Bye():
             return pack([MessageType.BYE])

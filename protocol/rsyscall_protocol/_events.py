@@ -172,6 +172,23 @@ class Batched:
 
 
 @record
+class Cancel:
+    """Interrupt the request with this id, if it is under way: not a request, and not answered."""
+
+    id: int
+
+
+@record
+class Stall:
+    """From now on a call that blocks holds up the others.
+
+    errno: why no thread can be made that would go on with them.
+    """
+
+    errno: int
+
+
+@record
 class Error:
     """Why the sender ends the connection, and where in the bytes it received the reason stands."""
 
@@ -186,4 +203,4 @@ class Bye:
 
 
 Request: TypeAlias = Call | Read | Write | Ring | Batch | Prepare | Run | Unprepare
-Event: TypeAlias = Hello | Request | Result | Batched | Error | Bye | Bell | Fds
+Event: TypeAlias = Hello | Request | Result | Batched | Error | Bye | Bell | Fds | Cancel | Stall

@@ -9,6 +9,7 @@ from rsyscall_protocol._errors import RemoteProtocolError
 from rsyscall_protocol._msgpack import scan, unpack
 
 UINT32, UINT64, INT32, INT64 = 2**32 - 1, 2**64 - 1, 2**31 - 1, 2**63
+MAX_ERRNO = 4095
 
 
 def fail(code: ErrorCode, text: str) -> NoReturn:

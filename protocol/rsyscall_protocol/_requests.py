@@ -32,6 +32,7 @@ from rsyscall_protocol._events import Batch, Call, Prepare, Ring, Run, Step
 from rsyscall_protocol._fields import (
     INT32,
     INT64,
+    MAX_ERRNO,
     UINT32,
     UINT64,
     fail,
@@ -208,7 +209,7 @@ def _decode_ok(value: object) -> int | tuple[int, ...] | None:
     if not isinstance(value, list):
         fail(ErrorCode.FIELD, "a step's ok is neither nil, a number nor an array")
     errnos = cast("list[object]", value)
-    return tuple(uint(n, 4095, "an error in a step's ok") for n in errnos)
+    return tuple(uint(n, MAX_ERRNO, "an error in a step's ok") for n in errnos)
 
 
 def first_out(args: Sequence[Argument]) -> int:

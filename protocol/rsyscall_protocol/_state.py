@@ -6,6 +6,7 @@ The rules:
 2. The client speaks first. The server says nothing before it has heard HELLO, except why not.
 3. Requests go one way and results the other, in any order, until the client says BYE. The server
    then answers what is still open, says BYE itself and ends the stream.
+   Meanwhile the client may CANCEL what is under way. The server may say once that it will STALL.
 4. When nothing is under way the client may ask, once, to go on in shared memory. The server says
    how that went before anything else is said. Beside the ring, BELL and FDS go over the socket.
 5. Whoever sees a rule broken says ERROR and ends the stream; ERROR is not answered.
@@ -68,8 +69,10 @@ TRANSITIONS: dict[State, dict[tuple[Role, M], State]] = {
         (C, M.PREPARE): State.OPEN,
         (C, M.RUN): State.OPEN,
         (C, M.UNPREPARE): State.OPEN,
+        (C, M.CANCEL): State.OPEN,
         (S, M.RESULT): State.OPEN,
         (S, M.BATCHED): State.OPEN,
+        (S, M.STALL): State.OPEN,
         (C, M.RING): State.MOVING,
         (C, M.BYE): State.CLOSING,
         (C, M.ERROR): State.FAILED,
@@ -83,6 +86,7 @@ TRANSITIONS: dict[State, dict[tuple[Role, M], State]] = {
     State.CLOSING: {
         (S, M.RESULT): State.CLOSING,
         (S, M.BATCHED): State.CLOSING,
+        (S, M.STALL): State.CLOSING,
         (S, M.BYE): State.CLOSED,
         (C, M.ERROR): State.FAILED,
         (S, M.ERROR): State.FAILED,

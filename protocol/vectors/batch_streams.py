@@ -20,6 +20,7 @@ from batches import (
 )
 from bodies import (
     BATCHED,
+    CANCEL,
     FD,
     IN,
     INOUT,
@@ -27,6 +28,7 @@ from bodies import (
     RESULT,
     RET,
     RING,
+    STALL,
     UNPREPARE,
     Vector,
     ext,
@@ -365,11 +367,16 @@ def refused() -> Iterator[tuple[str, list[Vector]]]:
         "PREPARE": prepare(),
         "RUN": run(),
         "UNPREPARE": [UNPREPARE, 1, 0],
+        "CANCEL": [CANCEL, 1],
         "RING": [RING, 1, 4096, 0],
     }.items():
         other = greeting(features=2 if name == "RING" else 1)
         for why, start in {"any feature": HELLO_TAKEN, "its feature": other}.items():
             yield f"{name} without {why}", [*start, took(frame(fields)), error("STATE", AT)]
+    yield (
+        "a client that sends STALL",
+        [*greeting(features=7), took(frame([STALL, 1])), error("STATE", AT)],
+    )
     start = greeting(features=3)
     ring = frame([RING, 1, 4096, 0])
     for name, fields in {
@@ -385,8 +392,18 @@ def refused() -> Iterator[tuple[str, list[Vector]]]:
     yield "RING with a file descriptor", [*start, took(ring, fds=1), error("FDS", AT)]
 
 
+def stalls() -> Iterator[tuple[str, list[Vector]]]:
+    """What a client must make of a STALL."""
+    said = frame([STALL, 11])
+    for features, after in [(3, error("STATE", AT)), (7, event({"type": "STALL", "errno": 11}))]:
+        meaning = meant_hello(features=features)
+        start = [out(meaning), took(frame(hello(features=features))), event(meaning)]
+        yield f"client: STALL with the features {features}", [*start, took(said), after]
+
+
 def clients() -> Iterator[tuple[str, list[Vector]]]:
     """What a client must make of a BATCHED, or of the answer to a RING."""
+    yield from stalls()
     two = meant_batch(meant_step({"OUT": 2}, {"RET": 2}), meant_step({"INOUT": "61"}))
     brief = {**two, "flags": 1}
     ring = {"type": "RING", "id": 1, "size": 4096, "spin": 0}

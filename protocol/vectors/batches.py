@@ -10,6 +10,7 @@ from bodies import (
     BATCH,
     BATCHED,
     BELL,
+    CANCEL,
     ERROR,
     FD,
     FDS,
@@ -25,6 +26,7 @@ from bodies import (
     RING,
     RUN,
     UINT32,
+    UINT64,
     UNPREPARE,
     Vector,
     call,
@@ -226,7 +228,7 @@ def wrong_steps() -> Iterator[tuple[str, object, object]]:
 
 
 def programs() -> Iterator[tuple[str, object, object]]:
-    """PREPARE, RUN and UNPREPARE."""
+    """PREPARE, RUN, UNPREPARE and CANCEL."""
     yield "PREPARE of nothing", prepare(), meant_prepare()
     yield (
         "PREPARE with parameters",
@@ -284,6 +286,12 @@ def programs() -> Iterator[tuple[str, object, object]]:
     yield "UNPREPARE: a negative program", [UNPREPARE, 1, -1], "FIELD"
     yield "UNPREPARE: a program of 33 bits", [UNPREPARE, 1, UINT32], "FIELD"
     yield "UNPREPARE with a field too many", [UNPREPARE, 1, 7, 0], "ARITY"
+    yield "CANCEL", [CANCEL, 1], {"type": "CANCEL", "id": 1}
+    yield "CANCEL of any id", [CANCEL, UINT64 - 1], {"type": "CANCEL", "id": UINT64 - 1}
+    yield "CANCEL of a negative id", [CANCEL, -1], "FIELD"
+    yield "CANCEL of no integer", [CANCEL, b""], "FIELD"
+    yield "CANCEL without an id", [CANCEL], "ARITY"
+    yield "CANCEL with a field too many", [CANCEL, 1, 0], "ARITY"
 
 
 def rings() -> Iterator[tuple[str, object, object]]:

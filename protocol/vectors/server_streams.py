@@ -68,7 +68,7 @@ def servers() -> Iterator[tuple[str, list[Vector]]]:
     meant_wide = meant_hello(version_min=0, version_max=9, features=255)
     yield (
         "HELLO with more versions and features than the server knows",
-        [took(wide), event(meant_wide), out(meant_hello(features=3)), *GOODBYE],
+        [took(wide), event(meant_wide), out(meant_hello(features=7)), *GOODBYE],
     )
     yield "no version in common", [took(frame(hello(min=2, max=9))), error("VERSION")]
     yield "older versions only", [took(frame(hello(min=0, max=0))), error("VERSION")]
@@ -80,7 +80,7 @@ def servers() -> Iterator[tuple[str, list[Vector]]]:
     yield "a CALL before HELLO", [took(nothing()), error("STATE")]
     yield "a wrong CALL before HELLO", [took(frame([2])), error("STATE")]
     yield "an ERROR before HELLO", [took(frame([ERROR, 1, 0, ""])), error("STATE")]
-    yield "an unknown message before HELLO", [took(frame([16])), error("UNKNOWN_TYPE")]
+    yield "an unknown message before HELLO", [took(frame([18])), error("UNKNOWN_TYPE")]
     yield "a second HELLO", [*HELLO_TAKEN, took(HELLO_FRAME), error("STATE", AT)]
     yield (
         "a RESULT from a client",

@@ -17,7 +17,7 @@ static int take_pairs(struct rs_reader *r, struct rs_reader *pairs, uint32_t *co
 }
 
 /* STRUCT: an ext whose payload is itself msgpack: [bytes, [offset, index, ...], [offset, n, ...]] */
-static int decode_struct(const struct rs_value *ext, uint32_t self, uint32_t count,
+__attribute__((cold)) static int decode_struct(const struct rs_value *ext, uint32_t self, uint32_t count,
                          struct rs_entry *e, uint64_t *out_bytes, const char **why) {
     struct rs_reader r = {ext->data, ext->data + ext->len}, pairs;
     struct rs_value v;
@@ -59,7 +59,7 @@ static int decode_struct(const struct rs_value *ext, uint32_t self, uint32_t cou
 }
 
 /* REF: step, offset and width, each in four bytes. */
-static int decode_ref(const struct rs_value *ext, const struct rs_scope *scope, struct rs_entry *e,
+__attribute__((cold)) static int decode_ref(const struct rs_value *ext, const struct rs_scope *scope, struct rs_entry *e,
                       const char **why) {
     struct rs_reader r = {ext->data, ext->data + ext->len};
     uint64_t step, offset, width;
@@ -151,7 +151,7 @@ static int decode_argument(struct rs_reader *r, uint32_t self, struct rs_entry *
 }
 
 /* From the last entry back, every one a STRUCT points at has its depth already. */
-static int check_depth(struct rs_entry *entries, uint32_t count, const char **why) {
+__attribute__((cold)) static int check_depth(struct rs_entry *entries, uint32_t count, const char **why) {
     for (uint32_t i = count; i-- > 0;) {
         struct rs_reader pairs = entries[i].relocations;
         for (uint32_t n = 0; n < entries[i].relocation_count; n++) {

@@ -16,7 +16,7 @@ static int succeeded(const struct rs_step *step, int64_t result) {
     return 0;
 }
 
-static void undo(const struct rs_limits *limits, struct rs_entry *entries, struct rs_batch *batch,
+__attribute__((cold)) static void undo(const struct rs_limits *limits, struct rs_entry *entries, struct rs_batch *batch,
                  struct rs_scope *scope, const int32_t *fds, const struct rs_guard *guard) {
     struct rs_step step;
     const char *why;
@@ -42,7 +42,7 @@ static void undo(const struct rs_limits *limits, struct rs_entry *entries, struc
 
 uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
                 struct rs_entry *entries, struct rs_batch *batch, const int32_t *fds,
-                const struct rs_guard *guard, uint8_t *reply) {
+                struct rs_guard *guard, uint8_t *reply) {
     struct rs_scope scope = {req->nfds, 0, req->parameters, batch, 0, 0, 0, 0};
     struct rs_reader r = req->program;
     struct rs_step step;
@@ -75,6 +75,12 @@ uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
         batch->outs[i] = p + RS_SIZE_REPLY_OUT;
         int64_t result = rs_call(step.nr, entries, step.count, batch, fds, guard, a, &p, &outs);
         batch->results[i] = result;
+        int64_t stop = guard->stop; /* cancelled, or refused as a whole */
+        if (stop && result == stop) {
+            batch->statuses[i] = RS_STATUS_BLOCKED;
+            failed++;
+            break;
+        }
         if (succeeded(&step, result)) {
             batch->statuses[i] = RS_STATUS_DONE;
             continue;
@@ -85,8 +91,12 @@ uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
             break;
     }
     uint32_t stopped = scope.step;
-    if (stopped < req->steps)
+    if (stopped < req->steps) {
+        if (guard->work)
+            rs_team_over(guard->work);
+        guard->stop = 0; /* what is to be undone is undone */
         undo(limits, entries, batch, &scope, fds, guard);
+    }
 
     uint32_t started = stopped < req->steps ? stopped + 1 : stopped;
     uint32_t values = started, from = 0, statuses = req->steps;
@@ -109,7 +119,7 @@ uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
     return len;
 }
 
-int64_t rs_keep(struct rs_store *store, const struct rs_request *req,
+__attribute__((cold)) int64_t rs_keep(struct rs_store *store, const struct rs_request *req,
                 const struct rs_limits *limits) {
     uint64_t len = (uint64_t)(req->program.end - req->program.p);
     if (len > limits->program_bytes - store->len)
@@ -118,8 +128,14 @@ int64_t rs_keep(struct rs_store *store, const struct rs_request *req,
         struct rs_program *program = &store->programs[i];
         if (program->used)
             continue;
-        *program = (struct rs_program){1,          store->len,      (uint32_t)len, req->steps,
-                                       req->parameters, req->flags, req->reserve};
+        *program = (struct rs_program){.used = 1,
+                                       .at = store->len,
+                                       .len = (uint32_t)len,
+                                       .steps = req->steps,
+                                       .parameters = req->parameters,
+                                       .flags = req->flags,
+                                       .classes = req->classes,
+                                       .reserve = req->reserve};
         memcpy(store->bytes + store->len, req->program.p, len);
         store->len += (uint32_t)len;
         return i;
@@ -127,7 +143,7 @@ int64_t rs_keep(struct rs_store *store, const struct rs_request *req,
     return -RS_ENOMEM;
 }
 
-int64_t rs_unkeep(struct rs_store *store, uint64_t which) {
+__attribute__((cold)) int64_t rs_unkeep(struct rs_store *store, uint64_t which) {
     if (which >= RS_LIMIT_PROGRAMS_MAX || !store->programs[which].used)
         return -RS_EINVAL;
     struct rs_program gone = store->programs[which];
@@ -154,5 +170,6 @@ int rs_recall(const struct rs_store *store, struct rs_request *req, uint8_t *scr
     req->flags = program->flags;
     req->parameters = program->parameters;
     req->reserve = program->reserve;
+    req->classes = program->classes;
     return 0;
 }

@@ -7,7 +7,7 @@
 struct rs_program {
     uint32_t used;
     uint32_t at, len; /* in the store's bytes */
-    uint32_t steps, parameters, flags;
+    uint32_t steps, parameters, flags, classes;
     uint64_t reserve;
 };
 
@@ -22,7 +22,7 @@ struct rs_store {
  * which has room for req->reserve bytes. Returns its length. */
 uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
                 struct rs_entry *entries, struct rs_batch *batch, const int32_t *fds,
-                const struct rs_guard *guard, uint8_t *reply);
+                struct rs_guard *guard, uint8_t *reply);
 
 /* Keep a PREPARE's steps. Returns the program's number, or -errno. */
 int64_t rs_keep(struct rs_store *store, const struct rs_request *req,

@@ -18,12 +18,12 @@ enum { DUMP = BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(11) | BI
 
 static _Noreturn void end(int status) {
     for (;;)
-        rs_sys(RS_NR_exit_group, (uint64_t)status, 0, 0, 0, 0, 0);
+        rs_sys3(RS_NR_exit_group, (uint64_t)status, 0, 0);
 }
 
 /* The handler of those signals. The init of a pid namespace cannot kill itself. */
 static void die(int sig) {
-    rs_sys(RS_NR_kill, (uint64_t)rs_getpid(), RS_SIGKILL, 0, 0, 0, 0);
+    rs_sys3(RS_NR_kill, (uint64_t)rs_getpid(), RS_SIGKILL, 0);
     end(128 + sig);
 }
 
@@ -54,11 +54,11 @@ _Noreturn void rs_child_main(struct rs_child *c) {
     const uint32_t *range = (const uint32_t *)(uintptr_t)c->ranges;
     dispositions(c->flags);
     for (; c->range_count; c->range_count--, range += 2)
-        rs_sys(RS_NR_close_range, range[0], range[1], 0, 0, 0, 0);
-    rs_session_init(s, c->socket, c->pidfd, 0, c->page_size);
+        rs_sys3(RS_NR_close_range, range[0], range[1], 0);
+    rs_session_init(s, c->socket, c->pidfd, RS_SINGLE, c->page_size);
     if (c->flags & RS_CHILD_RUN) {
         c->reply_len = rs_session_batch(s, (uint8_t *)(uintptr_t)c->data, c->size);
-        c->reply = rs_addr(s->tx);
+        c->reply = rs_addr(s->work->tx);
         end(127);
     }
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&c->mask), 0, 8, 0, 0);

@@ -3,13 +3,6 @@
 #include "plain.h"
 #include "sys.h"
 
-/* Flags of the calls, by number: RS_CALL_*. */
-const uint8_t rs_call_flags[RS_CALLS] = {
-#define RS_FLAGS(nr, flags) [nr] = (flags),
-    RS_CALL_FLAGS(RS_FLAGS)
-#undef RS_FLAGS
-};
-
 /* Bytes of a RESULT in front of its first output: frame header, array, type, id, nfds, result,
  * array of outputs. */
 enum { HEAD = RS_SIZE_HEADER + 1 + 1 + 9 + 1 + 9 + 5 };
@@ -18,9 +11,7 @@ _Static_assert(HEAD <= RS_SIZE_REPLY_BASE, "what a request reserves must hold a 
 int rs_may_block(const struct rs_request *req) {
     if (req->type == RS_MSG_BATCH || req->type == RS_MSG_RUN)
         return 1; /* perhaps; and a thousand calls take their time anyway */
-    if (req->type != RS_MSG_CALL)
-        return 0;
-    return req->nr >= RS_CALLS || rs_call_flags[req->nr] & RS_CALL_BLOCKS;
+    return (req->classes & RS_CALL_BLOCKS) != 0;
 }
 
 static int guarded(const struct rs_guard *guard, uint64_t fd) {
@@ -279,7 +270,7 @@ uint32_t rs_result(uint64_t id, int64_t result, uint8_t *reply) {
 }
 
 /* By way of the kernel, so that a bad address is an answer and not the end of us. */
-static int64_t copy(const struct rs_request *req, uint8_t *room) {
+__attribute__((cold)) static int64_t copy(const struct rs_request *req, uint8_t *room) {
     struct rs_iovec local = {req->type == RS_MSG_READ ? rs_addr(room) : rs_addr(req->in),
                              req->length};
     struct rs_iovec remote = {req->address, req->length};
@@ -297,13 +288,18 @@ int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs
     place(e, count, batch, fds, *reply, outs);
     for (uint32_t i = 0; i < 6; i++)
         a[i] = i < count ? e[i].value : 0;
-    int64_t result = refuse(nr, a, guard);
+    int64_t result = atomic_load_explicit(&guard->stop, memory_order_relaxed);
+    if (result == 0)
+        result = refuse(nr, a, guard);
     if (result == 0) {
         if (nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
             mark(guard, (int32_t)(uint32_t)a[0], 0);
-        result = nr == RS_NR_clone
-                     ? rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5])
-                     : rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        if (nr == RS_NR_clone)
+            result = rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5]);
+        else if (guard->work && (nr >= RS_CALLS || rs_call_flags[nr] & RS_CALL_BLOCKS))
+            result = rs_team_call(guard->work, nr, a);
+        else
+            result = rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         remember(guard, nr, a, result);
     }
     if (*outs != before)

@@ -2,16 +2,27 @@
 #ifndef RS_EXECUTE_H
 #define RS_EXECUTE_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "request.h"
 
+struct rs_work;
+
 /* What the one who serves does not want to lose to its client. */
 struct rs_guard {
-    int32_t fds[2];     /* own descriptors, or -1: may be neither closed nor replaced */
-    uint8_t *made;      /* in somebody's interpreter: a bit per descriptor that calls have made */
-    uint32_t made_bits; /* how many; 0 when the whole process is ours */
+    int32_t fds[2];       /* own descriptors, or -1: may be neither closed nor replaced */
+    uint8_t *made;        /* in somebody's interpreter: a bit per descriptor that calls have made */
+    uint32_t made_bits;   /* how many; 0 when the whole process is ours */
+    struct rs_work *work; /* whose calls they are; NULL if a call that blocks blocks all */
+    _Atomic int64_t stop; /* not zero: what calls are to return instead of being made */
 };
+
+/* team.c: make a call that may block. */
+int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]);
+
+/* team.c: nothing interrupts what follows. */
+void rs_team_over(struct rs_work *w);
 
 /* A RESULT without outputs; returns the frame's length. */
 uint32_t rs_result(uint64_t id, int64_t result, uint8_t *reply);

@@ -7,9 +7,6 @@
 #include "execute.h"
 #include "sys.h"
 
-/* Flags of the calls, by number: RS_CALL_*. */
-extern const uint8_t rs_call_flags[RS_CALLS];
-
 /* An integer that is known to be one by its first byte. */
 static inline int take_integer(const uint8_t **p, const uint8_t *end, uint64_t *out) {
     static const uint8_t sizes[8] = {1, 2, 4, 8, 1, 2, 4, 8}; /* of 0xcc to 0xd3 */
@@ -55,7 +52,9 @@ static inline int rs_plain_step(struct rs_reader *r, uint64_t *nr, uint64_t a[6]
  * else 0. */
 static inline int rs_plain_call(uint64_t nr, const uint64_t a[6], const struct rs_guard *guard,
                   int64_t *result) {
-    if (nr >= RS_CALLS || rs_call_flags[nr] & (RS_CALL_REFUSED | RS_CALL_JUDGED))
+    if (nr >= RS_CALLS ||
+        rs_call_flags[nr] & (RS_CALL_REFUSED | RS_CALL_JUDGED | RS_CALL_BLOCKS) ||
+        atomic_load_explicit(&guard->stop, memory_order_relaxed))
         return 0;
     if (guard->made_bits && (rs_call_flags[nr] & (RS_CALL_REFUSED_IN_PROCESS | RS_CALL_RETURNS_FD) ||
                              nr == RS_NR_fcntl))

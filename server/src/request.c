@@ -3,10 +3,22 @@
 #include "plain.h"
 #include "sys.h"
 
-void rs_limits_default(struct rs_limits *limits) {
-#define RS_LIMIT(index, name, def, min, max) limits->name = def;
+const uint8_t rs_call_flags[RS_CALLS] = {
+#define RS_FLAGS(nr, flags) [nr] = (flags),
+    RS_CALL_FLAGS(RS_FLAGS)
+#undef RS_FLAGS
+};
+
+const struct rs_limit rs_limit_table[RS_LIMIT_COUNT] = {
+#define RS_LIMIT(index, name, def, min, max) {#name, def, min, max},
     RS_LIMITS(RS_LIMIT)
 #undef RS_LIMIT
+};
+_Static_assert(sizeof(struct rs_limits) == RS_LIMIT_COUNT * sizeof(uint32_t), "one behind the other");
+
+void rs_limits_default(struct rs_limits *limits) {
+    for (uint32_t i = 0; i < RS_LIMIT_COUNT; i++)
+        ((uint32_t *)limits)[i] = rs_limit_table[i].def;
 }
 
 static int is_uint(struct rs_reader *r, uint64_t max, uint64_t *out) {
@@ -16,8 +28,6 @@ static int is_uint(struct rs_reader *r, uint64_t max, uint64_t *out) {
     *out = v.number;
     return 1;
 }
-
-static int below(uint64_t value, uint64_t min) { return value < min; }
 
 static int str_is(const struct rs_value *v, const char *text) {
     uint32_t n = 0;
@@ -34,16 +44,17 @@ static int decode_limits(struct rs_reader *r, struct rs_request *out, const char
     for (uint32_t n = value.len; n > 0; n--) {
         if (rs_next(r, &key) || key.kind != RS_STR)
             FAIL(RS_ERR_FIELD, "HELLO: a key of limits is not a string");
-#define RS_LIMIT(index, name, def, min, max)                                                       \
-    if (str_is(&key, #name)) {                                                                     \
-        if (rs_next(r, &value) || value.kind != RS_UINT || below(value.number, min))            \
-            FAIL(RS_ERR_FIELD, "HELLO: limit " #name " is too small or no integer");               \
-        out->limits.name = value.number > (max) ? (max) : (uint32_t)value.number;                  \
-        continue;                                                                                  \
-    }
-        RS_LIMITS(RS_LIMIT)
-#undef RS_LIMIT
+        struct rs_reader at = *r;
         rs_skip(r);
+        for (uint32_t i = 0; i < RS_LIMIT_COUNT; i++) {
+            const struct rs_limit *limit = &rs_limit_table[i];
+            if (!str_is(&key, limit->name))
+                continue;
+            if (rs_next(&at, &value) || value.kind != RS_UINT || value.number < limit->min)
+                FAIL(RS_ERR_FIELD, "HELLO: a limit is too small or no integer");
+            ((uint32_t *)&out->limits)[i] =
+                value.number > limit->max ? limit->max : (uint32_t)value.number;
+        }
     }
     return 0;
 }
@@ -116,6 +127,7 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
         return err;
     out->count = scope.count;
     out->reserve += scope.reserve;
+    out->classes = rs_class(out->nr);
     return 0;
 }
 
@@ -180,7 +192,7 @@ int rs_decode_step(struct rs_reader *r, const struct rs_limits *limits, struct r
 
 /* An undo: number and arguments, without outputs. It may name the step that it undoes. */
 static int check_undo(struct rs_reader r, const struct rs_limits *limits, struct rs_entry *entries,
-                      struct rs_scope scope, const char **why) {
+                      struct rs_scope scope, struct rs_batch *batch, const char **why) {
     struct rs_step undo;
     struct rs_value v;
     struct rs_reader peek = r;
@@ -192,6 +204,7 @@ static int check_undo(struct rs_reader r, const struct rs_limits *limits, struct
         return err;
     if (scope.outs)
         FAIL(RS_ERR_FIELD, "an undo has outputs");
+    batch->classes |= rs_class(undo.nr);
     return 0;
 }
 
@@ -200,17 +213,20 @@ int rs_check_steps(struct rs_reader r, uint32_t steps, const struct rs_limits *l
                    uint32_t parameters, uint64_t *reserve, const char **why) {
     struct rs_scope scope = {nfds, 0, parameters, batch, 0, 0, 0, 0};
     struct rs_step step;
+    batch->classes = 0;
     for (; scope.step < steps; scope.step++) {
         uint64_t nr, a[6];
         if (rs_plain_step(&r, &nr, a)) {
             batch->first_out[scope.step] = 0;
+            batch->classes |= rs_class(nr);
             continue;
         }
         int err = rs_decode_step(&r, limits, entries, &scope, &step, why);
         if (err)
             return err;
         batch->first_out[scope.step] = scope.first_out;
-        if (step.undo.p && (err = check_undo(step.undo, limits, entries, scope, why)))
+        batch->classes |= rs_class(step.nr);
+        if (step.undo.p && (err = check_undo(step.undo, limits, entries, scope, batch, why)))
             return err;
     }
     *reserve += scope.reserve;
@@ -251,6 +267,7 @@ static int decode_batch(struct rs_reader *r, const struct rs_limits *limits,
     if ((err = decode_steps(r, limits, entries, batch, out, why)))
         return err;
     out->reserve += (uint64_t)out->steps * RS_SIZE_BATCH_STEP;
+    out->classes = batch->classes;
     return 0;
 }
 
@@ -276,7 +293,7 @@ static int decode_run(struct rs_reader *r, const struct rs_limits *limits, struc
 static const uint8_t field_count[] = {
     [RS_MSG_CALL] = 6,    [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,     [RS_MSG_ERROR] = 4,
     [RS_MSG_BYE] = 1,     [RS_MSG_RING] = 4, [RS_MSG_BATCH] = 5,     [RS_MSG_PREPARE] = 5,
-    [RS_MSG_RUN] = 5,     [RS_MSG_UNPREPARE] = 3,
+    [RS_MSG_RUN] = 5,     [RS_MSG_UNPREPARE] = 3, [RS_MSG_CANCEL] = 2,
 };
 
 /* [code, offset, text], of which only the code is of use here. */
@@ -343,7 +360,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         FAIL(RS_ERR_ARITY, "a message without a type");
     if (rs_next(&r, &v) || v.kind != RS_UINT)
         FAIL(RS_ERR_FIELD, "a message's type is no unsigned integer");
-    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_UNPREPARE)
+    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_STALL)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
     if (!(allowed >> out->type & 1))
@@ -381,6 +398,8 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
     case RS_MSG_RING:
         err = decode_ring(&r, out, why);
         break;
+    case RS_MSG_CANCEL:
+        return 0;
     default:
         err = decode_access(&r, out, why);
     }

@@ -6,6 +6,13 @@
 
 #include "codec.h"
 #include "rsyscall/protocol.h"
+#include "rsyscall/syscalls.h"
+
+/* Flags of the calls, by number: RS_CALL_*. Of what is not known the worst is thought. */
+extern const uint8_t rs_call_flags[RS_CALLS];
+static inline uint32_t rs_class(uint64_t nr) {
+    return nr < RS_CALLS ? rs_call_flags[nr] : RS_CALL_BLOCKS;
+}
 
 /* The negotiated limits, by the names of protocol.toml. */
 struct rs_limits {
@@ -13,6 +20,12 @@ struct rs_limits {
     RS_LIMITS(RS_LIMIT)
 #undef RS_LIMIT
 };
+
+struct rs_limit {
+    char name[16];
+    uint32_t def, min, max;
+};
+extern const struct rs_limit rs_limit_table[RS_LIMIT_COUNT]; /* in the same order */
 
 /* One entry of a CALL's argument list. */
 struct rs_entry {
@@ -39,6 +52,7 @@ struct rs_batch {
     uint32_t first_out[RS_LIMIT_STEPS_MAX];       /* its size, if it has one that a REF may name */
     uint8_t statuses[RS_LIMIT_STEPS_MAX];
     const struct rs_entry *parameters; /* the arguments of the RUN */
+    uint32_t classes; /* the RS_CALL_* of all calls that have been checked */
 };
 
 /* Where an argument list stands, and what it adds up to. */
@@ -75,6 +89,7 @@ struct rs_request {
     uint32_t length;   /* READ, WRITE */
     const uint8_t *in; /* WRITE */
     uint64_t reserve;  /* bytes of reply it may need, frame header included */
+    uint32_t classes;  /* the RS_CALL_* of all its calls */
     /* HELLO */
     uint32_t version_min, version_max;
     uint64_t features;

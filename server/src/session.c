@@ -9,6 +9,13 @@ enum { LINGER_MS = 1000, LINGER_READS = 8, STRETCH_ENTRIES = 32 };
 
 /* ---- replies ---- */
 
+void rs_reply_add(struct rs_session *s, uint32_t len, int32_t fd) {
+    uint64_t start = s->tx_base + s->tx_len;
+    *rs_reply_at(s, s->reply_count++) = (struct rs_reply){start, start + len, fd};
+    s->reply_fds += fd >= 0;
+    rs_tx_add(s, len);
+}
+
 struct rs_reply *rs_reply_at(struct rs_session *s, uint32_t i) {
     return &s->replies[(s->reply_head + i) % RS_LIMIT_OUTSTANDING_MAX];
 }
@@ -17,12 +24,12 @@ uint8_t *rs_tx_room(struct rs_session *s, uint64_t n) {
     if (n > RS_TX_SIZE - (s->tx_len - s->tx_pos))
         return 0;
     if (n > RS_TX_SIZE - s->tx_len) {
-        memmove(s->tx, s->tx + s->tx_pos, s->tx_len - s->tx_pos);
+        memmove(s->work->tx, s->work->tx + s->tx_pos, s->tx_len - s->tx_pos);
         s->tx_base += s->tx_pos;
         s->tx_len -= s->tx_pos;
         s->tx_pos = 0;
     }
-    return s->tx + s->tx_len;
+    return s->work->tx + s->tx_len;
 }
 
 void rs_tx_add(struct rs_session *s, uint32_t n) {
@@ -72,7 +79,7 @@ uint32_t rs_rx_room(struct rs_session *s) {
         s->rx_base += s->rx_pos;
         s->rx_pos = s->rx_len = 0;
     } else if (RS_RX_SIZE - s->rx_pos < RS_FRAME_ROOM) {
-        memmove(s->rx, s->rx + s->rx_pos, s->rx_len - s->rx_pos);
+        memmove(s->work->rx, s->work->rx + s->rx_pos, s->rx_len - s->rx_pos);
         s->rx_base += s->rx_pos;
         s->rx_len -= s->rx_pos;
         s->rx_pos = 0;
@@ -82,8 +89,8 @@ uint32_t rs_rx_room(struct rs_session *s) {
 
 static void drop_fds(struct rs_session *s) {
     for (uint32_t i = 0; i < s->packet_count; i++)
-        for (uint32_t k = 0; k < s->packets[i].count; k++)
-            rs_close(s->packets[i].fds[k]);
+        for (uint32_t k = 0; k < s->work->packets[i].count; k++)
+            rs_close(s->work->packets[i].fds[k]);
     s->packet_count = s->side.ready = 0;
 }
 
@@ -121,8 +128,12 @@ static uint8_t *put_key(uint8_t *p, const char *key, uint64_t value) {
     return rs_put_uint(rs_put_str(p, key), value);
 }
 
+static uint32_t features(const struct rs_session *s) {
+    return RS_FEATURE_RING | RS_FEATURE_BATCH | (s->guard.work ? RS_FEATURE_CANCEL : 0);
+}
+
 static void hello(struct rs_session *s, uint64_t offset) {
-    const struct rs_request *req = &s->request;
+    const struct rs_request *req = &s->work->request;
     if (req->version_min > RS_VERSION_MAX || req->version_max < RS_VERSION_MIN) {
         rs_fail(s, RS_ERR_VERSION, offset, "no version in common");
         return;
@@ -137,14 +148,15 @@ static void hello(struct rs_session *s, uint64_t offset) {
     p = rs_put_str(p, RS_MAGIC);
     p = rs_put_uint(p, version);
     p = rs_put_uint(p, version);
-    s->features = (uint32_t)(req->features & (RS_FEATURE_RING | RS_FEATURE_BATCH));
+    s->features = (uint32_t)req->features & features(s);
+    if (!(s->features & RS_FEATURE_CANCEL))
+        s->guard.work = s->first.guard.work = 0;
     p = rs_put_uint(p, s->features);
     *p++ = RS_FIXMAP | 5;
     p = rs_put_str(p, "limits");
     *p++ = RS_FIXMAP | RS_LIMIT_COUNT;
-#define RS_LIMIT(index, name, def, min, max) p = put_key(p, #name, s->limits.name);
-    RS_LIMITS(RS_LIMIT)
-#undef RS_LIMIT
+    for (uint32_t i = 0; i < RS_LIMIT_COUNT; i++)
+        p = put_key(p, rs_limit_table[i].name, ((uint32_t *)&s->limits)[i]);
     p = rs_put_str(p, "arch");
     p = rs_put_str(p, RS_ARCH);
     p = put_key(p, "page_size", s->page_size);
@@ -157,8 +169,8 @@ static void hello(struct rs_session *s, uint64_t offset) {
 /* Whether the descriptors that the frame [start, end) announced are there, and no others that no
  * frame can have announced. */
 static int fds_match(struct rs_session *s, uint64_t start, uint64_t end) {
-    const struct rs_packet *p = s->packets;
-    uint32_t left = s->packet_count, announced = s->request.nfds;
+    const struct rs_packet *p = s->work->packets;
+    uint32_t left = s->packet_count, announced = s->work->request.nfds;
     if (s->ring_on) /* a later frame may have claimed those that are there beyond */
         return !announced || (rs_ring_packet(s) == 0 && p->count == announced);
     if (announced) {
@@ -171,33 +183,33 @@ static int fds_match(struct rs_session *s, uint64_t start, uint64_t end) {
 }
 
 static void unclaim(struct rs_session *s) {
-    for (uint32_t k = 0; k < s->packets[0].count; k++)
-        rs_close(s->packets[0].fds[k]);
+    for (uint32_t k = 0; k < s->work->packets[0].count; k++)
+        rs_close(s->work->packets[0].fds[k]);
     if (--s->packet_count)
-        memcpy(&s->packets[0], &s->packets[1], sizeof s->packets[0]);
+        memcpy(&s->work->packets[0], &s->work->packets[1], sizeof s->work->packets[0]);
     if (s->ring_on)
         s->side.ready--;
 }
 
 /* Whether the limits admit one more request. */
 static int admits(const struct rs_session *s) {
-    return s->reply_count < s->limits.outstanding &&
-           (s->tx_len - s->tx_pos) + s->request.reserve <= s->limits.window;
+    return s->reply_count + s->blocked < s->limits.outstanding &&
+           (s->tx_len - s->tx_pos) + s->held + s->work->request.reserve <= s->limits.window;
 }
 
-static uint32_t answer(struct rs_session *s, uint8_t *reply, int32_t *fd) {
-    struct rs_request *req = &s->request;
+static uint32_t answer(struct rs_session *s, struct rs_work *w, uint8_t *reply, int32_t *fd) {
+    struct rs_request *req = &w->request;
     *fd = -1;
     switch (req->type) {
     case RS_MSG_BATCH:
     case RS_MSG_RUN:
-        return rs_run(req, &s->limits, s->entries, &s->batch, s->packets[0].fds, &s->guard, reply);
+        return rs_run(req, &s->limits, w->entries, &w->batch, w->packets[0].fds, &w->guard, reply);
     case RS_MSG_PREPARE:
         return rs_result(req->id, rs_keep(&s->store, req, &s->limits), reply);
     case RS_MSG_UNPREPARE:
         return rs_result(req->id, rs_unkeep(&s->store, req->which), reply);
     default:
-        return rs_execute(req, s->entries, s->packets[0].fds, &s->guard, reply, fd);
+        return rs_execute(req, w->entries, w->packets[0].fds, &w->guard, reply, fd);
     }
 }
 
@@ -215,9 +227,10 @@ static int ring(struct rs_session *s, uint64_t start) {
     return rs_ring_start(s);
 }
 
-/* 0, or -1 when there is nobody to answer. */
+/* 0, or RS_DEPOSED, or -1 when there is nobody to answer. */
 static int request(struct rs_session *s, uint64_t start, uint64_t end) {
-    struct rs_request *req = &s->request;
+    struct rs_work *w = s->work;
+    struct rs_request *req = &w->request;
     const char *why;
     int err = 0;
     if (req->id <= s->last_id) {
@@ -225,13 +238,13 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
         return 0;
     }
     if (req->type == RS_MSG_RUN) {
-        err = rs_recall(&s->store, req, s->scratch, &why);
+        err = rs_recall(&s->store, req, s->work->scratch, &why);
         if (err) {
             rs_fail(s, (uint32_t)err, start, why);
             return 0;
         }
-        memcpy(s->parameters, s->entries, req->count * sizeof *s->entries);
-        s->batch.parameters = s->parameters;
+        memcpy(s->work->parameters, s->work->entries, req->count * sizeof *s->work->entries);
+        s->work->batch.parameters = s->work->parameters;
         if (req->program.end - req->program.p > RS_STRETCH_BYTES)
             s->stretched = 1;
     }
@@ -251,6 +264,14 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
                     "the file descriptors are not those that the frame announced");
         return 0;
     }
+    w->alone = req->classes & RS_CALL_THREAD;
+    if (w->alone && s->helpers) {
+        err = rs_team_alone(s);
+        if (err == RS_DEPOSED)
+            return err;
+        if (err)
+            w->guard.stop = -RS_SIZE_REFUSAL;
+    }
     if (rs_may_block(req)) {
         if (rs_flush(s))
             return -1;
@@ -268,13 +289,13 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
         rs_fail(s, RS_ERR_INTERNAL, start, "no room for a reply");
         return 0;
     }
-    struct rs_reply *r = rs_reply_at(s, s->reply_count);
-    uint32_t n = answer(s, reply, &r->fd);
-    r->start = s->tx_base + s->tx_len;
-    r->end = r->start + n;
-    s->reply_fds += r->fd >= 0;
-    s->reply_count++;
-    rs_tx_add(s, n);
+    int32_t fd;
+    uint32_t n = answer(s, w, reply, &fd);
+    if (w->deposed)
+        return rs_team_finish(s, w, reply, n, fd);
+    w->guard.stop = 0;
+    w->phase = 0;
+    rs_reply_add(s, n, fd);
     if (req->nfds)
         unclaim(s);
     return s->ring_on ? rs_ring_flush(s) : 0;
@@ -288,26 +309,31 @@ static uint32_t allowed(const struct rs_session *s) {
         messages |= RS_BATCHES;
     if (s->features & RS_FEATURE_RING && !s->ring_on)
         messages |= 1 << RS_MSG_RING;
+    if (s->features & RS_FEATURE_CANCEL)
+        messages |= 1 << RS_MSG_CANCEL;
     return messages;
 }
 
-/* One complete frame. 0, or -1 when there is nobody to answer. */
+/* One complete frame. 0, or RS_DEPOSED, or -1 when there is nobody to answer. */
 static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
     const char *why = "";
     uint64_t end = start + RS_SIZE_HEADER + len;
-    int err = rs_decode_request(s->rx + s->rx_pos + RS_SIZE_HEADER, len, allowed(s), &s->limits,
-                                s->entries, &s->batch, &s->request, &why);
+    int err = rs_decode_request(s->work->rx + s->rx_pos + RS_SIZE_HEADER, len, allowed(s), &s->limits,
+                                s->work->entries, &s->work->batch, &s->work->request, &why);
     s->frame_len = len;
     if (err) {
         rs_fail(s, (uint32_t)err, start, why);
         return 0;
     }
-    switch (s->request.type) {
+    switch (s->work->request.type) {
     case RS_MSG_HELLO:
         hello(s, start);
         break;
     case RS_MSG_ERROR:
         s->state = RS_STATE_FAILED;
+        break;
+    case RS_MSG_CANCEL:
+        rs_team_cancel(s, s->work->request.id);
         break;
     case RS_MSG_BYE:
         s->state = RS_STATE_CLOSING;
@@ -320,10 +346,10 @@ static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
     return 0;
 }
 
-/* Every complete frame there is. 0, or -1 when there is nobody to answer. */
+/* Every complete frame there is. 0, or RS_DEPOSED, or -1 when there is nobody to answer. */
 static int frames(struct rs_session *s) {
     while (s->rx_pos < s->rx_len && (s->state == RS_STATE_INIT || s->state == RS_STATE_OPEN)) {
-        const uint8_t *p = s->rx + s->rx_pos;
+        const uint8_t *p = s->work->rx + s->rx_pos;
         uint32_t have = s->rx_len - s->rx_pos;
         uint64_t start = s->rx_base + s->rx_pos;
         if (p[0] != RS_TAG_UINT32) {
@@ -343,8 +369,9 @@ static int frames(struct rs_session *s) {
         }
         if (have < RS_SIZE_HEADER + len)
             return 0;
-        if (frame(s, start, len))
-            return -1;
+        int err = frame(s, start, len);
+        if (err)
+            return err;
         s->rx_pos += RS_SIZE_HEADER + len;
     }
     return 0;
@@ -357,8 +384,9 @@ int rs_idle(const struct rs_session *s) {
 }
 
 void rs_trim(struct rs_session *s) {
-    uint64_t start = rs_addr(s->packets), end = rs_addr(s + 1);
-    rs_sys(RS_NR_madvise, start, end - start, RS_MADV_DONTNEED, 0, 0, 0);
+    rs_sys3(RS_NR_madvise, rs_addr(s->replies), sizeof s->replies, RS_MADV_DONTNEED);
+    rs_sys3(RS_NR_madvise, rs_addr(s->work->packets), rs_addr(s->work + 1) - rs_addr(s->work->packets),
+           RS_MADV_DONTNEED);
     s->stretched = 0;
 }
 
@@ -375,7 +403,14 @@ int32_t rs_client_pidfd(int32_t fd) {
     if (rs_sockopt(fd, RS_SO_PEERPIDFD, &pidfd, &len) == 0)
         return pidfd;
     /* Before 6.5. Should the pid have been reused, we watch a stranger as well as the EOF. */
-    return (int32_t)rs_sys(RS_NR_pidfd_open, (uint64_t)cred.pid, 0, 0, 0, 0, 0);
+    return (int32_t)rs_sys3(RS_NR_pidfd_open, (uint64_t)cred.pid, 0, 0);
+}
+
+void rs_work_init(struct rs_session *s, struct rs_work *w) {
+    w->session = s;
+    w->guard = s->guard;
+    if (w->guard.work)
+        w->guard.work = w;
 }
 
 void rs_session_init(struct rs_session *s, int32_t fd, int32_t pidfd, uint32_t flags,
@@ -384,7 +419,10 @@ void rs_session_init(struct rs_session *s, int32_t fd, int32_t pidfd, uint32_t f
     s->guard.fds[1] = pidfd;
     s->guard.made = s->made;
     s->guard.made_bits = flags & RS_IN_PROCESS ? RS_MADE_BITS : 0;
-    s->flags = flags;
+    if (!(flags & (RS_IN_PROCESS | RS_SINGLE)))
+        s->guard.work = &s->first;
+    s->work = s->slots[0] = &s->first;
+    rs_work_init(s, &s->first);
     s->page_size = page_size;
     rs_limits_default(&s->limits);
 }
@@ -399,7 +437,7 @@ void rs_session_begin(struct rs_session *s, void *halves, uint32_t size, uint32_
                       uint32_t spin_turns) {
     rs_session_share(s, halves, size);
     s->state = RS_STATE_OPEN;
-    s->features = RS_FEATURE_RING | RS_FEATURE_BATCH;
+    s->features = features(s);
     s->ring_on = 1;
     s->spin = (struct rs_spin){
         .limit = spin_turns, .most = spin_turns, .most_ns = (uint64_t)spin_us * 1000};
@@ -409,22 +447,44 @@ void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why) {
     rs_fail(s, code, 0, why);
 }
 
-static void serve(struct rs_session *s) {
-    while (s->state == RS_STATE_INIT || s->state == RS_STATE_OPEN) {
-        int got = rs_receive(s);
-        if (got < 0)
-            return;
-        if (got == 0) {
+/* Send what there is, wait for calls that are blocked, and send that. 0, or -1 with nobody there. */
+static int finish(struct rs_session *s) {
+    for (;;) {
+        if (rs_flush(s))
+            return -1;
+        int unsent = s->tx_pos < s->tx_len;
+        if (!unsent && (!s->blocked || s->state == RS_STATE_FAILED))
+            return 0;
+        if (s->ring_on ? rs_ring_wait(s) : rs_socket_wait(s, 0, unsent, -1) == RS_GONE)
+            return -1;
+    }
+}
+
+int rs_lead(struct rs_session *s) {
+    for (;;) {
+        int err = frames(s); /* there may be some that another has left to us */
+        if (err > 0)
+            return err;
+        if ((s->helpers || s->stall) && rs_team_tidy(s))
+            return RS_DEPOSED;
+        if (err || rs_flush(s))
+            return 0;
+        if (s->state != RS_STATE_INIT && s->state != RS_STATE_OPEN)
+            break;
+        err = rs_receive(s);
+        if (err < 0)
+            return 0;
+        if (s->state == RS_STATE_FAILED)
+            break;
+        if (err == 0) {
             if (s->rx_pos < s->rx_len)
                 rs_fail(s, RS_ERR_TRUNCATED, s->rx_base + s->rx_pos,
                         "the stream ended inside a frame");
             break;
         }
-        if (s->state == RS_STATE_FAILED)
-            break;
-        if (frames(s) || rs_flush(s))
-            return;
     }
+    if (finish(s))
+        return 0;
     if (s->state == RS_STATE_CLOSING) {
         static const uint8_t bye[] = {RS_TAG_UINT32, 0, 0, 0, 2, RS_FIXARRAY | 1, RS_MSG_BYE};
         uint8_t *p = rs_tx_room(s, sizeof bye);
@@ -432,36 +492,51 @@ static void serve(struct rs_session *s) {
             memcpy(p, bye, sizeof bye);
             rs_tx_add(s, sizeof bye);
         }
+        if (finish(s))
+            return 0;
     }
-    while (!rs_flush(s) && s->tx_pos < s->tx_len)
-        if (s->ring_on ? rs_ring_wait(s) : rs_socket_wait(s, 0, 1, -1) == RS_GONE)
-            return;
-    rs_sys(RS_NR_shutdown, (uint64_t)rs_socket(s), RS_SHUT_WR, 0, 0, 0, 0);
+    rs_sys3(RS_NR_shutdown, (uint64_t)rs_socket(s), RS_SHUT_WR, 0);
     if (s->state == RS_STATE_FAILED) {
         /* Closing with unread bytes would be a reset to the peer; it should read our ERROR. */
         for (int i = 0; i < LINGER_READS; i++) {
             const char *bad;
             if (rs_socket_wait(s, 1, 0, LINGER_MS) != RS_READY)
-                return;
-            if (rs_socket_recv(s, s->rx, RS_RX_SIZE, 0, &bad) == 0)
-                return;
+                break;
+            if (rs_socket_recv(s, s->work->rx, RS_RX_SIZE, 0, &bad) == 0)
+                break;
             drop_fds(s);
         }
     }
+    return 0;
 }
 
 void rs_session_run(struct rs_session *s) {
-    serve(s);
+    while (rs_lead(s))
+        rs_team_follow(s, &s->first);
     drop_fds(s);
     drop_replies(s);
     rs_ring_end(s);
 }
 
+/* Called by rs_helper_entry, and does not return. */
+__attribute__((used)) _Noreturn void rs_helper_main(struct rs_work *w);
+
+_Noreturn void rs_helper_main(struct rs_work *w) {
+    uint64_t mask = ~(1ull << (RS_SIGNAL - 1)); /* what comes for the process is the main thread's */
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
+    do
+        rs_team_follow(w->session, w);
+    while (rs_lead(w->session));
+    for (;;) /* it is over for all */
+        rs_sys3(RS_NR_exit_group, 0, 0, 0);
+}
+
 uint32_t rs_session_batch(struct rs_session *s, uint8_t *body, uint32_t len) {
     const char *why;
     s->limits.fds = 0; /* there is no frame that could bring any */
-    if (rs_decode_request(body, len, 1 << RS_MSG_BATCH, &s->limits, s->entries, &s->batch,
-                          &s->request, &why))
+    if (rs_decode_request(body, len, 1 << RS_MSG_BATCH, &s->limits, s->work->entries, &s->work->batch,
+                          &s->work->request, &why))
         return 0;
-    return rs_run(&s->request, &s->limits, s->entries, &s->batch, 0, &s->guard, s->tx);
+    struct rs_work *w = s->work;
+    return rs_run(&w->request, &s->limits, w->entries, &w->batch, 0, &w->guard, w->tx);
 }

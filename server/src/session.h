@@ -18,7 +18,10 @@
 
 enum rs_state { RS_STATE_INIT, RS_STATE_OPEN, RS_STATE_CLOSING, RS_STATE_FAILED };
 
-enum rs_session_flags { RS_IN_PROCESS = 1 /* a thread in somebody's interpreter */ };
+enum rs_session_flags {
+    RS_IN_PROCESS = 1, /* a thread in somebody's interpreter */
+    RS_SINGLE = 2,     /* no helpers */
+};
 
 /* Descriptors that came with one read, and the bytes [start, end) of the stream it brought. */
 struct rs_packet {
@@ -52,6 +55,35 @@ struct rs_side {
     uint8_t bytes[RS_SIZE_HEADER + RS_SIZE_SIDE_MAX];
 };
 
+/* A thread, and what it works on. */
+struct rs_work {
+    struct rs_session *session;
+    struct rs_guard guard; /* for its calls */
+    struct rs_request request;
+    uint32_t index;          /* in the session's slots */
+    _Atomic uint32_t role;   /* team.c */
+    _Atomic uint32_t phase;  /* of a request whose call blocks */
+    _Atomic uint32_t heard;  /* the signal that cancels it has been sent */
+    uint32_t alone;          /* it must not be relieved */
+    uint32_t deposed;        /* it has been */
+    uint32_t blocked;        /* the same, as the leader sees it: until the reply is taken */
+    uint8_t *reply;
+    uint32_t reply_len;
+    int32_t reply_fd;
+    struct rs_work *next;    /* in done */
+
+    _Alignas(4096) struct rs_packet packets[2]; /* from here on: empty between requests */
+    struct rs_entry entries[RS_LIMIT_DATA_MAX];
+    struct rs_entry parameters[256]; /* the arguments of a RUN */
+    struct rs_batch batch;
+    uint8_t scratch[RS_LIMIT_PROGRAM_BYTES_MAX]; /* the program that runs */
+    _Alignas(4096) uint8_t rx[RS_RX_SIZE];
+    _Alignas(4096) uint8_t tx[RS_TX_SIZE];
+};
+
+/* A helper has its stack below its struct rs_work; the handler of a signal needs most of it. */
+enum { RS_HELPER_STACK = 32768, RS_HELPER_MEMORY = RS_HELPER_STACK + sizeof(struct rs_work) };
+
 /* 4 MiB of address space; a page that was never needed costs nothing. */
 struct rs_session {
     struct rs_guard guard; /* fds[0]: the socket, fds[1]: a pidfd of the client or -1 */
@@ -62,7 +94,6 @@ struct rs_session {
     enum rs_state state;
     struct rs_limits limits;
     uint64_t last_id;
-    struct rs_request request;
 
     uint64_t rx_base; /* position in the stream of rx[0] */
     uint32_t rx_pos, rx_len;
@@ -72,22 +103,26 @@ struct rs_session {
     uint32_t reply_head, reply_count, reply_fds;
     uint32_t stretched; /* more than a few pages of what is empty between requests are in use */
 
+    struct rs_work *work; /* the leader's; see team.c for what follows */
+    uint32_t helpers;     /* the highest index that is or was in use */
+    uint32_t blocked;     /* calls whose threads have been relieved */
+    uint64_t held;        /* bytes reserved by their replies */
+    uint32_t stall, stall_told; /* why no helper can be made: an errno */
+    _Atomic uint32_t turn, watching, kicked;
+    struct rs_work *_Atomic done; /* replies to be taken */
+
     struct rs_ring ring; /* used once ring_on */
     uint32_t ring_on;
     uint32_t ring_shared; /* its memory belongs to whoever started us: its size, or 0 */
     struct rs_spin spin;
     struct rs_side side;
+    struct rs_work *slots[1 + RS_SIZE_HELPERS]; /* the first is the main thread's */
+    int32_t tids[1 + RS_SIZE_HELPERS];
     uint8_t made[RS_MADE_BITS / 8];
     struct rs_store store;
 
-    _Alignas(4096) struct rs_packet packets[2]; /* from here on: empty between requests */
-    struct rs_reply replies[RS_LIMIT_OUTSTANDING_MAX];
-    struct rs_entry entries[RS_LIMIT_DATA_MAX];
-    struct rs_entry parameters[256]; /* the arguments of a RUN */
-    struct rs_batch batch;
-    uint8_t scratch[RS_LIMIT_PROGRAM_BYTES_MAX]; /* the program that runs */
-    _Alignas(4096) uint8_t rx[RS_RX_SIZE];
-    _Alignas(4096) uint8_t tx[RS_TX_SIZE];
+    _Alignas(4096) struct rs_reply replies[RS_LIMIT_OUTSTANDING_MAX];
+    struct rs_work first;
 };
 
 /* s must be zeroed. fd: the socket; pidfd: of the client, or -1. */

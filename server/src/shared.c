@@ -11,13 +11,13 @@ static const uint8_t name[] = "rsyscall ring";
 
 /* One half: size bytes behind the header. Returns its address, or -errno; *fd is to be closed. */
 static int64_t make_half(uint32_t size, int ours, int32_t *fd) {
-    int64_t made = rs_sys(RS_NR_memfd_create, rs_addr(name), RS_MFD_CLOEXEC | RS_MFD_ALLOW_SEALING,
-                          0, 0, 0, 0);
+    int64_t made = rs_sys3(RS_NR_memfd_create, rs_addr(name), RS_MFD_CLOEXEC | RS_MFD_ALLOW_SEALING,
+                          0);
     uint64_t length = RS_SIZE_RING_HEADER + (uint64_t)size;
     if (made < 0)
         return made;
     *fd = (int32_t)made;
-    int64_t err = rs_sys(RS_NR_ftruncate, (uint64_t)*fd, length, 0, 0, 0, 0);
+    int64_t err = rs_sys3(RS_NR_ftruncate, (uint64_t)*fd, length, 0);
     if (err < 0)
         return err;
     /* Mapped before it is sealed: afterwards nobody can map ours for writing, us included. */
@@ -25,12 +25,11 @@ static int64_t make_half(uint32_t size, int ours, int32_t *fd) {
                          RS_MAP_SHARED | RS_MAP_POPULATE, *fd);
     if (at < 0)
         return at;
-    err = rs_sys(RS_NR_fcntl, (uint64_t)*fd, RS_F_ADD_SEALS,
+    err = rs_sys3(RS_NR_fcntl, (uint64_t)*fd, RS_F_ADD_SEALS,
                  RS_F_SEAL_SEAL | RS_F_SEAL_SHRINK | RS_F_SEAL_GROW |
-                     (ours ? RS_F_SEAL_FUTURE_WRITE : 0),
-                 0, 0, 0);
+                     (ours ? RS_F_SEAL_FUTURE_WRITE : 0));
     if (err < 0) {
-        rs_sys(RS_NR_munmap, (uint64_t)at, length, 0, 0, 0, 0);
+        rs_sys3(RS_NR_munmap, (uint64_t)at, length, 0);
         return err;
     }
     return at;
@@ -43,7 +42,7 @@ static int64_t make_ring(struct rs_session *s, uint32_t size, int32_t fds[2]) {
         return theirs;
     int64_t ours = make_half(size, 1, &fds[1]);
     if (ours < 0) {
-        rs_sys(RS_NR_munmap, (uint64_t)theirs, RS_SIZE_RING_HEADER + size, 0, 0, 0, 0);
+        rs_sys3(RS_NR_munmap, (uint64_t)theirs, RS_SIZE_RING_HEADER + size, 0);
         return ours;
     }
     rs_ring_init(&s->ring, (void *)(uintptr_t)ours, (const void *)(uintptr_t)theirs, size);
@@ -54,8 +53,8 @@ void rs_ring_end(struct rs_session *s) {
     uint64_t length = RS_SIZE_RING_HEADER + (uint64_t)s->ring.size;
     if (!s->ring.size || s->ring_shared)
         return;
-    rs_sys(RS_NR_munmap, rs_addr(s->ring.mine), length, 0, 0, 0, 0);
-    rs_sys(RS_NR_munmap, rs_addr(s->ring.theirs), length, 0, 0, 0, 0);
+    rs_sys3(RS_NR_munmap, rs_addr(s->ring.mine), length, 0);
+    rs_sys3(RS_NR_munmap, rs_addr(s->ring.theirs), length, 0);
 }
 
 /* It is measured, since a pause takes 10 to 140 cycles. */
@@ -80,7 +79,7 @@ static void calibrate(struct rs_session *s, uint32_t us) {
 }
 
 int rs_ring_start(struct rs_session *s) {
-    const struct rs_request *req = &s->request;
+    const struct rs_request *req = &s->work->request;
     int32_t fds[2] = {-1, -1};
     int64_t result = 0;
     uint32_t nfds = 0;
@@ -148,7 +147,7 @@ static int side_frame(struct rs_session *s, const uint8_t *body, uint32_t len) {
         return -1;
     /* They came with the first byte of the frame, and nothing that follows was read with it. */
     if (rs_next(&r, &v) || v.kind != RS_UINT || s->packet_count != side->ready + 1 ||
-        s->packets[side->ready].count != v.number)
+        s->work->packets[side->ready].count != v.number)
         return -1;
     side->packets_in++;
     side->ready++;
@@ -234,7 +233,7 @@ int rs_ring_flush(struct rs_session *s) {
             len = room;
         if (!len)
             break;
-        rs_ring_write(&s->ring, s->tx + s->tx_pos, len);
+        rs_ring_write(&s->ring, s->work->tx + s->tx_pos, len);
         rs_tx_sent(s, len);
         wrote = 1;
     }
@@ -323,7 +322,7 @@ int rs_ring_receive(struct rs_session *s) {
             uint32_t room = rs_rx_room(s);
             if (n > room)
                 n = room;
-            rs_ring_peek(&s->ring, 0, s->rx + s->rx_len, n);
+            rs_ring_peek(&s->ring, 0, s->work->rx + s->rx_len, n);
             rs_ring_take(&s->ring, n);
             s->rx_len += n;
             if (s->rx_len > RS_STRETCH_BYTES)

@@ -21,8 +21,8 @@ int64_t rs_socket_send(struct rs_session *s, const void *bytes, uint32_t len, co
     }
     int64_t n;
     do
-        n = rs_sys(RS_NR_sendmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
-                   RS_MSG_DONTWAIT | RS_MSG_NOSIGNAL, 0, 0, 0);
+        n = rs_sys3(RS_NR_sendmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
+                   RS_MSG_DONTWAIT | RS_MSG_NOSIGNAL);
     while (n == -RS_EINTR);
     return n;
 }
@@ -31,7 +31,7 @@ int rs_socket_flush(struct rs_session *s) {
     while (s->tx_pos < s->tx_len) {
         struct rs_reply *with = 0;
         uint32_t len = rs_tx_until_fd(s, &with);
-        int64_t n = rs_socket_send(s, s->tx + s->tx_pos, len, with ? &with->fd : 0, with ? 1 : 0);
+        int64_t n = rs_socket_send(s, s->work->tx + s->tx_pos, len, with ? &with->fd : 0, with ? 1 : 0);
         if (n == -RS_EAGAIN)
             return 0;
         if (n <= 0)
@@ -57,7 +57,7 @@ static const char *take_control(struct rs_session *s, struct control *control, u
             bad = "control messages that are not file descriptors";
         } else {
             uint32_t n = (uint32_t)((head.len - sizeof head) / 4);
-            struct rs_packet *p = s->packet_count < 2 ? &s->packets[s->packet_count] : 0;
+            struct rs_packet *p = s->packet_count < 2 ? &s->work->packets[s->packet_count] : 0;
             if (!p || n > RS_LIMIT_FDS_MAX)
                 bad = "file descriptors that no frame announced";
             for (uint32_t i = 0; i < n; i++) {
@@ -89,8 +89,8 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
                             .iovlen = 1,
                             .control = open ? rs_addr(&control) : 0,
                             .controllen = open ? sizeof control : 0};
-    int64_t n = rs_sys(RS_NR_recvmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
-                       RS_MSG_DONTWAIT | RS_MSG_CMSG_CLOEXEC, 0, 0, 0);
+    int64_t n = rs_sys3(RS_NR_recvmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
+                       RS_MSG_DONTWAIT | RS_MSG_CMSG_CLOEXEC);
     *bad = 0;
     if (n < 0)
         return n;
@@ -105,7 +105,9 @@ enum rs_wait rs_socket_wait(struct rs_session *s, int reading, int writing, int6
         {rs_socket(s), (int16_t)((reading ? RS_POLLIN : 0) | (writing ? RS_POLLOUT : 0)), 0},
         {s->guard.fds[1], RS_POLLIN, 0},
     };
-    int64_t n = rs_poll(fds, s->guard.fds[1] >= 0 ? 2 : 1, timeout);
+    uint32_t turn = rs_team_sleep(s);
+    int64_t n = rs_poll_until(fds, s->guard.fds[1] >= 0 ? 2 : 1, timeout, &s->done);
+    rs_team_wake(s, turn);
     if (n == -RS_EINTR)
         return RS_READY;
     if (n == 0)
@@ -135,7 +137,7 @@ int rs_socket_receive(struct rs_session *s) {
         if (s->state == RS_STATE_INIT)
             room = RS_SIZE_HELLO_MAX + RS_SIZE_HEADER - s->rx_len;
         const char *bad;
-        int64_t n = rs_socket_recv(s, s->rx + s->rx_len, room, s->rx_base + s->rx_len, &bad);
+        int64_t n = rs_socket_recv(s, s->work->rx + s->rx_len, room, s->rx_base + s->rx_len, &bad);
         if (n == -RS_EAGAIN || n == -RS_EINTR) {
             if (rs_socket_flush(s))
                 return -1;

@@ -25,7 +25,7 @@ static struct rs_session session;
 
 static _Noreturn void quit(int status) {
     for (;;)
-        rs_sys(RS_NR_exit_group, (uint64_t)status, 0, 0, 0, 0, 0);
+        rs_sys3(RS_NR_exit_group, (uint64_t)status, 0, 0);
 }
 
 static uint32_t length(const char *s) {
@@ -38,7 +38,7 @@ static uint32_t length(const char *s) {
 static void say(int32_t fd, const char *text) {
     uint32_t n = length(text);
     while (n) {
-        int64_t put = rs_sys(RS_NR_write, (uint64_t)fd, rs_addr(text), n, 0, 0, 0);
+        int64_t put = rs_sys3(RS_NR_write, (uint64_t)fd, rs_addr(text), n);
         if (put == -RS_EINTR)
             continue;
         if (put <= 0)
@@ -93,9 +93,9 @@ static int64_t sockopt_int(int32_t fd, int32_t name) {
 /* Nothing but our own socket and stdio: a copied table would keep siblings' connections open. */
 static void close_others(int32_t keep) {
     if (keep > 3)
-        rs_sys(RS_NR_close_range, 3, (uint64_t)keep - 1, 0, 0, 0, 0);
-    rs_sys(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1, UINT32_MAX, 0, 0, 0, 0);
-    rs_sys(RS_NR_fcntl, (uint64_t)keep, RS_F_SETFD, RS_FD_CLOEXEC, 0, 0, 0);
+        rs_sys3(RS_NR_close_range, 3, (uint64_t)keep - 1, 0);
+    rs_sys3(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1, UINT32_MAX, 0);
+    rs_sys3(RS_NR_fcntl, (uint64_t)keep, RS_F_SETFD, RS_FD_CLOEXEC);
 }
 
 static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
@@ -104,7 +104,7 @@ static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
     if (check_peer) {
         struct rs_ucred peer = {0, UINT32_MAX, UINT32_MAX};
         uint32_t len = sizeof peer;
-        int64_t me = rs_sys(RS_NR_geteuid, 0, 0, 0, 0, 0, 0);
+        int64_t me = rs_sys3(RS_NR_geteuid, 0, 0, 0);
         int64_t err = rs_sockopt(fd, RS_SO_PEERCRED, &peer, &len);
         /* The socket's mode decides who may connect; this holds even where that was left open. */
         if (err < 0 || (peer.uid != 0 && peer.uid != (uint32_t)me))
@@ -115,7 +115,7 @@ static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
 }
 
 static void reap(void) {
-    while (rs_sys(RS_NR_wait4, UINT64_MAX, 0, WNOHANG_, 0, 0, 0) > 0)
+    while (rs_sys3(RS_NR_wait4, UINT64_MAX, 0, WNOHANG_) > 0)
         ;
 }
 
@@ -136,7 +136,7 @@ static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
             die("poll", ": refused");
         if (fds[0].revents) {
             uint8_t info[128];
-            rs_sys(RS_NR_read, (uint64_t)sigfd, rs_addr(info), sizeof info, 0, 0, 0);
+            rs_sys3(RS_NR_read, (uint64_t)sigfd, rs_addr(info), sizeof info);
             uint32_t signo;
             memcpy(&signo, info, sizeof signo);
             if (signo == RS_SIGTERM)
@@ -155,7 +155,7 @@ static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
             continue;
         if (conn < 0)
             die("accept", ": the socket is no longer usable");
-        int64_t pid = rs_sys(RS_NR_clone, RS_SIGCHLD, 0, 0, 0, 0, 0);
+        int64_t pid = rs_sys3(RS_NR_clone, RS_SIGCHLD, 0, 0);
         if (pid == 0) {
             rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&old), 0, 8, 0, 0);
             serve((int32_t)conn, page_size, 1);
@@ -167,15 +167,15 @@ static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
 /* LISTEN_PIDFDID tells us from another process that got our pid: the inode of a pidfd, which is
  * unique, but only since there is pidfs (6.9). */
 static int pidfd_id_matches(int64_t id) {
-    int64_t fd = rs_sys(RS_NR_pidfd_open, (uint64_t)rs_getpid(), 0, 0, 0, 0, 0);
+    int64_t fd = rs_sys3(RS_NR_pidfd_open, (uint64_t)rs_getpid(), 0, 0);
     uint64_t statbuf[32] = {0}, fs[32] = {0}; /* both larger than the kernel's structures */
     uint64_t ino;
     int matches = 1;
     if (fd < 0)
         return 1;
-    if (rs_sys(RS_NR_fstatfs, (uint64_t)fd, rs_addr(fs), 0, 0, 0, 0) == 0 &&
+    if (rs_sys3(RS_NR_fstatfs, (uint64_t)fd, rs_addr(fs), 0) == 0 &&
         (uint32_t)fs[0] == PID_FS_MAGIC &&
-        rs_sys(RS_NR_fstat, (uint64_t)fd, rs_addr(statbuf), 0, 0, 0, 0) == 0) {
+        rs_sys3(RS_NR_fstat, (uint64_t)fd, rs_addr(statbuf), 0) == 0) {
         memcpy(&ino, (uint8_t *)statbuf + STAT_INO, sizeof ino);
         matches = ino == (uint64_t)id;
     }

@@ -10,8 +10,14 @@
 /* arch/<arch>/syscall.S: the doors, see there. */
 int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                uint64_t a5);
+int64_t rs_sys3(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2); /* the others are 0 */
 int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                        uint64_t a5);
+/* The same two for what may sleep, and not at all once what stop points at is not zero. */
+int64_t rs_wait_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                    uint64_t a5, const void *stop);
+int64_t rs_wait_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3,
+                            uint64_t a4, uint64_t a5, const void *stop);
 #ifdef RS_STUB
 #define rs_clone_call rs_client_call
 #else
@@ -74,6 +80,8 @@ enum {
     RS_EFAULT = 14,
     RS_ENFILE = 23,
     RS_EMFILE = 24,
+    RS_ESRCH = 3,
+    RS_ETIMEDOUT = 110,
     RS_ENOSYS = 38,
     RS_ENOTSOCK = 88,
     RS_ECONNABORTED = 103,
@@ -119,6 +127,10 @@ enum {
     RS_F_SEAL_FUTURE_WRITE = 16,
     RS_CLOCK_MONOTONIC = 1,
 
+    RS_FUTEX_WAIT = 128, /* both of them private to this memory */
+    RS_FUTEX_WAKE = 129,
+    RS_MAP_NORESERVE = 0x4000,
+
     RS_SIG_BLOCK = 0,
     RS_SIG_SETMASK = 2,
     RS_SIG_DFL = 0,
@@ -128,13 +140,14 @@ enum {
     RS_SIGTERM = 15,
     RS_SIGCHLD = 17,
     RS_SIGXFSZ = 25,
+    RS_SIGNAL = 32, /* of ours: it is libc's for its own threads, so nobody else's */
     RS_SIGNALS = 64,
     RS_SA_RESTORER = 0x04000000,
 };
 
-static inline int64_t rs_close(int32_t fd) { return rs_sys(RS_NR_close, (uint64_t)fd, 0, 0, 0, 0, 0); }
+static inline int64_t rs_close(int32_t fd) { return rs_sys3(RS_NR_close, (uint64_t)fd, 0, 0); }
 
-static inline int64_t rs_getpid(void) { return rs_sys(RS_NR_getpid, 0, 0, 0, 0, 0, 0); }
+static inline int64_t rs_getpid(void) { return rs_sys3(RS_NR_getpid, 0, 0, 0); }
 
 static inline int64_t rs_sockopt(int32_t fd, int32_t name, void *value, uint32_t *len) {
     return rs_sys(RS_NR_getsockopt, (uint64_t)fd, RS_SOL_SOCKET, (uint64_t)name, rs_addr(value),
@@ -143,6 +156,9 @@ static inline int64_t rs_sockopt(int32_t fd, int32_t name, void *value, uint32_t
 
 /* poll(2) by way of ppoll, which every architecture has. timeout in ms, negative: for ever. */
 int64_t rs_poll(struct rs_pollfd *fds, uint32_t n, int64_t timeout_ms);
+
+/* The same until the eight bytes at stop are not zero; see rs_wait_sys. */
+int64_t rs_poll_until(struct rs_pollfd *fds, uint32_t n, int64_t timeout_ms, const void *stop);
 
 /* Nanoseconds of CLOCK_MONOTONIC, by a real system call: for what happens seldom. */
 uint64_t rs_clock(void);

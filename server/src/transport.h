@@ -21,6 +21,34 @@ uint32_t rs_tx_until_fd(struct rs_session *s, struct rs_reply **with);
 /* The reply's descriptor has been sent: it is closed here. */
 void rs_reply_fd_sent(struct rs_session *s, struct rs_reply *reply);
 
+void rs_reply_add(struct rs_session *s, uint32_t len, int32_t fd); /* written at rs_tx_room */
+/* Serve as the leader. RS_DEPOSED, or 0 when the session is over. */
+int rs_lead(struct rs_session *s);
+void rs_work_init(struct rs_session *s, struct rs_work *w);
+
+/* team.c */
+enum { RS_DEPOSED = 1 };
+/* Return once w leads. */
+void rs_team_follow(struct rs_session *s, struct rs_work *w);
+/* The call has been made by who has been relieved meanwhile. RS_DEPOSED. */
+int rs_team_finish(struct rs_session *s, struct rs_work *w, uint8_t *reply, uint32_t len,
+                   int32_t fd);
+/* Between the two the leader waits for the client, until something is done. */
+uint32_t rs_team_sleep(struct rs_session *s);
+void rs_team_wake(struct rs_session *s, uint32_t turn);
+/* Take replies, and have the main thread lead if it can: RS_DEPOSED then, else 0. */
+int rs_team_tidy(struct rs_session *s);
+void rs_team_cancel(struct rs_session *s, uint64_t id);
+/* Be the main thread, and the only one: 0. RS_DEPOSED if it is to look at this frame; -1 if calls are
+ * blocked. */
+int rs_team_alone(struct rs_session *s);
+
+/* arch/<arch>/syscall.S */
+void rs_interrupt(void);
+void rs_restore(void);
+void rs_helper_entry(void);
+_Noreturn void rs_helper_end(uint64_t start, uint64_t length);
+
 /* socket.c. -errno, or the bytes that were sent or came. */
 int64_t rs_socket_send(struct rs_session *s, const void *bytes, uint32_t len, const int32_t *fds,
                        uint32_t nfds);

@@ -16,6 +16,7 @@ from rsyscall_protocol import (
     Bye,
     Call,
     CallFlag,
+    Cancel,
     Error,
     ErrorCode,
     Event,
@@ -36,6 +37,7 @@ from rsyscall_protocol import (
     Ret,
     Ring,
     Run,
+    Stall,
     Step,
     StepFlag,
     Struct,
@@ -99,6 +101,8 @@ EVENTS: list[Event] = [
     Batched(1, (b"out",), bytes(8), b"\1", 1),
     Bell(),
     Fds(0, 1),
+    Cancel(36),
+    Stall(1),
     Bye(),
 ]
 

@@ -11,6 +11,7 @@
 
 #include "session.h"
 #include "sys.h"
+#include "transport.h"
 
 enum flags { GREETED = 1, IN_PROCESS = 2, SLOW = 4, BROKEN = 8, REFUSED = 16, IDLE = 32, SHARED = 64,
              NO_RING = 128 };
@@ -142,7 +143,7 @@ static int64_t fake_recvmsg(struct rs_msghdr *msg) {
     if (beside)
         REQUIRE(to + iov->len <= session.side.bytes + sizeof session.side.bytes);
     else
-        REQUIRE(to >= session.rx && to + iov->len <= session.rx + RS_RX_SIZE);
+        REQUIRE(to >= session.first.rx && to + iov->len <= session.first.rx + RS_RX_SIZE);
     REQUIRE(iov->len > 0); /* or nothing could come, which would look like the end */
     if (greeting < sizeof hello - 1) {
         memcpy(to, hello, len = sizeof hello - 1);
@@ -152,7 +153,7 @@ static int64_t fake_recvmsg(struct rs_msghdr *msg) {
         len |= (uint64_t)byte() << 8;
         event = byte() % (session.ring_on ? STROKES : EVENTS);
         if (event >= EVENTS) {
-            ASAN_UNPOISON_MEMORY_REGION(session.rx, RS_RX_SIZE); /* for what the ring brings */
+            ASAN_UNPOISON_MEMORY_REGION(session.first.rx, RS_RX_SIZE); /* for what the ring brings */
             stroke(event, len);
             return -RS_EAGAIN;
         }
@@ -169,12 +170,12 @@ static int64_t fake_recvmsg(struct rs_msghdr *msg) {
             len = iov->len;
         /* Whatever lies behind was never received, and must not be looked at. */
         if (!beside)
-            ASAN_UNPOISON_MEMORY_REGION(session.rx, RS_RX_SIZE);
+            ASAN_UNPOISON_MEMORY_REGION(session.first.rx, RS_RX_SIZE);
         memcpy(to, input, len);
         input += len;
     }
     if (!beside)
-        ASAN_POISON_MEMORY_REGION(to + len, (size_t)(session.rx + RS_RX_SIZE - (to + len)));
+        ASAN_POISON_MEMORY_REGION(to + len, (size_t)(session.first.rx + RS_RX_SIZE - (to + len)));
     msg->flags = event == TRUNCATED ? RS_MSG_CTRUNC : 0;
     if (len && (event == FDS || event == TRUNCATED) && count)
         give_fds(msg, count, RS_SCM_RIGHTS);
@@ -196,8 +197,8 @@ static int64_t fake_sendmsg(const struct rs_msghdr *msg) {
         if (turn % 3 == 1)
             return -RS_EAGAIN;
         /* What goes beside a ring is too small for a socket to take in parts; so is its answer. */
-        if (turn % 3 == 2 && len > 7 && iov->base >= rs_addr(session.tx) &&
-            iov->base < rs_addr(session.tx + RS_TX_SIZE))
+        if (turn % 3 == 2 && len > 7 && iov->base >= rs_addr(session.first.tx) &&
+            iov->base < rs_addr(session.first.tx + RS_TX_SIZE))
             len = 7;
     }
     if (msg->control) {
@@ -262,6 +263,8 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         REQUIRE(owners[a0] == SERVER && a1 >= RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN);
         return fails() ? -RS_ENOMEM : 0;
     case RS_NR_mmap:
+        if (a1 == RS_HELPER_MEMORY)
+            return -RS_ENOMEM;
         REQUIRE(owners[a4] == SERVER);
         if (a1 > HALF || fails())
             return -RS_ENOMEM;
@@ -289,12 +292,28 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
     }
 }
 
+int64_t rs_sys3(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2) {
+    return rs_sys(nr, a0, a1, a2, 0, 0, 0);
+}
+
+int64_t rs_wait_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                    uint64_t a5, const void *stop) {
+    REQUIRE(*(const uint64_t *)stop == 0);
+    return rs_sys(nr, a0, a1, a2, a3, a4, a5);
+}
+
+int64_t rs_wait_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3,
+                            uint64_t a4, uint64_t a5, const void *stop) {
+    REQUIRE(*(const uint64_t *)stop == 0);
+    return rs_client_call(nr, a0, a1, a2, a3, a4, a5);
+}
+
 int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                        uint64_t a5) {
     (void)a3, (void)a4, (void)a5;
     if (nr == RS_NR_process_vm_readv || nr == RS_NR_process_vm_writev) {
         const struct rs_iovec *local = (struct rs_iovec *)(uintptr_t)a1;
-        if (a0 != 42 || (session.request.type != RS_MSG_READ && session.request.type != RS_MSG_WRITE))
+        if (a0 != 42 || (session.first.request.type != RS_MSG_READ && session.first.request.type != RS_MSG_WRITE))
             return -RS_EFAULT; /* the client's own call of that name */
         if (nr == RS_NR_process_vm_readv)
             memset((void *)(uintptr_t)local->base, 'm', local->len);
@@ -317,6 +336,15 @@ int64_t rs_clone_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_
 }
 
 void rs_child_entry(void) { abort(); }
+
+/* There is nobody to help: no memory for it. */
+void rs_interrupt(void) { abort(); }
+void rs_restore(void) { abort(); }
+void rs_helper_entry(void) { abort(); }
+void rs_helper_end(uint64_t start, uint64_t length) {
+    (void)start, (void)length;
+    abort();
+}
 
 /* What was sent must be whole frames that a client could read: HELLO, then results by ascending
  * ids, then perhaps BYE or ERROR. Or, as what a client has read of a ring, the middle of that. */
@@ -364,7 +392,7 @@ static void check_output(const uint8_t *p, const uint8_t *end, int ring) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    ASAN_UNPOISON_MEMORY_REGION(session.rx, RS_RX_SIZE);
+    ASAN_UNPOISON_MEMORY_REGION(session.first.rx, RS_RX_SIZE);
     REQUIRE(madvise(&session, sizeof session, MADV_DONTNEED) == 0); /* zeroes, and is quick */
     memset(owners, NOBODY, sizeof owners);
     input = data;

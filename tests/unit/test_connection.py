@@ -16,6 +16,7 @@ from rsyscall_protocol import (
     Bye,
     Call,
     CallFlag,
+    Cancel,
     Connection,
     Error,
     ErrorCode,
@@ -39,6 +40,7 @@ from rsyscall_protocol import (
     Role,
     Run,
     Size,
+    Stall,
     State,
     Step,
     Struct,
@@ -67,6 +69,8 @@ EVENTS: dict[MessageType, Event] = {
     MessageType.PREPARE: Prepare(4, ()),
     MessageType.RUN: Run(4, 0),
     MessageType.UNPREPARE: Unprepare(4, 0),
+    MessageType.CANCEL: Cancel(2),
+    MessageType.STALL: Stall(1),
 }
 HELLOS: list[tuple[Role, Event]] = [(CLIENT, Hello()), (SERVER, Hello())]
 PREPARED: list[tuple[Role, Event]] = [(CLIENT, Prepare(1, ())), (SERVER, Result(1, 0))]

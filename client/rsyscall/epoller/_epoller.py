@@ -310,7 +310,7 @@ class Epoller:
 
     async def confirm_end(self) -> None:
         """Raise SyscallHangup if the process has ended; otherwise that was a false alarm."""
-        await self.task.sysif.barrier()
+        await self.task.sysif.call(SYS.getpid)
         self.ended = False
         self._watch_end()
 

@@ -4,7 +4,7 @@
 
 1. It returns: the call was made and this is its result. Errors of the kernel are `OSError`, with
    the decoded call as a note.
-2. `SyscallSendError`: nothing was sent, so nothing has happened.
+2. `SyscallSendError`: nothing was sent, or the far side has refused it: nothing has happened.
 3. `SyscallHangup`: it was sent, and the far side died before it answered: it may have happened.
 4. `trio.Cancelled`, only before anything is sent. A call that has been sent is waited for, and a
    cancellation is delivered at the next checkpoint after it.
@@ -55,6 +55,7 @@ __all__ = [
     "ForkedError",
     "In",
     "InOut",
+    "OtherCallsBlocked",
     "Out",
     "Placeholder",
     "Probe",
@@ -83,6 +84,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 setup(In, Out, Ret, InOut)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
+_MOST_SHOWN = 5
 
 #: A call without outputs that looks at what another one has left: number and arguments.
 Probe: TypeAlias = tuple[SYS, tuple[SyscallArgument, ...]]
@@ -110,6 +112,23 @@ class SyscallHangup(SyscallError):
 
 class SyscallSendError(SyscallError):
     """The call was not sent: nothing has happened."""
+
+
+class OtherCallsBlocked(SyscallSendError):
+    """Not made, because other calls are blocked in the process: nothing has happened.
+
+    It concerns the state of one thread (ids, capabilities, namespaces, filters, exec, ...), and the
+    threads of those others would keep what they have. blocked: what they are.
+    """
+
+    def __init__(self, call: str, blocked: Sequence[str]) -> None:
+        """call: what was not made."""
+        self.blocked = tuple(blocked)
+        shown = [*self.blocked[:_MOST_SHOWN], *(["..."] if len(blocked) > _MOST_SHOWN else [])]
+        super().__init__(
+            f"{call}: concerns the state of one thread, and other calls are blocked in theirs"
+            f" ({', '.join(shown)}); nothing was done"
+        )
 
 
 class SyscallSendHangup(SyscallSendError, SyscallHangup):
@@ -423,7 +442,10 @@ class SyscallInterface(abc.ABC):
 
     @abc.abstractmethod
     async def barrier(self) -> None:
-        """Return when every call sent before has been answered. A checkpoint."""
+        """Return when every call sent before has been answered, also one that blocks.
+
+        A checkpoint.
+        """
 
     @abc.abstractmethod
     async def close_interface(self) -> None:

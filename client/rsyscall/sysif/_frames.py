@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 
 from rsyscall.near.sysif import (
     ProtocolHangup,
+    SyscallArgument,
     SyscallHangup,
     SyscallSendError,
     SyscallSendHangup,
@@ -22,11 +24,11 @@ class Waiter:
 
     The reply is an OSError if it could not be sent, and nothing of it was.
 
-    begun: in a ring, how many bytes had been written before it; the server has it once it has read
-    more.
+    call: its number and arguments, if it is one call. begun: in a ring, how many bytes had been
+    written before it; the server has it once it has read more.
     """
 
-    __slots__ = ("begun", "reply", "sent", "task")
+    __slots__ = ("begun", "call", "over", "reply", "sent", "task")
 
     def __init__(self) -> None:
         """Nothing has happened yet."""
@@ -34,6 +36,8 @@ class Waiter:
         self.sent = False
         self.begun: int | None = None
         self.task: trio.lowlevel.Task | None = None
+        self.call: tuple[int, Sequence[SyscallArgument]] | None = None
+        self.over: trio.Event | None = None  # for others who wait for the same
 
 
 class Frame:

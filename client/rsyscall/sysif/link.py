@@ -43,6 +43,7 @@ from rsyscall_protocol import (
     Result,
     Role,
     SideChannel,
+    Stall,
     State,
 )
 
@@ -99,6 +100,7 @@ class Link:
         self._side: SideChannel | None = None
         self._side_full = False
         self._looked = 0.0
+        self._stall: int | None = None  # the errno that keeps the server from having threads
         self._on_end: list[Callable[[], None]] = []
         _links.add(self)
 
@@ -426,6 +428,8 @@ class Link:
                 for fd in event.fds:
                     os.close(fd)
             self._room.wake()
+        elif isinstance(event, Stall):
+            self._stall = event.errno
         elif isinstance(event, Error):
             # It will stand in a terminal or a log, and they may obey what is not printable.
             text = "".join(
@@ -451,6 +455,8 @@ class Link:
             self._sleep.cancel()
 
     def _wake(self, waiter: Waiter) -> None:
+        if waiter.over is not None:
+            waiter.over.set()
         if waiter.task is not None:
             trio.lowlevel.reschedule(waiter.task)
             waiter.task = None

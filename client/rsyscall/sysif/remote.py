@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,11 +20,13 @@ from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome, StepList
 from rsyscall._core import Ring as _Ring
 from rsyscall.near.sysif import (
+    OtherCallsBlocked,
     Reply,
     SyscallArgument,
     SyscallHangup,
     check_reply,
     convert_arguments,
+    describe_call,
 )
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
@@ -48,6 +51,7 @@ from rsyscall_protocol import (
     Run,
     SideChannel,
     Size,
+    Status,
     Step,
     Unprepare,
     Write,
@@ -58,6 +62,9 @@ __all__ = ["RemoteSyscallInterface"]
 
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
+#: The status and the value of the first step of a batch that was refused.
+_BLOCKED = bytes([Status.BLOCKED])
+_REFUSED = (-int(Size.REFUSAL)).to_bytes(8, sys.byteorder, signed=True)
 
 
 class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
@@ -78,7 +85,9 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         the protocol; OSError if there is no ring and it was asked for. A checkpoint; if cancelled,
         the connection is of no use.
         """
-        features = Feature.BATCH if ring is False else Feature.BATCH | Feature.RING
+        features = Feature.BATCH | Feature.CANCEL
+        if ring is not False:
+            features |= Feature.RING
         hello = Hello(features=features, limits=self._connection.limits)
         data, _ = self._connection.send(hello)
         self._out.append(Frame(data, (), None))
@@ -167,7 +176,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                 sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
                 if type(sent) is int:
                     if sent < 0:
-                        check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
+                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
                     return sent
                 if sent is None or isinstance(sent, bytes | tuple):
                     args = (arg1, arg2, arg3, arg4, arg5, arg6)
@@ -178,7 +187,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                 if ring.rung or (self._reading and ring.ready):
                     self._look_again(ring)
                 if answer < 0:
-                    check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
+                    self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
                 return answer
             if answer is None or isinstance(answer, tuple):
                 args = (arg1, arg2, arg3, arg4, arg5, arg6)
@@ -194,7 +203,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
             return Call(id_, int(number), flatten(convert_arguments(args)))
 
         if sent is None or isinstance(sent, bytes):
-            answer = await self._alone(make, None, sent)
+            answer = await self._alone(make, None, sent, (number, args))
         else:
             answer = sent
         outs: tuple[bytes, ...] = ()
@@ -207,7 +216,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         else:
             raise AssertionError("the connection let a BATCHED through as a RESULT")
         if value < 0:
-            check_reply(number, args, value)
+            self._check_reply(number, args, value)
         return Reply(value, outs)
 
     def _quiet(self) -> bool:
@@ -233,7 +242,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
             request = Call(ring.last_id, int(number), flatten(convert_arguments(args)))
             self._connection.adopt(request)
             waiter = self._waiters[request.id] = Waiter()
-            waiter.begun = ring.begun
+            waiter.begun, waiter.call = ring.begun, (number, args)
             try:
                 self._look_again(ring)
                 reply = await self._reply(waiter)
@@ -243,7 +252,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                 raise AssertionError("the connection let a BATCHED through as a RESULT")
             value, outs = reply.value, reply.outs
         if value < 0:
-            check_reply(number, args, value)
+            self._check_reply(number, args, value)
         return Reply(value, outs)
 
     async def call(
@@ -269,7 +278,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                 answer = ring.call(number, *args)
                 if type(answer) is int:
                     self._look_again(ring)
-                    check_reply(number, args, answer)
+                    self._check_reply(number, args, answer)
                     return Reply(answer)
                 if answer is None or isinstance(answer, tuple):
                     return await self._finish(ring, number, args, answer)
@@ -290,8 +299,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
             if not 0 <= fd < 2**31:
                 raise ValueError(f"fds[{i}]: {fd} is not the number of a file descriptor")
         flags = CallFlag.RETURN_FD if return_fd else CallFlag.NONE
-        result = await self._exchange(lambda id_: Call(id_, nr, flat, flags, sent))
-        check_reply(nr, args, result.value)
+        result = await self._exchange(lambda id_: Call(id_, nr, flat, flags, sent), call=(nr, args))
+        self._check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.fds[0] if result.fds else None)
 
     async def batch(self, request: Batch) -> Batched:
@@ -300,6 +309,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         reply = await self.exchange(lambda id_: replace(request, id=id_), spin=spin)
         if not isinstance(reply, Batched):
             raise AssertionError("the connection let a RESULT through as a BATCHED")
+        self._made(reply)
         return reply
 
     async def batch_frame(self, frame: BatchFrame, batch: StepList) -> Outcome | Batched:
@@ -308,7 +318,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         def make(id_: int) -> Batch:
             return Batch(id_, (), BatchFlag.BRIEF if frame.brief else BatchFlag.NONE)
 
-        return await self.exchange_frame(frame, make)
+        return self._made(await self.exchange_frame(frame, make))
 
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """See SyscallInterface."""
@@ -323,7 +333,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         self, number: int, args: list[int | bytes], frame: BatchFrame
     ) -> Outcome | Batched:
         """See SyscallInterface."""
-        return await self.exchange_frame(frame, lambda id_: Run(id_, number, ()))
+        return self._made(await self.exchange_frame(frame, lambda id_: Run(id_, number, ())))
 
     async def unprepare(self, number: int) -> None:
         """See SyscallInterface."""
@@ -368,9 +378,23 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         super().after_fork()
         self.leave()
 
-    async def barrier(self) -> None:
-        """Return when every call sent before has been answered. A checkpoint.
+    def _check_reply(self, number: int, args: Sequence[SyscallArgument], value: int) -> None:
+        if value == -Size.REFUSAL:
+            raise OtherCallsBlocked(describe_call(number, args), self.under_way())
+        check_reply(number, args, value)
 
-        The server answers in order, so one more answer means all the earlier ones.
-        """
+    def _made(self, reply: Outcome | Batched) -> Outcome | Batched:
+        """The reply to a batch, unless that was refused as a whole."""
+        if reply.statuses[:1] == _BLOCKED and reply.values[:8] == _REFUSED:
+            raise OtherCallsBlocked("a batch", self.under_way())
+        return reply
+
+    async def barrier(self) -> None:
+        """See SyscallInterface."""
+        before = list(self._waiters.values())
         await self._exchange(lambda id_: Read(id_, 0, 0))
+        for waiter in before:  # most have been answered by now
+            if waiter in self._waiters.values() and waiter.reply is None:
+                if waiter.over is None:
+                    waiter.over = trio.Event()
+                await waiter.over.wait()

@@ -14,7 +14,7 @@ the connection is told of the request and looks after it as after any other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import trio
@@ -24,7 +24,7 @@ from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome
 from rsyscall._core import Ring as _Ring
 from rsyscall._core import Socket as _Socket
-from rsyscall.near.sysif import ForkedError
+from rsyscall.near.sysif import ForkedError, SyscallArgument, describe_call
 from rsyscall.sysif._frames import Frame, Waiter, never
 from rsyscall.sysif.link import Link
 from rsyscall.sysif.ring import spin_us
@@ -44,6 +44,8 @@ __all__ = ["Answer", "RequestLink"]
 
 _LOOK_AGAIN_SECONDS = 1.0
 
+#: The number and the arguments of a call.
+Call: TypeAlias = tuple[int, Sequence[SyscallArgument]]
 #: A result, perhaps with outputs.
 Answer: TypeAlias = int | tuple[int, tuple[bytes, ...]]
 
@@ -69,6 +71,11 @@ class RequestLink(Link):
             return self._ring.take_id()
         return self._core.take_id()
 
+    def under_way(self) -> list[str]:
+        """What has been sent and has no reply yet, the oldest first."""
+        calls = [waiter.call for waiter in self._waiters.values()]
+        return ["a batch" if call is None else describe_call(*call) for call in calls]
+
     def _join(self) -> None:
         """Have the connection look after the request that was alone, since it is not any more."""
         adopt, self._adopt_alone = self._adopt_alone, None
@@ -87,12 +94,14 @@ class RequestLink(Link):
             await self._explain()
             raise self._dead.not_sent()
 
-    async def exchange(self, make: Callable[[int], Request], *, spin: int = 0) -> Result | Batched:
+    async def exchange(
+        self, make: Callable[[int], Request], *, spin: int = 0, call: Call | None = None
+    ) -> Result | Batched:
         """Send a request, made with the id it is given, and wait for its reply.
 
-        spin: for how many microseconds an answer may well be worth waiting. ValueError for one that
-        cannot be sent; see the contract of near.sysif. A checkpoint; if cancelled, nothing was
-        sent.
+        call: what it is, if it is one call. spin: for how many microseconds an answer may well be
+        worth waiting. ValueError for one that cannot be sent; see the contract of near.sysif. A
+        checkpoint; if cancelled, nothing was sent.
         """
         connection = self._connection
         self._join()
@@ -103,7 +112,7 @@ class RequestLink(Link):
             data, fds = connection.send(request)
         except LocalProtocolError as exc:
             raise ValueError(f"the call cannot be sent: {exc.text}") from exc
-        return await self._send(request.id, data, fds, spin)
+        return await self._send(request.id, data, fds, spin, call)
 
     async def exchange_frame(
         self, frame: BatchFrame, make: Callable[[int], Batch | Run]
@@ -176,9 +185,15 @@ class RequestLink(Link):
             del self._waiters[id_]
 
     async def _send(
-        self, id_: int, data: bytes | bytearray, fds: tuple[int, ...], spin: int
+        self,
+        id_: int,
+        data: bytes | bytearray,
+        fds: tuple[int, ...],
+        spin: int,
+        call: Call | None,
     ) -> Result | Batched:
         waiter = self._waiters[id_] = Waiter()
+        waiter.call = call
         try:
             if self._ring is not None and not self._out and not fds:
                 data = self._at_once(self._ring, data, id_, waiter, spin)
@@ -247,8 +262,10 @@ class RequestLink(Link):
         except RemoteProtocolError as exc:
             self._break(exc)
 
-    async def _exchange(self, make: Callable[[int], Request], *, spin: int = 0) -> Result:
-        reply = await self.exchange(make, spin=spin)
+    async def _exchange(
+        self, make: Callable[[int], Request], *, spin: int = 0, call: Call | None = None
+    ) -> Result:
+        reply = await self.exchange(make, spin=spin, call=call)
         if not isinstance(reply, Result):
             raise AssertionError("the connection let a BATCHED through as a RESULT")
         return reply
@@ -359,7 +376,11 @@ class RequestLink(Link):
         return not self._waiters and not self._out and self._connection.quiet
 
     async def _alone(
-        self, make: Callable[[int], Request], program: Program | None, rest: bytes | None
+        self,
+        make: Callable[[int], Request],
+        program: Program | None,
+        rest: bytes | None,
+        call: Call | None = None,
     ) -> Answer | Outcome | Result | Batched:
         """The answer to the request that the core has just sent, and that has not come at once.
 
@@ -369,6 +390,7 @@ class RequestLink(Link):
         core, connection = self._core, self._connection
         id_ = core.last_id
         waiter = self._waiters[id_] = Waiter()
+        waiter.call = call
         try:
             if rest is not None:
                 connection.adopt(make(id_), program)

@@ -33,13 +33,114 @@
 	mov %r8, %r10
 	mov %r9, %r8
 	mov 8(%rsp), %r9
+.Linstruction_\name:
 	syscall
 	leave_door
 	.size \name, . - \name
 	.endm
 
+	.globl rs_sys3
+	.hidden rs_sys3
+	.type rs_sys3, @function
+rs_sys3:
+	mov %rdi, %rax
+	mov %rsi, %rdi
+	mov %rdx, %rsi
+	mov %rcx, %rdx
+	xor %r10d, %r10d
+	xor %r8d, %r8d
+	xor %r9d, %r9d
+	jmp .Linstruction_rs_sys
+	.size rs_sys3, . - rs_sys3
+
 	door rs_sys
 	door rs_client_call
+
+/* The same for what may sleep, with one argument more at 16(%rsp): an address of eight bytes. Unless
+ * they are zero, the answer is -EINTR, and no call is made. Whoever writes there and then sends the
+ * signal that rs_interrupt handles can be sure of that: whether it comes before they are looked at,
+ * between that and the instruction, or in the call. */
+	.macro waiting_door name
+	.globl \name
+	.hidden \name
+	.type \name, @function
+\name:
+	mov %rdi, %rax
+	mov %rsi, %rdi
+	mov %rdx, %rsi
+	mov %rcx, %rdx
+	mov %r8, %r10
+	mov %r9, %r8
+	mov 8(%rsp), %r9
+	mov 16(%rsp), %rcx
+.Lbegin_\name:
+	cmpq $0, (%rcx)
+	jne .Linterrupted
+	syscall
+.Lend_\name:
+	leave_door
+	.size \name, . - \name
+	.endm
+
+	waiting_door rs_wait_sys
+	waiting_door rs_wait_client_call
+
+.Linterrupted:
+	mov $-4, %rax
+	leave_door
+
+/* The handler: void f(int, siginfo_t *, ucontext_t *). The instruction that was interrupted is at 168
+ * of the context, on every x86_64 kernel. */
+	.globl rs_interrupt
+	.hidden rs_interrupt
+	.type rs_interrupt, @function
+rs_interrupt:
+	lea .Lbegin_rs_wait_sys(%rip), %rax
+	sub 168(%rdx), %rax
+	neg %rax
+	cmp $(.Lend_rs_wait_sys - .Lbegin_rs_wait_sys), %rax
+	jb 1f
+	sub $(.Lbegin_rs_wait_client_call - .Lbegin_rs_wait_sys), %rax
+	cmp $(.Lend_rs_wait_client_call - .Lbegin_rs_wait_client_call), %rax
+	jae 2f
+1:	lea .Linterrupted(%rip), %rax
+	mov %rax, 168(%rdx)
+2:	ret
+	.size rs_interrupt, . - rs_interrupt
+
+	.globl rs_restore
+	.hidden rs_restore
+	.type rs_restore, @function
+rs_restore:
+	mov $15, %eax /* rt_sigreturn */
+	syscall
+	.size rs_restore, . - rs_restore
+
+/* Where a helper begins: behind this address its stack has that of its struct rs_work. */
+	.globl rs_helper_entry
+	.hidden rs_helper_entry
+	.type rs_helper_entry, @function
+rs_helper_entry:
+	xor %ebp, %ebp
+	mov (%rsp), %rdi
+	and $-16, %rsp
+	call rs_helper_main
+	ud2
+	.size rs_helper_entry, . - rs_helper_entry
+
+/* And where it ends: void f(start, length) gives back its memory, this stack with it. */
+	.globl rs_helper_end
+	.hidden rs_helper_end
+	.type rs_helper_end, @function
+rs_helper_end:
+	mov $4, %edx  /* MADV_DONTNEED */
+	mov $28, %eax /* madvise */
+	syscall
+	xor %edi, %edi
+	mov $60, %eax /* exit */
+	syscall
+	ud2
+	.size rs_helper_end, . - rs_helper_end
 
 #ifndef RS_STUB
 /* For clone(2): the child finds where to go on on its new stack, and nothing on its shadow stack. */

@@ -1,0 +1,232 @@
+"""Calls that block: they hold up no others, and what concerns one thread is made by one alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import struct
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+import rsyscall
+from rsyscall.near.sysif import OtherCallsBlocked
+from rsyscall.sched import CLONE
+from rsyscall.sys.mman import MAP, PROT
+from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import Batch, FdArg, In, Out, Ret, Size, Step, flatten
+
+SECONDS = 30
+RW = PROT.READ | PROT.WRITE
+EFD_SEMAPHORE = 1
+PR_SET_PDEATHSIG = 1
+
+
+@pytest.fixture(params=[True, False], ids=["ring", "no-ring"])
+async def process(request: pytest.FixtureRequest) -> AsyncGenerator[rsyscall.Process]:
+    async with rsyscall.open_process(ring=request.param) as process:
+        yield process
+
+
+def tasks(process: rsyscall.Process) -> list[Path]:
+    return list(Path(f"/proc/{int(process.pid)}/task").iterdir())
+
+
+def field(task: Path, name: str) -> list[str]:
+    found = re.search(rf"^{name}:(.*)$", (task / "status").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1].split()
+
+
+async def left(task: Path) -> None:
+    """Return once a thread has ended, of which only its directory tells."""
+    with trio.fail_after(SECONDS):
+        while await trio.Path(task).exists():
+            await trio.lowlevel.checkpoint()
+
+
+class Blocked:
+    """So many reads that wait for an eventfd."""
+
+    def __init__(self, process: rsyscall.Process, eventfd: int, nursery: trio.Nursery) -> None:
+        self.process = process
+        self.sysif = process.task.sysif
+        self.eventfd = eventfd
+        self.nursery = nursery
+        self.returned = 0
+
+    async def start(self, count: int) -> None:
+        """Return once they are all waiting in the kernel."""
+        for _ in range(count):
+            self.nursery.start_soon(self._read)
+        with trio.fail_after(SECONDS):
+            while self._sleeping() < count:
+                await self.sysif.syscall(SYS.getpid)  # whose answer tells that others go on
+
+    def _sleeping(self) -> int:
+        number = str(int(SYS.read))
+        found = 0
+        for task in tasks(self.process):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += (task / "syscall").read_text().split()[0] == number
+        return found
+
+    async def _read(self) -> None:
+        reply = await self.sysif.call(SYS.read, (self.eventfd, Ret(8), 8))
+        assert reply.outs[0] == (1).to_bytes(8, "little")
+        self.returned += 1
+
+    async def release(self, count: int) -> None:
+        """Let so many return."""
+        await self.sysif.call(SYS.write, (self.eventfd, In(count.to_bytes(8, "little")), 8))
+
+
+@contextlib.asynccontextmanager
+async def blocked(process: rsyscall.Process, count: int) -> AsyncGenerator[Blocked]:
+    """So many calls are blocked inside, and return at the end."""
+    eventfd = await process.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            reads = Blocked(process, eventfd, nursery)
+            try:
+                await reads.start(count)
+                yield reads
+            finally:
+                with trio.CancelScope(shield=True):
+                    await reads.release(count - reads.returned)
+    await process.task.sysif.syscall(SYS.close, eventfd)
+
+
+async def test_others_go_on(process: rsyscall.Process) -> None:
+    sysif = process.task.sysif
+    before = {fd.name for fd in Path(f"/proc/{int(process.pid)}/fd").iterdir()}
+    async with blocked(process, 200) as reads:
+        assert len(tasks(process)) > 200
+        for _ in range(10_000):
+            assert await sysif.syscall(SYS.getpid) == int(process.pid)
+        assert reads.returned == 0
+    assert reads.returned == 200
+    assert {fd.name for fd in Path(f"/proc/{int(process.pid)}/fd").iterdir()} == before
+    # Helpers leave when they have had nothing to do for a while.
+    for task in tasks(process):
+        if task.name != str(int(process.pid)):
+            await left(task)
+
+
+async def test_as_many_as_there_may_be(process: rsyscall.Process) -> None:
+    async with blocked(process, Size.HELPERS) as reads:
+        await reads.release(1)
+    assert reads.returned == Size.HELPERS
+
+
+async def test_requests_of_all_kinds_beside_a_blocked_call(process: rsyscall.Process) -> None:
+    async with blocked(process, 3):
+        data = os.urandom(25 * 4096)
+        mapping = await process.task.mmap(len(data), RW, MAP.PRIVATE | MAP.ANONYMOUS)
+        await process.task.sysif.write_memory(mapping.near.address, data)
+        assert await process.task.sysif.read_memory(mapping.near.address, len(data)) == data
+        batch = Batch(0, (Step(SYS.getpid),) * 50)
+        values = (await process.task.sysif.batch(batch)).values
+        assert set(struct.unpack("50q", values)) == {int(process.pid)}
+        ours, theirs = os.pipe()
+        with os.fdopen(ours, "rb") as reader:
+            with os.fdopen(theirs, "wb") as writer:
+                fds = [writer.fileno()]
+                sent = (FdArg(0), In(b"text"), 4)
+                await process.task.sysif.call(SYS.write, sent, fds=fds)
+            assert reader.read() == b"text"
+        reply = await process.task.sysif.call(SYS.eventfd2, (7, 0), return_fd=True)
+        assert reply.fd is not None
+        assert os.read(reply.fd, 8) == (7).to_bytes(8, "little")
+        os.close(reply.fd)
+        await mapping.munmap()
+
+
+async def test_no_helper_keeps_the_ids(process: rsyscall.Process) -> None:
+    """A thread that was made before would be uid 0 still."""
+    old = os.getuid()
+    new = old or 12345
+    sysif = process.task.sysif
+    async with blocked(process, 3):
+        pass
+    assert len(tasks(process)) > 1
+    await sysif.syscall(SYS.setresuid, new, new, new)
+    (task,) = tasks(process)
+    assert field(task, "Uid") == [str(new)] * 4
+    async with blocked(process, 3):
+        for task in tasks(process):
+            assert field(task, "Uid") == [str(new)] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("setresuid", (-1, -1, -1)),
+        ("setresgid", (-1, -1, -1)),
+        ("unshare", (CLONE.FS,)),
+        ("prctl", (PR_SET_PDEATHSIG, signal.SIGTERM)),
+        ("rt_sigprocmask", (0, In(bytes(8)), 0, 8)),
+        ("sched_setaffinity", (0, 8, In(b"\xff" * 8))),
+        ("landlock_restrict_self", (-1, 0)),
+        ("seccomp", (-1, 0, 0)),
+        ("capset", (In(b"\x26\x05\x08\x20" + bytes(4)), In(bytes(24)))),
+        ("setns", (-1, 0)),
+        ("execve", (In(b"\0"), 0, 0)),
+        ("exit", (1,)),
+    ],
+)
+async def test_per_thread_state_is_refused_beside_a_blocked_call(
+    process: rsyscall.Process, name: str, args: Sequence[int | In]
+) -> None:
+    sysif = process.task.sysif
+    async with blocked(process, 2):
+        with pytest.raises(OtherCallsBlocked) as caught:
+            await sysif.call(SYS[name], args)
+        assert str(caught.value).startswith(f"{name}(")
+        assert [call.partition("(")[0] for call in caught.value.blocked] == ["read", "read"]
+        assert "nothing was done" in str(caught.value)
+        # The same in a batch, of which no step is made.
+        steps = Step(SYS.umask, (0o777,)), Step(SYS[name], flatten(args))
+        with pytest.raises(OtherCallsBlocked):
+            await sysif.batch(Batch(0, steps))
+        assert await sysif.syscall(SYS.umask, 0o22) != 0o777
+
+
+async def test_namespaces_of_all_threads(process: rsyscall.Process) -> None:
+    """With a helper alive unshare(CLONE_NEWUSER) is EINVAL, and CLONE_NEWNS leaves it behind."""
+    sysif = process.task.sysif
+    for flag, name in [(CLONE.NEWUSER, "user"), (CLONE.NEWNS, "mnt"), (CLONE.NEWUTS, "uts")]:
+        async with blocked(process, 2):
+            pass
+        assert len(tasks(process)) > 1
+        await sysif.syscall(SYS.unshare, flag)
+        async with blocked(process, 2):
+            found = {os.readlink(task / "ns" / name) for task in tasks(process)}
+        assert len(found) == 1
+        assert found != {os.readlink(f"/proc/self/ns/{name}")}
+
+
+async def test_death_with_blocked_calls(process: rsyscall.Process) -> None:
+    failed: list[Exception] = []
+
+    async def read(eventfd: int) -> None:
+        try:
+            await process.task.sysif.call(SYS.read, (eventfd, Out(8), 8))
+        except rsyscall.SyscallHangup as exc:
+            failed.append(exc)
+
+    eventfd = await process.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(read, eventfd)
+            while len(tasks(process)) < 20:
+                await process.task.sysif.syscall(SYS.getpid)
+            os.kill(int(process.pid), signal.SIGKILL)
+    assert len(failed) == 20
+    assert {str(exc) for exc in failed} == {str(failed[0])}
+    assert "SIGKILL" in str(failed[0])
