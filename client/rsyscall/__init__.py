@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rsyscall.command import Command
     from rsyscall.epoller import AsyncFileDescriptor
     from rsyscall.monitor import AsyncChildPid
+    from rsyscall.path import Path
     from rsyscall.tasks.local import local_process
     from rsyscall.tasks.spawn import open_process, stub_path
     from rsyscall.tasks.unix import connect
@@ -58,6 +59,7 @@ __all__ = [
     "ForkedError",
     "LinearPointer",
     "MemoryMapping",
+    "Path",
     "Pointer",
     "PreparedBatch",
     "Process",
@@ -88,6 +90,7 @@ _LATER = {
     "ChildProcess": "thread",
     "Command": "command",
     "CompletedProcess": "child.run",
+    "Path": "path",
     "PreparedBatch": "batch",
     "Process": "thread",
     "Step": "batch",

@@ -136,12 +136,15 @@ class Process(Conveniences):
         note, as clone reports it, and see the contract of near.sysif. A checkpoint; if cancelled,
         there is no child. clone(2), cgroups(7), time_namespaces(7).
         """
-        clocks = check_offsets(time_offsets, flags)
+        clocks = check_offsets(time_offsets, flags) if flags or time_offsets else ""
         outside = None
         if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
             outside = await effective_ids(self.task)
-        async with directory(self.task, cgroup) as where:
-            child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
+        if cgroup is None:
+            child = await start(self.task, flags, vm=vm, ring=ring)
+        else:
+            async with directory(self.task, cgroup) as where:
+                child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
         process = ChildProcess(child)
         self._adopt(process)
         if "environ" in self.__dict__:  # otherwise both begin with ours

@@ -19,6 +19,7 @@ import rsyscall.near
 from rsyscall._checkpoint import Held, checkpoint, shield, yielded
 from rsyscall._raw import lib
 from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup, SyscallSendHangup
+from rsyscall.path import Path
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, ChildState, W
@@ -114,6 +115,26 @@ class Pid:
     async def getpgid(self) -> rsyscall.near.Pgid:
         """Its process group. OSError as the call reports it. A checkpoint. getpgid(2)."""
         return rsyscall.near.Pgid(await self.task.sysif.syscall(SYS.getpgid, self.near))
+
+    async def setpriority(self, prio: int) -> None:
+        """Change its priority, from -20 (highest) to 19.
+
+        OSError as the call reports it. A checkpoint; if cancelled, nothing has changed.
+        setpriority(2).
+        """
+        await self.task.sysif.syscall(SYS.setpriority, lib.PRIO_PROCESS, self.near, prio)
+
+    async def getpriority(self) -> int:
+        """Its priority, from -20 (highest) to 19.
+
+        OSError as the call reports it. A checkpoint. getpriority(2).
+        """
+        # The kernel counts the other way round, so that no priority is an error.
+        return 20 - await self.task.sysif.syscall(SYS.getpriority, lib.PRIO_PROCESS, self.near)
+
+    def as_proc_path(self) -> Path:
+        """Its directory in /proc, for who sees it by the same number. proc(5)."""
+        return Path(f"/proc/{self.near.id}")
 
     def __str__(self) -> str:
         """For people."""
@@ -215,6 +236,18 @@ class ChildPid(Pid):
         async with self._reaping:
             self._check_alive()
             return await super().getpgid()
+
+    async def setpriority(self, prio: int) -> None:
+        """Change its priority; see Pid.setpriority. ChildDeadError."""
+        async with self._reaping:
+            self._check_alive()
+            await super().setpriority(prio)
+
+    async def getpriority(self) -> int:
+        """Its priority; see Pid.getpriority. ChildDeadError."""
+        async with self._reaping:
+            self._check_alive()
+            return await super().getpriority()
 
     async def setpgid(self, pgid: ChildPid | None = None) -> None:
         """Put it into the process group of another child, or into one of its own.
