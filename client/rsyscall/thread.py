@@ -30,10 +30,8 @@ from rsyscall.command import Command
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
-from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, SignalMask
-from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState
 from rsyscall.sysif.child import DeadInterface
 
@@ -334,13 +332,7 @@ class Process(Conveniences):
         Whatever is tried through it afterwards is an error. A checkpoint; if cancelled, it goes on.
         _exit(2).
         """
-        check_status(status)
-        try:
-            await self.task.sysif.syscall(SYS.exit_group, status)
-        except SyscallSendError:
-            raise
-        except SyscallHangup:
-            pass  # as it should
+        await self.task.exit(status)
 
     def __repr__(self) -> str:
         """For people."""
