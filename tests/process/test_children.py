@@ -158,6 +158,23 @@ async def test_orphans_may_be_left_alone(apart: rsyscall.Process) -> None:
         assert (await child.wait()).killed_with() == SIG.TERM
 
 
+async def test_an_error_in_the_block_comes_in_no_group(apart: rsyscall.Process) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with apart.monitor.adopt_orphans():
+            raise ZeroDivisionError
+    with trio.move_on_after(0.01) as scope:
+        async with apart.monitor.adopt_orphans():
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_task_that_dies_has_no_orphans_any_more(origin: rsyscall.Process) -> None:
+    async with await origin.clone() as child, child.monitor.adopt_orphans() as orphans:
+        await child.pid.kill()
+        with trio.fail_after(DEADLINE), pytest.raises(trio.EndOfChannel):
+            await orphans.receive()
+
+
 async def test_the_interpreter_adopts_no_orphans_but_those_that_are_named() -> None:
     with pytest.raises(PermissionError):
         async with local_process.monitor.adopt_orphans():
