@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rsyscall.command import Command
     from rsyscall.epoller import AsyncFileDescriptor
     from rsyscall.monitor import AsyncChildPid
+    from rsyscall.path import Path
     from rsyscall.tasks.local import local_process
     from rsyscall.tasks.spawn import open_process, stub_path
     from rsyscall.tasks.unix import connect
@@ -60,6 +61,7 @@ __all__ = [
     "LinearPointer",
     "MemoryMapping",
     "OtherCallsBlocked",
+    "Path",
     "Pointer",
     "PreparedBatch",
     "Process",
@@ -90,6 +92,7 @@ _LATER = {
     "ChildProcess": "thread",
     "Command": "command",
     "CompletedProcess": "child.run",
+    "Path": "path",
     "PreparedBatch": "batch",
     "Process": "thread",
     "Step": "batch",

@@ -252,9 +252,10 @@ class ChildPidMonitor:
         those that still run are killed and waited for, unless kill is False; then they are left to
         whoever comes next, as all that come later are.
 
-        PermissionError for the interpreter's own process: nobody could tell them from the children
-        that others there wait for. OSError as the calls report it; SyscallHangup if the task is
-        gone. A checkpoint; if cancelled, nothing has happened. PR_SET_CHILD_SUBREAPER(2const).
+        When the task dies, nothing is received any more (trio.EndOfChannel). PermissionError for
+        the interpreter's own process: nobody could tell them from the children that others there
+        wait for. OSError as the calls report it. A checkpoint; if cancelled, nothing has happened.
+        PR_SET_CHILD_SUBREAPER(2const).
         """
         task = self.cloning_task
         if isinstance(task.sysif, DirectSyscallInterface):
@@ -262,11 +263,17 @@ class ChildPidMonitor:
             raise PermissionError(errno.EPERM, message)
         send, receive = trio.open_memory_channel[ChildState](math.inf)
         await task.sysif.syscall(SYS.prctl, lib.PR_SET_CHILD_SUBREAPER, 1)
+        failed: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reap, send)
-                yield receive
+                try:
+                    yield receive
+                except BaseException as exc:
+                    failed = exc  # raised outside: in a nursery it would come in a group
                 nursery.cancel_scope.cancel()
+            if failed is not None:
+                raise failed
         finally:
             with shield(), contextlib.suppress(SyscallError):
                 if kill:
@@ -276,47 +283,58 @@ class ChildPidMonitor:
 
     async def _reap(self, send: trio.MemorySendChannel[ChildState]) -> None:
         pause, look = _SHORT, functools.partial(self._look_there, W.EXITED, None)
-        while True:
-            try:
-                state, known = await self._wait_for(look)
-            except ChildProcessError:  # not yet, or not any more
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONG)
-                continue
-            pause = _SHORT
-            if not known:
-                send.send_nowait(state)
+        with send, contextlib.suppress(SyscallError):  # the task is gone, and its children with it
+            while True:
+                try:
+                    state, known = await self._wait_for(look)
+                except ChildProcessError:  # not yet, or not any more
+                    await trio.sleep(pause)
+                    pause = min(2 * pause, _LONG)
+                    continue
+                pause = _SHORT
+                if not known:
+                    send.send_nowait(state)
 
     async def _kill_orphans(self) -> None:
         """Until there are none: a parent that is killed may leave further ones."""
-        task = self.cloning_task
-        while orphans := await self._orphans():
+        task, spared = self.cloning_task, set[int]()
+        while orphans := await self._orphans() - spared:
             for pid in orphans:
-                with contextlib.suppress(OSError):
+                try:
                     await task.sysif.syscall(SYS.kill, pid, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    await self._waitid_until_dead(pid)
+                except PermissionError:  # somebody else by now
+                    spared.add(pid)
+                except ProcessLookupError:
+                    pass
+                else:
+                    await self._wait_until_gone(pid)
 
-    async def _waitid_until_dead(self, pid: int) -> None:
-        pause = _SHORT
-        while await self._take(pid, W.EXITED) is None:
-            await trio.sleep(pause)
-            pause = min(2 * pause, _LONG)
+    async def _wait_until_gone(self, pid: int) -> None:
+        pause, how = _SHORT, int(W.EXITED | W.NOHANG | W.ALL)
+        with contextlib.suppress(ChildProcessError):  # somebody else was faster
+            while ChildState.parse(await self._waitid(IdType.PID, pid, how)) is None:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONG)
 
-    async def _orphans(self) -> list[int]:
+    async def _orphans(self) -> set[int]:
         """Its children of which nobody has a handle, as the kernel lists them."""
         sysif, own = self.cloning_task.sysif, int(self.cloning_task.near_process)
+        # Not by way of thread-self: where /proc is another namespace's, its numbers are not ours.
         path = In(f"/proc/self/task/{own}/children\0".encode())
-        try:
-            fd = await sysif.syscall(SYS.openat, -100, path, os.O_RDONLY | os.O_CLOEXEC, 0)
-        except OSError:
-            return []  # no /proc, or a kernel without such lists
-        try:
-            read = await sysif.call(SYS.read, (fd, Out(_ROOM), _ROOM))
-        finally:
-            await sysif.syscall(SYS.close, fd)
-        known = {pid.near.id for pid in children_of(self.cloning_task)}
-        return [n for n in map(int, read.outs[0][: read.value].split()) if n not in known]
+        while True:
+            before = {pid.near.id for pid in children_of(self.cloning_task)}
+            try:
+                fd = await sysif.syscall(SYS.openat, -100, path, os.O_RDONLY | os.O_CLOEXEC, 0)
+            except OSError:
+                return set()  # no /proc, or a kernel without such lists
+            try:
+                read = await sysif.call(SYS.read, (fd, Out(_ROOM), _ROOM))
+            finally:
+                await sysif.syscall(SYS.close, fd)
+            if not sysif.starting:  # else there may be some that nobody has a handle of yet
+                known = before.union(pid.near.id for pid in children_of(self.cloning_task))
+                return set(map(int, read.outs[0][: read.value].split())) - known
+            await trio.sleep(_SHORT)
 
     # ---- its own end ----
 

@@ -31,10 +31,8 @@ from rsyscall.command import Command
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
-from rsyscall.near.sysif import SyscallHangup, SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, SignalMask
-from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState
 from rsyscall.sysif.child import DeadInterface
 
@@ -137,12 +135,15 @@ class Process(Conveniences):
         note, as clone reports it, and see the contract of near.sysif. A checkpoint; if cancelled,
         there is no child. clone(2), cgroups(7), time_namespaces(7).
         """
-        clocks = check_offsets(time_offsets, flags)
+        clocks = check_offsets(time_offsets, flags) if flags or time_offsets else ""
         outside = None
         if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
             outside = await effective_ids(self.task)
-        async with directory(self.task, cgroup) as where:
-            child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
+        if cgroup is None:
+            child = await start(self.task, flags, vm=vm, ring=ring)
+        else:
+            async with directory(self.task, cgroup) as where:
+                child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
         process = ChildProcess(child)
         self._adopt(process)
         if "environ" in self.__dict__:  # otherwise both begin with ours
@@ -332,13 +333,7 @@ class Process(Conveniences):
         Whatever is tried through it afterwards is an error. A checkpoint; if cancelled, it goes on.
         _exit(2).
         """
-        check_status(status)
-        try:
-            await self.task.sysif.syscall(SYS.exit_group, status)
-        except SyscallSendError:
-            raise
-        except SyscallHangup:
-            pass  # as it should
+        await self.task.exit(status)
 
     def __repr__(self) -> str:
         """For people."""

@@ -18,11 +18,12 @@ import rsyscall
 from conformance.ways import WAYS
 from process.seen import SH, SLEEP, TRUE, status
 from rsyscall import local_process
-from rsyscall.handle.process import children_of
+from rsyscall.handle.process import ChildDeadError, children_of
 from rsyscall.monitor import AsyncSignalfd, ChildPidMonitor
 from rsyscall.signal import SIG, Sigset
 from rsyscall.sys.prctl import PR
-from rsyscall.sys.wait import CLD, W
+from rsyscall.sys.resource import Rusage
+from rsyscall.sys.wait import CLD, Siginfo, W
 
 DEADLINE = 10
 
@@ -157,6 +158,23 @@ async def test_orphans_may_be_left_alone(apart: rsyscall.Process) -> None:
         assert (await child.wait()).killed_with() == SIG.TERM
 
 
+async def test_an_error_in_the_block_comes_in_no_group(apart: rsyscall.Process) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with apart.monitor.adopt_orphans():
+            raise ZeroDivisionError
+    with trio.move_on_after(0.01) as scope:
+        async with apart.monitor.adopt_orphans():
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_task_that_dies_has_no_orphans_any_more(origin: rsyscall.Process) -> None:
+    async with await origin.clone() as child, child.monitor.adopt_orphans() as orphans:
+        await child.pid.kill()
+        with trio.fail_after(DEADLINE), pytest.raises(trio.EndOfChannel):
+            await orphans.receive()
+
+
 async def test_the_interpreter_adopts_no_orphans_but_those_that_are_named() -> None:
     with pytest.raises(PermissionError):
         async with local_process.monitor.adopt_orphans():
@@ -202,6 +220,34 @@ async def test_children_that_are_being_made_are_not_taken_for_orphans(
                 nursery.start_soon(make)
         with pytest.raises(trio.WouldBlock):
             orphans.receive_nowait()
+
+
+# ---- the call itself ----
+
+
+async def test_waitid_into_memory(origin: rsyscall.Process) -> None:
+    info = await origin.malloc(Siginfo)
+    usage = await origin.malloc(Rusage)
+    async with await origin.spawn(SLEEP) as child:
+        pid = child.pid
+        with pytest.raises(ValueError, match="nothing was waited for"):
+            await pid.read_siginfo()
+        await pid.waitid(W.EXITED | W.NOHANG, info)
+        assert await pid.read_siginfo() is None
+        with pytest.raises(ValueError, match="nothing has changed"):
+            await pid.read_state_change()
+        await child.kill(SIG.TERM)
+        await pid.wait_readable()
+        await pid.waitid(W.EXITED | W.NOWAIT, info)
+        assert (await pid.read_state_change()).killed_with() == SIG.TERM
+        assert pid.death_state is None  # it is there for others
+        await pid.waitid(W.EXITED, info, rusage=usage)
+        state = await pid.read_siginfo()
+        assert state is not None
+        assert state == pid.death_state == await child.wait()
+        assert (await usage.unsafe().read()).nvcsw >= 0
+        with pytest.raises(ChildDeadError):
+            await pid.waitid(W.EXITED, info)
 
 
 # ---- stopping and continuing, here ----

@@ -338,6 +338,21 @@ async def test_rusage(parent: rsyscall.Process) -> None:
         assert rusage.ru_nvcsw >= switches
 
 
+async def test_the_priority_of_a_child(parent: rsyscall.Process) -> None:
+    async with await parent.clone() as child:
+        pid = child.pid.pid
+        before = await pid.getpriority()
+        assert before == os.getpriority(os.PRIO_PROCESS, int(child.pid))
+        await pid.setpriority(before + 3)
+        assert await pid.getpriority() == before + 3
+        assert os.getpriority(os.PRIO_PROCESS, int(child.pid)) == before + 3
+        assert os.path.exists(pid.as_proc_path() / "stat")
+        await child.exit()
+        await child.pid.wait()
+        with pytest.raises(ChildDeadError):
+            await pid.setpriority(3)
+
+
 # ---- stop and continue ----
 
 

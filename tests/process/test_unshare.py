@@ -73,6 +73,23 @@ async def test_a_time_namespace_wants_private_memory(parent: rsyscall.Process) -
             assert links(inside)["time"] != links(child)["time"]
 
 
+async def test_a_task_has_the_calls_as_well(origin: rsyscall.Process) -> None:
+    async with await origin.clone(CLONE.NEWUSER) as child:
+        before = child.task.utsns
+        await child.task.unshare(CLONE.NEWUTS)
+        assert child.task.utsns is not before
+        with pytest.raises(ValueError, match=r"^flags: .*unshare_files"):
+            await child.task.unshare(CLONE.FILES)
+        async with await child.task.open("/proc/self/ns/uts", O.RDONLY) as fd:
+            now = child.task.utsns
+            await child.task.setns(fd, CLONE.NEWUTS)
+            assert child.task.utsns is not now
+        with pytest.raises(ValueError, match=r"^status: "):
+            await child.task.exit(256)
+        await child.task.exit(5)
+        assert (await child.pid.waitpid(W.EXITED)).exit_status == 5
+
+
 @pytest.mark.parametrize("flags", [CLONE.VM, CLONE.SIGHAND, CLONE.PARENT], ids=str)
 async def test_what_cannot_be_unshared(parent: rsyscall.Process, flags: CLONE) -> None:
     async with await parent.clone() as child:

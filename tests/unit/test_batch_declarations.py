@@ -18,7 +18,7 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 #: Async methods that are more, or something else, than a call with a value: a batch cannot have
 #: them. Memory comes from an allocator and is reached by READ and WRITE; invalidate is a close that
 #: may not happen, as_argument a call that returns something else; garbage is not a call's; two keep
-#: or compare our idea of the signal mask.
+#: or compare our idea of the signal mask, and three change what we believe of the task.
 NO_CALLS: dict[type, set[str]] = {
     Task: {
         "ptr",
@@ -27,6 +27,9 @@ NO_CALLS: dict[type, set[str]] = {
         "run_fd_table_gc",
         "sigmask_block",
         "read_oldset_and_check",
+        "unshare",
+        "setns",
+        "exit",
     },
     FileDescriptor: {"invalidate", "as_argument"},
     MemoryMapping: {"read", "read_into", "write"},

@@ -33,14 +33,12 @@ _CANNOT = (errno.ENOSYS, errno.E2BIG, errno.EINVAL, errno.EPERM)
 
 
 @contextlib.asynccontextmanager
-async def directory(task: Task, cgroup: FileDescriptor | PathLike | None) -> AsyncGenerator[int]:
-    """The number of a cgroup's directory in the task's table, -1 for None, as long as it is needed.
+async def directory(task: Task, cgroup: FileDescriptor | PathLike) -> AsyncGenerator[int]:
+    """The number of a cgroup's directory in the task's table, as long as it is needed.
 
     OSError, with what for as a note. A checkpoint for a path.
     """
-    if cgroup is None:
-        yield -1
-    elif isinstance(cgroup, FileDescriptor):
+    if isinstance(cgroup, FileDescriptor):
         with cgroup.borrow(task) as number:
             yield int(number)
     else:

@@ -50,14 +50,8 @@ async def restore(task: Task) -> None:
 
 
 @contextlib.asynccontextmanager
-async def kept_dumpable(task: Task, *, needed: bool) -> AsyncGenerator[None]:
-    """It is afterwards what it was before, whatever a child in its memory does in the block.
-
-    needed: whether that changes ids at all. A checkpoint if it does.
-    """
-    if not needed:
-        yield
-        return
+async def kept_dumpable(task: Task) -> AsyncGenerator[None]:
+    """It is afterwards what it was before, whatever a child in its memory does. A checkpoint."""
     turn = _turns.setdefault(task.address_space, trio.Lock())
     async with contextlib.nullcontext() if task.sysif.immediate else Held(turn):
         dumpable = await is_dumpable(task)

@@ -436,23 +436,31 @@ async def run_program(
     task: Task, memory: ChildMemory, setup: Setup, s: ProgramSteps, stack: int
 ) -> AsyncChildPid:
     """Run what is laid out in the memory of a child, and whose block is where its stack leads."""
+    if not _changes_ids(setup):
+        return await _begin(task, memory, setup, s, stack)
+    # Whoever has the child's ids must not get at our memory by way of the child: so it is dumpable
+    # again at the end, and not earlier.
+    async with kept_dumpable(task):
+        return await _begin(task, memory, setup, s, stack)
+
+
+async def _begin(
+    task: Task, memory: ChildMemory, setup: Setup, s: ProgramSteps, stack: int
+) -> AsyncChildPid:
     flags = _VFORK | int(setup.unshare) & ~_NEWTIME | (0 if _is_private(task, setup) else _VM)
-    # Not earlier than at its end: whoever has the child's ids must not get at our memory by way of
-    # the child.
-    async with kept_dumpable(task, needed=_changes_ids(setup)):
-        try:
-            number, here, there, _ = await start_child(task, flags, stack, memory.mask)
-        except OSError as exc:
-            await explain(task, setup.unshare, exc)
-            raise
-        pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
-        try:
-            await _check(pid, memory, stack, s)
-        except BaseException as exc:
-            await pid.end()
-            if isinstance(exc, OSError):
-                await explain_map(task, exc)
-            raise
+    try:
+        number, here, there, _ = await start_child(task, flags, stack, memory.mask)
+    except OSError as exc:
+        await explain(task, setup.unshare, exc)
+        raise
+    pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
+    try:
+        await _check(pid, memory, stack, s)
+    except BaseException as exc:
+        await pid.end()
+        if isinstance(exc, OSError):
+            await explain_map(task, exc)
+        raise
     return pid
 
 

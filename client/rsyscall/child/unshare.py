@@ -15,6 +15,7 @@ from rsyscall.child.refusals import explain
 from rsyscall.child.start import Child
 from rsyscall.child.steps import call, run
 from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle.changes import provide
 from rsyscall.near.sysif import SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
@@ -123,3 +124,13 @@ async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
                 task.timens = task.timens_for_children
             if dumpable:  # as in unshare
                 await restore(task)
+
+
+async def _unshare_namespaces(task: Task, flags: CLONE) -> None:
+    """See Task.unshare."""
+    if CLONE.FILES in flags:
+        raise ValueError("flags: for CLONE.FILES there is unshare_files of the process")
+    await unshare(task, flags)
+
+
+provide(unshare=_unshare_namespaces, setns=setns)

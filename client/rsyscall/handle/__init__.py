@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from rsyscall import far, near
+from rsyscall.handle.changes import ChangingTask
 from rsyscall.handle.fd import (
     BaseFileDescriptor,
     FDTable,
@@ -133,6 +134,7 @@ class Task(
     ResourceTask,
     SignalTask,
     RAMTask,
+    ChangingTask,
 ):
     """A kernel task, with every call that concerns it."""
 

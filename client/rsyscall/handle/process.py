@@ -11,7 +11,7 @@ import struct
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -21,13 +21,15 @@ from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
 from rsyscall._core import Frame, StepList
 from rsyscall._raw import lib
 from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup, SyscallSendHangup
+from rsyscall.path import Path
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
-from rsyscall.sys.wait import CLD, ChildState, W
+from rsyscall.sys.wait import CLD, ChildState, IdType, Siginfo, W
 from rsyscall.sysif.ring import recent_spin_us
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
+    from rsyscall.handle.pointer import Pointer
 
 __all__ = [
     "ChildBusyError",
@@ -144,6 +146,26 @@ class Pid:
         """Its process group. OSError as the call reports it. A checkpoint. getpgid(2)."""
         return rsyscall.near.Pgid(await self.task.sysif.syscall(SYS.getpgid, self.near))
 
+    async def setpriority(self, prio: int) -> None:
+        """Change its priority, from -20 (highest) to 19.
+
+        OSError as the call reports it. A checkpoint; if cancelled, nothing has changed.
+        setpriority(2).
+        """
+        await self.task.sysif.syscall(SYS.setpriority, lib.PRIO_PROCESS, self.near, prio)
+
+    async def getpriority(self) -> int:
+        """Its priority, from -20 (highest) to 19.
+
+        OSError as the call reports it. A checkpoint. getpriority(2).
+        """
+        # The kernel counts the other way round, so that no priority is an error.
+        return 20 - await self.task.sysif.syscall(SYS.getpriority, lib.PRIO_PROCESS, self.near)
+
+    def as_proc_path(self) -> Path:
+        """Its directory in /proc, for who sees it by the same number. proc(5)."""
+        return Path(f"/proc/{self.near.id}")
+
     def __str__(self) -> str:
         """For people."""
         return f"{type(self).__name__}({self.task}, {self.near})"
@@ -169,6 +191,8 @@ class ChildPid(Pid):
         self.pidfd_there: int = pidfd_there
         self.death_state: ChildState | None = None
         self._usage: bytes | None = None
+        #: Where the last waitid has told something, and whether that was left for others.
+        self._told: tuple[Pointer[Siginfo], bool] | None = None
         self.command: Command | None = None
         self.did_it_exec: bool = False
         #: It was told to end, and nothing can keep it from that for long.
@@ -247,6 +271,18 @@ class ChildPid(Pid):
             self._check_alive()
             return await super().getpgid()
 
+    async def setpriority(self, prio: int) -> None:
+        """Change its priority; see Pid.setpriority. ChildDeadError."""
+        async with self._reaping:
+            self._check_alive()
+            await super().setpriority(prio)
+
+    async def getpriority(self) -> int:
+        """Its priority; see Pid.getpriority. ChildDeadError."""
+        async with self._reaping:
+            self._check_alive()
+            return await super().getpriority()
+
     async def setpgid(self, pgid: ChildPid | None = None) -> None:
         """Put it into the process group of another child, or into one of its own.
 
@@ -324,6 +360,60 @@ class ChildPid(Pid):
                 return ChildState.from_status(self.near.id, status)
         return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0)
 
+    async def waitid(
+        self, options: W, infop: Pointer[Siginfo], *, rusage: Pointer[Any] | None = None
+    ) -> None:
+        """Have the kernel tell of a change where infop points, and of what was used where rusage
+        points; see read_siginfo.
+
+        options: as waitid(2) has them. Without W.NOHANG the calls of its parent are held up until
+        there is a change; AsyncChildPid.waitpid does not do that. ChildDeadError;
+        UseAfterFreeError or AddressSpaceMismatchError; ValueError if infop has no room; OSError as
+        the call reports it. A checkpoint; if cancelled, nothing has happened.
+        """
+        if infop.size() < Siginfo.sizeof():
+            raise ValueError(f"infop: {infop.size()} bytes, siginfo_t has {Siginfo.sizeof()}")
+        async with self._reaping:
+            self._check_alive()
+            how = int(options) | int(W.ALL)
+            with contextlib.ExitStack() as stack:
+                info = stack.enter_context(infop.borrow(self.task))
+                usage = 0 if rusage is None else stack.enter_context(rusage.borrow(self.task))
+                args = (int(IdType.PIDFD), self.pidfd_there, info, how, usage)
+                await self.task.sysif.syscall(SYS.waitid, *args)
+            self._told = (infop, bool(options & W.NOWAIT))
+
+    def parse_waitid_siginfo(self, siginfo: Siginfo) -> ChildState | None:
+        """What waitid has left, as a state; None if that is nothing.
+
+        A child that was waited for is known to be dead from here on.
+        """
+        if siginfo.signo == 0:
+            return None
+        state = ChildState.make_from_siginfo(siginfo)
+        waited = self._told is not None and not self._told[1]
+        if state.died() and waited and self.death_state is None:
+            self.mark_dead(state)
+        return state
+
+    async def read_siginfo(self) -> ChildState | None:
+        """What the last waitid has left; None if there was nothing to tell.
+
+        ValueError if there was none. A checkpoint.
+        """
+        if self._told is None:
+            raise ValueError(f"{self}: nothing was waited for")
+        state = self.parse_waitid_siginfo(await self._told[0].read())
+        await self.clear_away()
+        return state
+
+    async def read_state_change(self) -> ChildState:
+        """The same, where it is known that there is something. ValueError if there is not."""
+        state = await self.read_siginfo()
+        if state is None:
+            raise ValueError(f"{self}: nothing has changed")
+        return state
+
     def is_dead(self) -> bool:
         """Whether it has ended, waited for or not."""
         if self.pidfd < 0:
@@ -343,7 +433,9 @@ class ChildPid(Pid):
         self._last_calls.append((number, args))
 
     async def clear_away(self) -> None:
-        """Do what on_release was told. Not a checkpoint."""
+        """Do what on_release was told, if it is over. Not a checkpoint."""
+        if self.death_state is None and not self.did_it_exec:
+            return
         with shield(not self.task.sysif.immediate):
             while self._remains:
                 try:

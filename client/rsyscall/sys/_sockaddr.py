@@ -108,4 +108,5 @@ _MODULES = {
     int(AF.UNIX): "rsyscall.sys.un",
     int(AF.INET): "rsyscall.netinet.in_",
     int(AF.INET6): "rsyscall.netinet.in_",
+    int(AF.NETLINK): "rsyscall.linux.netlink",
 }
