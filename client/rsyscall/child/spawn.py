@@ -69,6 +69,8 @@ __all__ = [
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
+#: How much of its stack a child can do without.
+_WINDOW = 8192
 #: Of what programs are started with again and again.
 _KEPT = 8
 _VM_VFORK = int(CLONE.VM | CLONE.VFORK)
@@ -358,7 +360,8 @@ async def _start(
     environ: int | None,
 ) -> AsyncChildPid:
     """Lay everything out, and run it. address: where the child begins."""
-    memory, s, body = await _lay_out(task, s, paths, strings, environ)
+    memory, s, body, where = await _lay_out(task, s, paths, strings, environ)
+    behind = where != memory.extra
     try:
         stack, block = start_block(
             address,
@@ -366,11 +369,16 @@ async def _start(
             mask=memory.mask,
             ranges=(),
             flags=SHARED | RUN,
-            data=memory.extra + strings.size,
+            data=where + strings.size,
             size=len(body),
+            end=where if behind else None,
         )
-        await memory.write(memory.extra, strings.at(memory.extra) + body)
-        await memory.write(stack, block)
+        data = strings.at(where) + body
+        if behind:  # in one piece
+            await memory.write(stack, block + data)
+        else:
+            await memory.write(where, data)
+            await memory.write(stack, block)
         return await run_program(task, memory, setup, s, stack)
     finally:
         with contextlib.suppress(OSError, SyscallError):  # gone, with a parent that is dead
@@ -379,20 +387,24 @@ async def _start(
 
 async def _lay_out(
     task: Task, s: ProgramSteps, paths: list[bytes], strings: Strings, environ: int | None
-) -> tuple[ChildMemory, ProgramSteps, bytes]:
-    """Memory for the strings and, behind them, the batch, to which the exec is added."""
-    extra = strings.size
+) -> tuple[ChildMemory, ProgramSteps, bytes, int]:
+    """Memory for the strings and, behind them, the batch, to which the exec is added; and where.
+
+    That is behind all else that a child needs, or, if it is not much, right behind its block.
+    """
+    extra, window = strings.size, _WINDOW
     while True:
         memory = await start_memory(task, extra)
-        where = memory.extra
+        where = memory.session - window if window else memory.extra
         envp = where + strings.envp if environ is None else environ
         try:
             full, body = encode_steps(s, paths, where, envp)
         except BaseException:
             await memory.free()
             raise
-        if strings.size + len(body) <= memory.room:
-            return memory, full, body
+        if strings.size + len(body) <= (window or memory.room):
+            return memory, full, body, where
+        window = 0
         await memory.free()
         if len(body) > Size.RING_MAX:
             raise ValueError(f"the set-up of a program is too large: {len(body)} bytes")
@@ -422,7 +434,9 @@ async def run_program(
     dumpable = _changes_ids(setup) and await is_dumpable(task)
     try:
         try:
-            number, here, there = await task.sysif.start_child(flags, stack, memory.mask)
+            number, here, there = await task.sysif.start_child(
+                flags, stack, memory.mask, parent=task.near_process.id
+            )
         except OSError as exc:
             await explain(task, setup.unshare, exc)
             raise
@@ -448,6 +462,8 @@ def _changes_ids(setup: Setup) -> bool:
 
 async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: ProgramSteps) -> None:
     """The error of the step that has failed, if one has."""
+    if not pid.pid.task.sysif.immediate and has_exec(pid.pid):
+        return  # to read its memory takes longer
     where, length = struct.unpack("@QI", await memory.read(stack + REPLY_AT, 12))
     if length:
         reply = decode(await memory.read(where + Size.HEADER, length - Size.HEADER), Limits())

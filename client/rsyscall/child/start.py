@@ -257,14 +257,15 @@ class Child:
         if self._memory is not None:
             leave(self._memory)
             self._memory = None
-        state = self.pid.pid.death_state
-        self.over("has exec'd" if state is None else f"has {state}")
+        if self.task.sysif is self.sysif:
+            state = self.pid.pid.death_state
+            self.over("has exec'd" if state is None else f"has {state}")
 
     def over(self, what: str) -> None:
         """Whatever is tried through the task from now on is an error that says why."""
-        if isinstance(self.task.sysif, DeadInterface):
-            return
         task = self.task
+        if task.sysif is not self.sysif:
+            return
         message = f"{task} {what}"
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))
@@ -351,7 +352,9 @@ async def _start(
         await memory.write(stack, block)
         how = int(flags) | (_VM if vm else 0)
         try:
-            pid, here, there = await parent.sysif.start_child(how, stack, memory.mask)
+            pid, here, there = await parent.sysif.start_child(
+                how, stack, memory.mask, parent=parent.near_process.id
+            )
         except OSError as exc:
             await explain(parent, flags, exc)
             raise
