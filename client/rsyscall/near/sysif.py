@@ -76,7 +76,7 @@ SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdA
 #: Bytes as they are written; what they were copied from is not kept.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-setup(In, Out, Ret, InOut)
+setup(In, Out, Ret, InOut, FdArg)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
 
