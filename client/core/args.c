@@ -48,13 +48,14 @@ static Py_ssize_t slot_of(PyTypeObject *type, const char *name) {
 }
 
 PyObject *setup(PyObject *module, PyObject *args) {
-    PyTypeObject *classes[4];
-    static const char *const names[] = {"data", "size", "size", "data"};
+    PyTypeObject *classes[5];
+    static const char *const names[] = {"data", "size", "size", "data", "index"};
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!", &PyType_Type, &classes[0], &PyType_Type, &classes[1],
-                          &PyType_Type, &classes[2], &PyType_Type, &classes[3]))
+    if (!PyArg_ParseTuple(args, "O!O!O!O!O!", &PyType_Type, &classes[0], &PyType_Type, &classes[1],
+                          &PyType_Type, &classes[2], &PyType_Type, &classes[3], &PyType_Type,
+                          &classes[4]))
         return NULL;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         Py_ssize_t at = slot_of(classes[i], names[i]);
         if (at < 0 || (i && at != field_at)) {
             if (!PyErr_Occurred())
@@ -69,6 +70,7 @@ PyObject *setup(PyObject *module, PyObject *args) {
     class_out = classes[1];
     class_ret = classes[2];
     class_inout = classes[3];
+    class_fd = classes[4];
     Py_RETURN_NONE;
 }
 

@@ -66,7 +66,7 @@ extern PyObject *batch_error, *step_output;
 extern PyTypeObject *class_result;
 
 /* The Frame of these steps; NotImplemented if others must encode it. */
-PyObject *encode_batch(StepList *steps);
+PyObject *encode_batch(StepList *steps, uint32_t fds);
 
 /* finish() of a StepList. */
 PyObject *finish_batch(PyObject *batch, PyObject *const *args, Py_ssize_t nargs);

@@ -23,15 +23,15 @@ static int make_room(struct buffer *b, size_t n) {
     return 1;
 }
 
-/* [type, id, 0 descriptors, ... */
-static int begin(struct buffer *b, size_t n, int fields, int type) {
+/* [type, id, descriptors, ... */
+static int begin(struct buffer *b, size_t n, int fields, int type, uint32_t fds) {
     if (!make_room(b, 64 + n))
         return 0;
     b->p += RS_SIZE_HEADER;
     *b->p++ = (uint8_t)(RS_FIXARRAY | fields);
     *b->p++ = (uint8_t)type;
     b->p = rs_put_be(b->p, RS_TAG_UINT64, 0, 8);
-    *b->p++ = 0;
+    b->p = rs_put_uint(b->p, fds);
     return 1;
 }
 
@@ -55,8 +55,24 @@ static PyObject *finish(struct buffer *b, uint64_t reserved, PyObject *outs, int
 
 /* ---- steps ---- */
 
+/* A descriptor that travels with the frame. */
+static int put_fd(struct buffer *b, PyObject *arg, uint32_t fds) {
+    PyObject *index = record_field(arg);
+    if (!index || !PyLong_Check(index))
+        return 0;
+    long n = PyLong_AsLong(index);
+    PyErr_Clear();
+    if (n < 0 || n >= (long)fds || n > UINT8_MAX)
+        return 0;
+    *b->p++ = 0xd4; /* ext of one byte */
+    *b->p++ = RS_ARG_FD;
+    *b->p++ = (uint8_t)n;
+    return 1;
+}
+
 /* An argument of a step: as of a call, or an earlier step of the same batch. */
-static int put_step_argument(struct buffer *b, const Step *self, PyObject *arg, struct outs *outs) {
+static int put_step_argument(struct buffer *b, const Step *self, PyObject *arg, struct outs *outs,
+                             uint32_t fds) {
     size_t need = 32;
     if (Py_TYPE(arg) == class_in || Py_TYPE(arg) == class_inout) {
         PyObject *data = record_field(arg);
@@ -66,6 +82,8 @@ static int put_step_argument(struct buffer *b, const Step *self, PyObject *arg, 
     }
     if (!make_room(b, need))
         return 0;
+    if (Py_TYPE(arg) == class_fd)
+        return put_fd(b, arg, fds);
     if (Py_TYPE(arg) != &step_type)
         return put_argument(&b->p, b->end, arg, outs);
     const Step *other = (Step *)arg;
@@ -98,7 +116,7 @@ static int step_is_plain(const Step *step, int *flags) {
 }
 
 /* One step. 1, or 0 if others must encode it. */
-static int put_step(struct buffer *b, const Step *step, struct outs *outs) {
+static int put_step(struct buffer *b, const Step *step, struct outs *outs, uint32_t fds) {
     int flags;
     if (!step_is_plain(step, &flags) || !PyLong_Check(step->number) || !make_room(b, 16))
         return 0;
@@ -111,7 +129,7 @@ static int put_step(struct buffer *b, const Step *step, struct outs *outs) {
     b->p = rs_put_uint(b->p, (uint64_t)nr);
     *b->p++ = (uint8_t)(RS_FIXARRAY | n);
     for (Py_ssize_t i = 0; i < n; i++)
-        if (!put_step_argument(b, step, PyTuple_GET_ITEM(step->args, i), outs))
+        if (!put_step_argument(b, step, PyTuple_GET_ITEM(step->args, i), outs, fds))
             return 0;
     if (flags) {
         if (!make_room(b, 2))
@@ -137,13 +155,13 @@ static PyObject *describe_outs(const struct outs *outs) {
     return list;
 }
 
-PyObject *encode_batch(StepList *self) {
+PyObject *encode_batch(StepList *self, uint32_t fds) {
     struct buffer b = {NULL, NULL, NULL};
     PyObject *result = NULL, *none = NULL;
     Py_ssize_t n = PyList_GET_SIZE(self->steps);
     uint64_t reserved = RS_SIZE_BATCH_BASE + RS_SIZE_BATCH_STEP * (uint64_t)n;
     PyObject *all = PyList_New(n);
-    int done = all && begin(&b, 8 * (size_t)n, 5, RS_MSG_BATCH);
+    int done = all && begin(&b, 8 * (size_t)n, 5, RS_MSG_BATCH, fds);
     if (done) {
         *b.p++ = self->brief ? RS_BATCHFLAG_BRIEF : 0;
         b.p = rs_put_be(b.p, RS_TAG_ARRAY32, (uint64_t)n, 4);
@@ -151,7 +169,7 @@ PyObject *encode_batch(StepList *self) {
     for (Py_ssize_t i = 0; done && i < n && i < PyList_GET_SIZE(self->steps); i++) {
         struct outs outs = {0, {0}, {0}};
         PyObject *step = Py_NewRef(PyList_GET_ITEM(self->steps, i)), *described = NULL;
-        done = Py_TYPE(step) == &step_type && put_step(&b, (Step *)step, &outs);
+        done = Py_TYPE(step) == &step_type && put_step(&b, (Step *)step, &outs, fds);
         Py_DECREF(step);
         for (uint32_t k = 0; k < outs.count; k++)
             reserved += RS_SIZE_REPLY_OUT + outs.size[k];
@@ -189,7 +207,7 @@ PyObject *encode_run(PyObject *module, PyObject *args) {
                           &reserved, &brief))
         return NULL;
     Py_ssize_t n = PyList_GET_SIZE(values);
-    int done = begin(&b, 0, 5, RS_MSG_RUN);
+    int done = begin(&b, 0, 5, RS_MSG_RUN, 0);
     if (done) {
         b.p = rs_put_uint(b.p, number);
         b.p = rs_put_be(b.p, RS_TAG_ARRAY32, (uint64_t)n, 4);

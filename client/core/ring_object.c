@@ -137,6 +137,41 @@ static PyObject *ring_post(PyObject *object, PyObject *const *args, Py_ssize_t n
     Py_RETURN_TRUE;
 }
 
+/* Whether a batch can be written now, as a whole. -1 with an exception. */
+static int can_send(const Ring *self, PyObject *arg) {
+    const Frame *frame = (const Frame *)arg;
+    if (Py_TYPE(arg) != &frame_type) {
+        PyErr_SetString(PyExc_TypeError, "frame: not a Frame");
+        return -1;
+    }
+    if (!self->halves[0] || self->busy || !between_frames(self) ||
+        frame->len - RS_SIZE_HEADER > self->frame_limit || frame->reserved > self->frame_limit)
+        return 0;
+    struct rs_ring ring = self->ring;
+    uint32_t room = rs_ring_room(&ring);
+    return room >= frame->len && room != UINT32_MAX;
+}
+
+static PyObject *ring_can_send(PyObject *object, PyObject *arg) {
+    int can = can_send((Ring *)object, arg);
+    return can < 0 ? NULL : PyBool_FromLong(can);
+}
+
+/* post_batch(frame) -> as post. */
+static PyObject *ring_post_batch(PyObject *object, PyObject *arg) {
+    Ring *self = (Ring *)object;
+    Frame *frame = (Frame *)arg;
+    int can = can_send(self, arg);
+    if (can <= 0)
+        return can < 0 ? NULL : Py_NewRef(Py_False);
+    frame_set_id(frame, self->next_id++);
+    self->begun = self->written;
+    rs_ring_write(&self->ring, frame->bytes, frame->len);
+    self->written += frame->len;
+    wake(self, RS_PARKED_DATA);
+    Py_RETURN_TRUE;
+}
+
 /* Send a frame and wait for the one that answers it: that frame, or NULL, with an exception or
  * without; *sent is how much of it was written. What came is kept for recv(). */
 static PyObject *exchange(Ring *self, const uint8_t *frame, uint32_t total, uint64_t id,
@@ -432,6 +467,8 @@ static int set_spin_us(PyObject *object, PyObject *value, void *unused) {
 static PyMethodDef ring_methods[] = {
     {"call", (PyCFunction)(void (*)(void))ring_call, METH_FASTCALL, NULL},
     {"post", (PyCFunction)(void (*)(void))ring_post, METH_FASTCALL, NULL},
+    {"can_send", ring_can_send, METH_O, NULL},
+    {"post_batch", ring_post_batch, METH_O, NULL},
     {"exchange", ring_exchange, METH_VARARGS, NULL},
     {"batch", ring_batch, METH_O, NULL},
     {"spin_for", ring_spin_for, METH_O, NULL},

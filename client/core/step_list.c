@@ -222,9 +222,11 @@ static PyObject *list_ends(PyObject *object, PyObject *const *args, Py_ssize_t n
 
 /* ---- results ---- */
 
-static PyObject *list_encode(PyObject *object, PyObject *unused) {
-    (void)unused;
-    return encode_batch((StepList *)object);
+static PyObject *list_encode(PyObject *object, PyObject *args) {
+    unsigned int fds = 0;
+    if (!PyArg_ParseTuple(args, "|I", &fds))
+        return NULL;
+    return encode_batch((StepList *)object, fds);
 }
 
 /* Whether there is nothing to be checked or done before it is sent. */
@@ -255,8 +257,8 @@ static PyMethodDef list_methods[] = {
     {"_ends", (PyCFunction)(void (*)(void))list_ends, METH_FASTCALL, NULL},
     {"finish", (PyCFunction)(void (*)(void))finish_batch, METH_FASTCALL,
      "Take the reply: the results, which the steps then have."},
-    {"encode", list_encode, METH_NOARGS,
-     "The BATCH, ready to be sent; NotImplemented if others must encode it."},
+    {"encode", list_encode, METH_VARARGS,
+     "The BATCH, ready to be sent with so many descriptors; NotImplemented if others must encode it."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,6 +1,6 @@
 #include "wire.h"
 
-PyTypeObject *class_in, *class_out, *class_ret, *class_inout;
+PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_fd;
 Py_ssize_t field_at;
 PyObject *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue, *name_fd_handle,
     *name_ends_handle;

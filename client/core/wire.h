@@ -18,7 +18,7 @@ enum {
 
 /* The classes of arguments that are more than a number, as setup() was told, and where in each its
  * only field lies. */
-extern PyTypeObject *class_in, *class_out, *class_ret, *class_inout;
+extern PyTypeObject *class_in, *class_out, *class_ret, *class_inout, *class_fd;
 extern Py_ssize_t field_at;
 /* Names, interned. */
 extern PyObject *name_ok, *name_on_error, *name_undo, *name_stop, *name_continue, *name_fd_handle,

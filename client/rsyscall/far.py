@@ -78,6 +78,10 @@ class File:
         return self.root is other.root
 
 
+def _no_numbers() -> set[int]:
+    return set()
+
+
 def _no_tasks() -> weakref.WeakSet[Task]:
     return weakref.WeakSet()
 
@@ -88,7 +92,7 @@ class FDTable(Numbers):
 
     creator_pid: int = 0
     #: Numbers in it that are ours and no user's: what a copy of the table must not keep.
-    own: set[int] = field(default_factory=set[int], init=False, repr=False)
+    own: set[int] = field(default_factory=_no_numbers, init=False, repr=False)
     #: The tasks that are known to have it.
     tasks: weakref.WeakSet[Task] = field(default_factory=_no_tasks, init=False, repr=False)
 

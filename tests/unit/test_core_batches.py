@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import rsyscall
 from rsyscall._core import Frame, encode_run, path_in, path_to_bytes
 from rsyscall.batch._encode import wire_steps
-from rsyscall.near.sysif import In, InOut, Out, Ret, SyscallArgument
+from rsyscall.near.sysif import FdArg, In, InOut, Out, Ret, SyscallArgument
 from rsyscall_protocol import Batch, BatchFlag, Limits, Run, Size
 from rsyscall_protocol._codec import decode
 from rsyscall_protocol._pending import Program
@@ -69,6 +69,19 @@ def test_a_batch_is_what_the_codec_makes_of_it(batch: rsyscall.Batch, id_: int) 
     assert (frame.steps, frame.brief) == (len(request.steps), batch.brief)
 
 
+@given(st.lists(st.integers(-1, 20), max_size=6), st.integers(0, 16))
+def test_descriptors_that_travel_with_a_batch(indexes: list[int], count: int) -> None:
+    batch = rsyscall.Batch()
+    batch.syscall(1, *map(FdArg, indexes))
+    frame = batch.encode(count)
+    if not all(0 <= index < count for index in indexes):
+        assert not isinstance(frame, Frame)
+        return
+    assert isinstance(frame, Frame)
+    request = Batch(7, wire_steps(batch), fds=(None,) * count)
+    assert decode(bytes(frame.data(7)[Size.HEADER :]), Limits()) == request
+
+
 @given(st.lists(_NUMBERS | _DATA, max_size=20), st.integers(0, 2**32 - 1))
 def test_a_run_is_what_the_codec_makes_of_it(args: list[int | bytes], number: int) -> None:
     frame = encode_run(number, args, [], 64, False)
@@ -92,6 +105,8 @@ NOT_SIMPLE: list[Add] = [
     lambda b: b.syscall(1, on_error=WRONG),
     lambda b: b.syscall(-1),
     lambda b: b.syscall(1, In(WRONG)),
+    lambda b: b.syscall(1, FdArg(0)),
+    lambda b: b.syscall(1, FdArg(WRONG)),
 ]
 
 
@@ -126,7 +141,10 @@ def test_a_step_that_is_its_own_argument_is_found_by_the_collector() -> None:
 
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
-    [(In, "data", b"x"), (Out, "size", 3), (Ret, "size", 3), (InOut, "data", b"x")],
+    [
+        *[(In, "data", b"x"), (Out, "size", 3), (Ret, "size", 3), (InOut, "data", b"x")],
+        (FdArg, "index", 3),
+    ],
 )
 def test_arguments_are_made_as_ever(cls: Any, name: str, value: object) -> None:
     made = cls(value)

@@ -74,7 +74,8 @@ async def start_child(
                 raise
     sysif.starting += 1
     try:
-        return *(await sysif.start_child(flags, stack, mask)), cgroup < 0
+        made = await sysif.start_child(flags, stack, mask, parent=task.near_process.id)
+        return *made, cgroup < 0
     finally:
         sysif.starting -= 1
 

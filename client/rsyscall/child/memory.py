@@ -6,7 +6,6 @@ import abc
 import os
 import struct
 import sys
-import weakref
 from collections.abc import Sequence
 
 from rsyscall._checkpoint import shield
@@ -66,19 +65,21 @@ def start_block(
     pidfd: int = -1,
     page_size: int = _PAGE,
     data: int | None = None,
+    end: int | None = None,
     size: int = 0,
     spin: tuple[int, int] = (0, 0),
 ) -> tuple[int, bytes]:
     """What a child finds on its stack, and where that is.
 
     entry: where it begins. memory: the address of its memory.
+    end: where what is behind it begins; None: the session.
     data, size: where a batch is, and its bytes; or, of a half of the ring in the extra memory.
     """
     tail = b"".join([struct.pack("@II", *pair) for pair in ranges])
     length = -(-(_BLOCK.size + len(tail)) // 16) * 16
     if length > _STACK // 2:
         raise ValueError(f"{len(ranges)} gaps between the file descriptors to keep are too many")
-    at = memory + _SESSION_AT - length
+    at = (memory + _SESSION_AT if end is None else end) - length
     block = _BLOCK.pack(
         entry,
         memory + _SESSION_AT,
@@ -153,20 +154,22 @@ class OwnMemory(ChildMemory):
 
     def __init__(self, extra: int = RING_ROOM, *, shared: bool = False) -> None:
         """Map it. OSError if there is no room. shared: with a child that has a copy of the rest."""
-        super().__init__(0, max(extra, RING_ROOM))
         if shared:
+            super().__init__(0, max(extra, RING_ROOM))
             self.reusable: bool = False
             args = (0, self.length, _PROT_RW, _MAP_SHARED, 2**64 - 1, 0)
-            self.address = lib.rs_direct(SYS.mmap, *args)
+            self.address: int = lib.rs_direct(SYS.mmap, *args)
             check_reply(SYS.mmap, args, self.address)
             lib.rs_direct(SYS.mprotect, self.address, _PAGE, lib.PROT_NONE, 0, 0, 0)
-        elif self.length == _USUAL and _spare:
+        elif extra <= RING_ROOM and _spare:
             self.address = _spare.pop()
-            lib.rs_child_clear(self.address + _SESSION_AT, self.extra, RING_SIZE)
+            self.length: int = _USUAL
+            lib.rs_child_clear(self.session, self.extra, RING_SIZE)
         else:
+            super().__init__(0, max(extra, RING_ROOM))
             self.address = lib.rs_child_map(self.length)
             check_reply(SYS.mmap, (0, self.length), self.address)
-        _mapped.add(self)
+        _mapped[self.address] = self.length
 
     def view(self, address: int, length: int) -> memoryview:
         """A part of it."""
@@ -192,9 +195,11 @@ class OwnMemory(ChildMemory):
         """Unmap it; nothing if that was done before."""
         address = self.address
         self.address = 0
-        if keep and address and self.length == _USUAL and len(_spare) < _MOST_SPARE:
+        if _mapped.pop(address, 0) == 0:  # or we are a copy of whoever has mapped it
+            return
+        if keep and self.length == _USUAL and len(_spare) < _MOST_SPARE:
             _spare.append(address)
-        elif address:
+        else:
             lib.rs_direct(SYS.munmap, address, self.length, 0, 0, 0, 0)
 
     def halves(self) -> SharedHalves:
@@ -211,13 +216,13 @@ class _Halves(SharedHalves):
         pass
 
 
-_mapped: weakref.WeakSet[OwnMemory] = weakref.WeakSet()
+#: What is in use: how long it is, by address.
+_mapped: dict[int, int] = {}
 
 
 def _after_fork_in_child() -> None:
-    for memory in list(_mapped):
-        memory.unmap()
-    _mapped.clear()
+    while _mapped:
+        lib.rs_direct(SYS.munmap, *_mapped.popitem(), 0, 0, 0, 0)
     while _spare:
         lib.rs_direct(SYS.munmap, _spare.pop(), _USUAL, 0, 0, 0, 0)
 

@@ -71,6 +71,8 @@ __all__ = [
 
 _F_DUPFD_CLOEXEC, _F_SETFD = 1030, 2
 _SETMASK = 2
+#: How much of its stack a child can do without.
+_WINDOW = 8192
 #: Of what programs are started with again and again.
 _KEPT = 8
 _VM, _VFORK, _NEWTIME = int(CLONE.VM), int(CLONE.VFORK), int(CLONE.NEWTIME)
@@ -370,19 +372,25 @@ async def _start(
 ) -> AsyncChildPid:
     """Lay everything out, and run it. address: where the child begins."""
     shared = _is_private(task, setup)
-    memory, s, body = await _lay_out(task, s, paths, strings, environ, shared=shared)
+    memory, s, body, where = await _lay_out(task, s, paths, strings, environ, shared=shared)
+    behind = where != memory.extra
     try:
         stack, block = start_block(
             address,
             memory.address,
             mask=memory.mask,
             ranges=(),
-            flags=RUN if _is_private(task, setup) else SHARED | RUN,
-            data=memory.extra + strings.size,
+            flags=RUN if shared else SHARED | RUN,
+            data=where + strings.size,
             size=len(body),
+            end=where if behind else None,
         )
-        await memory.write(memory.extra, strings.at(memory.extra) + body)
-        await memory.write(stack, block)
+        data = strings.at(where) + body
+        if behind:  # in one piece
+            await memory.write(stack, block + data)
+        else:
+            await memory.write(where, data)
+            await memory.write(stack, block)
         return await run_program(task, memory, setup, s, stack)
     finally:
         with contextlib.suppress(OSError, SyscallError):  # gone, with a parent that is dead
@@ -397,20 +405,24 @@ async def _lay_out(
     environ: int | None,
     *,
     shared: bool,
-) -> tuple[ChildMemory, ProgramSteps, bytes]:
-    """Memory for the strings and, behind them, the batch, to which the exec is added."""
-    extra = strings.size
+) -> tuple[ChildMemory, ProgramSteps, bytes, int]:
+    """Memory for the strings and, behind them, the batch, to which the exec is added; and where.
+
+    That is behind all else that a child needs, or, if it is not much, right behind its block.
+    """
+    extra, window = strings.size, _WINDOW
     while True:
         memory = await start_memory(task, extra, shared=shared)
-        where = memory.extra
+        where = memory.session - window if window else memory.extra
         envp = where + strings.envp if environ is None else environ
         try:
             full, body = encode_steps(s, paths, where, envp)
         except BaseException:
             await memory.free()
             raise
-        if strings.size + len(body) <= memory.room:
-            return memory, full, body
+        if strings.size + len(body) <= (window or memory.room):
+            return memory, full, body, where
+        window = 0
         await memory.free()
         if len(body) > Size.RING_MAX:
             raise ValueError(f"the set-up of a program is too large: {len(body)} bytes")
@@ -479,6 +491,8 @@ def _changes_ids(setup: Setup) -> bool:
 
 async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: ProgramSteps) -> None:
     """The error of the step that has failed, if one has."""
+    if not pid.pid.task.sysif.immediate and has_exec(pid.pid):
+        return  # to read its memory takes longer
     where, length = struct.unpack("@QI", await memory.read(stack + REPLY_AT, 12))
     if length:
         reply = decode(await memory.read(where + Size.HEADER, length - Size.HEADER), Limits())

@@ -271,16 +271,17 @@ class Child:
     async def died(self) -> None:
         """It is over, or is something else by now."""
         memory, self._memory = self._memory, None
-        state = self.pid.pid.death_state
-        self.over("has exec'd" if state is None else f"has {state}")
+        if self.task.sysif is self.sysif:
+            state = self.pid.pid.death_state
+            self.over("has exec'd" if state is None else f"has {state}")
         if memory is not None:
             await leave(memory)
 
     def over(self, what: str) -> None:
         """Whatever is tried through the task from now on is an error that says why."""
-        if isinstance(self.task.sysif, DeadInterface):
-            return
         task = self.task
+        if task.sysif is not self.sysif:
+            return
         message = f"{task} {what}"
         self.sysif.give_up(message)
         task.sysif = DeadInterface(lambda: DeadTaskError(message))

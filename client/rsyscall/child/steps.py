@@ -12,7 +12,7 @@ from rsyscall._core import Frame
 from rsyscall.batch.batch import Batch as Steps
 from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import Argument, Batch, Batched, In, Ref, Step, flatten
+from rsyscall_protocol import Argument, Batch, Batched, In, Ref, Step, StepFlag, flatten
 
 __all__ = ["Done", "Plain", "call", "raise_failure", "run", "write_file"]
 
@@ -32,11 +32,12 @@ def call(
     *args: Argument,
     ok: Sequence[int] = (),
     undo: tuple[int, tuple[Argument, ...]] | None = None,
+    more: StepFlag = StepFlag.NONE,
 ) -> Step:
-    """A call as a step. ok: errors that count as a success."""
+    """A call as a step. ok: errors that count as a success. more: its flags."""
     if undo is not None:
         undo = undo[0], flatten(undo[1])
-    return Step(int(number), flatten(args), ok=tuple(sorted(ok)) or None, undo=undo)
+    return Step(int(number), flatten(args), ok=tuple(sorted(ok)) or None, flags=more, undo=undo)
 
 
 def write_file(path: bytes, data: bytes, *, index: int = 0, dirfd: int = _AT_FDCWD) -> list[Step]:
@@ -78,18 +79,12 @@ def raise_failure(steps: Sequence[Step], reply: Batched, names: Sequence[str] = 
     return Done(values, reply.outs)
 
 
-async def run(
-    sysif: SyscallInterface,
-    steps: Sequence[Step],
-    names: Sequence[str] = (),
-    *,
-    fds: tuple[int, ...] = (),
-) -> Done:
+async def run(sysif: SyscallInterface, steps: Sequence[Step], names: Sequence[str] = ()) -> Done:
     """Make the calls. OSError of the one that failed, with the call and what it was for as notes.
 
-    fds: descriptors of ours to be sent along. A checkpoint; if cancelled, nothing was sent.
+    A checkpoint; if cancelled, nothing was sent.
     """
-    return raise_failure(steps, await sysif.batch(Batch(0, tuple(steps), fds=fds)), names)
+    return raise_failure(steps, await sysif.batch(Batch(0, tuple(steps))), names)
 
 
 class Plain(Steps):

@@ -10,8 +10,10 @@ import contextlib
 import fcntl
 import os
 import socket
+import struct
 from collections.abc import Collection
 
+from rsyscall._core import Frame
 from rsyscall._raw import lib
 from rsyscall.child.fds import gaps
 from rsyscall.child.here import Begun
@@ -20,8 +22,9 @@ from rsyscall.child.steps import Plain, call, run
 from rsyscall.handle import Task
 from rsyscall.near.sysif import FdArg, In, Out, SyscallError, check_reply
 from rsyscall.sys.syscall import SYS
+from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE
-from rsyscall_protocol import Feature, Hello, Ref, Size
+from rsyscall_protocol import Batch, Feature, Hello, Size, Step, StepFlag
 
 __all__ = ["begin_there", "can_begin"]
 
@@ -113,12 +116,20 @@ async def begin_there(
 
 async def _send(parent: Task, fds: tuple[int, ...]) -> tuple[int, ...]:
     """Put descriptors into the task's table; their numbers there."""
-    close = int(SYS.close)
-    steps = [
-        call(SYS.fcntl, FdArg(i), _F_DUPFD_CLOEXEC, 0, undo=(close, (Ref(i),)))
-        for i in range(len(fds))
-    ]
-    return (await run(parent.sysif, steps, fds=fds)).values
+    batch, steps = Plain(), list[Step]()
+    for i in range(len(fds)):
+        batch.syscall(SYS.fcntl, FdArg(i), _F_DUPFD_CLOEXEC, 0, on_error="continue")
+        steps.append(call(SYS.fcntl, FdArg(i), _F_DUPFD_CLOEXEC, 0, more=StepFlag.CONTINUE))
+    frame = batch.encode(len(fds))
+    if isinstance(frame, Frame) and isinstance(parent.sysif, RemoteSyscallInterface):
+        reply = await parent.sysif.batch_fds(frame, Batch(0, tuple(steps)), fds)
+    else:
+        reply = await parent.sysif.batch(Batch(0, tuple(steps), fds=fds))
+    numbers = struct.unpack(f"{len(fds)}q", reply.values)
+    if min(numbers) < 0:
+        await run(parent.sysif, [call(SYS.close, number) for number in numbers if number >= 0])
+        check_reply(SYS.fcntl, (FdArg(0), _F_DUPFD_CLOEXEC), min(numbers))
+    return numbers
 
 
 async def _clone(

@@ -325,21 +325,31 @@ class ChildPid(Pid):
         If it is dead, all that was there for it is cleared away. A checkpoint; if cancelled,
         nothing has happened.
         """
-        async with self._reaping:
+        if self._reaping.taken:
+            await self._reaping.wait()
+        self._reaping.taken = True
+        try:
             if self.death_state is not None:
                 return self.death_state
             self._check_alive()
             await trio.lowlevel.checkpoint_if_cancelled()
-            with shield(not self.task.sysif.immediate):
-                state = await self._take(options)
-                if state is not None and state.died() and not int(options) & _NOWAIT:
-                    self.mark_dead(state)
-                    await self.clear_away()
-            return state
+            if self.task.sysif.immediate:
+                return await self._read_state(int(options))
+            with shield():
+                return await self._read_state(int(options))
+        finally:
+            self._reaping.leave()
 
-    async def _take(self, options: W) -> ChildState | None:
+    async def _read_state(self, options: int) -> ChildState | None:
+        state = await self._take(options)
+        if state is not None and state.died() and not options & _NOWAIT:
+            self.mark_dead(state)
+            await self.clear_away()
+        return state
+
+    async def _take(self, options: int) -> ChildState | None:
         # A child that has not exec'd sends no signal when it ends; it is waited for with __WALL.
-        how = int(options) | _AT_ONCE
+        how = options | _AT_ONCE
         try:
             siginfo, rusage = await self.task.sysif.wait_child(self.pidfd_there, how)
         except (ChildProcessError, SyscallError):
@@ -436,14 +446,20 @@ class ChildPid(Pid):
         """Do what on_release was told, if it is over. Not a checkpoint."""
         if self.death_state is None and not self.did_it_exec:
             return
-        with shield(not self.task.sysif.immediate):
-            while self._remains:
-                try:
-                    await self._remains.pop()()
-                except (OSError, SyscallHangup):
-                    continue  # with those who had it, it is gone
-            if self._last_calls:
-                await self._make_last_calls()
+        if self.task.sysif.immediate:
+            await self._clear_away()
+        elif self._remains or self._last_calls:
+            with shield():
+                await self._clear_away()
+
+    async def _clear_away(self) -> None:
+        while self._remains:
+            try:
+                await self._remains.pop()()
+            except (OSError, SyscallHangup):
+                continue  # with those who had it, it is gone
+        if self._last_calls:
+            await self._make_last_calls()
 
     async def _make_last_calls(self) -> None:
         batch = StepList()

@@ -37,9 +37,7 @@ from rsyscall_protocol import (
     RemoteProtocolError,
     Ret,
     Step,
-    StepFlag,
     Struct,
-    flatten,
 )
 from rsyscall_protocol._record import record
 from rsyscall_protocol._syscalls import CALLS
@@ -81,7 +79,7 @@ SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdA
 #: Bytes as they are written; what they were copied from is not kept.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-setup(In, Out, Ret, InOut)
+setup(In, Out, Ret, InOut, FdArg)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
 _MOST_SHOWN = 5
@@ -385,28 +383,33 @@ class SyscallInterface(abc.ABC):
     #: How many children are being made: nobody knows them yet, and nobody else may wait for them.
     starting = 0
 
-    async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
+    async def start_child(
+        self, flags: int, stack: int, mask: int, *, parent: int = 0
+    ) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 
         flags: without CLONE_PIDFD, which is added. stack: where the child's stack pointer leads.
-        mask: the signals that the caller has blocked, as a set of bits. Returns the pid, and the
+        mask: the signals that the caller has blocked, as a set of bits. parent: the caller's pid,
+        as it sees itself; 0: unknown. Returns the pid, and the
         number of a pidfd here and in the caller. OSError as the call reports it, or if the pidfd
         cannot come here, and then the child has been killed. A checkpoint; if cancelled, there is
         no child.
         """
         everything, blocked = In(b"\xff" * 8), In(mask.to_bytes(8, sys.byteorder))
         clone = (int(flags) | _CLONE_PIDFD, stack, Out(4))
-        steps = (
-            Step(SYS.rt_sigprocmask, flatten([_SIG_SETMASK, everything, 0, 8])),
-            Step(SYS.clone, flatten(clone), flags=StepFlag.CONTINUE),
-            Step(SYS.rt_sigprocmask, flatten([_SIG_SETMASK, blocked, 0, 8])),
-        )
-        reply = await self.batch(Batch(0, steps))
+        batch = StepList()
+        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, everything, 0, 8)
+        batch.syscall(SYS.clone, *clone, on_error="continue")
+        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, blocked, 0, 8)
+        frame = batch.encode()
+        if not isinstance(frame, Frame):
+            raise AssertionError("these steps are plain")
+        reply = await self.batch_frame(frame, batch)
         _, pid, _ = struct.unpack("3q", reply.values)
         check_reply(SYS.clone, clone, pid)
         there = int.from_bytes(reply.outs[0], sys.byteorder)
         with shield():
-            return pid, await self.bring_pidfd(there, pid), there
+            return pid, await self.bring_pidfd(there, pid, parent), there
 
     async def bring_pidfd(self, there: int, pid: int, parent: int = 0) -> int:
         """A pidfd here of a child, from its number in the caller.

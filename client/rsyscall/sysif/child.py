@@ -95,16 +95,15 @@ class ChildInterface(RemoteSyscallInterface):
         await checkpoint()
         if self._ring is not ring or self._waiters or self._out:
             return await self.batch_frame(frame, batch)
-        answer = ring.batch(frame)
-        if isinstance(answer, Outcome):
-            return answer
-        if not isinstance(answer, int):
+        if not ring.post_batch(frame):
             return await self.batch_frame(frame, batch)
         # To sleep in trio's loop takes longer than most execs.
-        if answer == len(frame) and self._has_ended(_EXEC_US) and not ring.ready:
+        ended = ring.park(False) and self._has_ended(_EXEC_US)
+        ring.unpark()
+        if ended and not ring.ready:
             self._die(Dead(""))
             return None
-        return await self._finish_frame(ring, frame, lambda id_: Batch(id_, ()), answer)
+        return await self._finish_frame(ring, frame, lambda id_: Batch(id_, ()), len(frame))
 
     def _has_ended(self, us: int) -> bool:
         """Whether there is nothing in the socket but its end, now or in so many microseconds."""

@@ -267,7 +267,9 @@ class DirectSyscallInterface(MemoryRoads):
         for answered in list(self._unanswered):
             await answered.wait()
 
-    async def start_child(self, flags: int, stack: int, mask: int) -> tuple[int, int, int]:
+    async def start_child(
+        self, flags: int, stack: int, mask: int, *, parent: int = 0
+    ) -> tuple[int, int, int]:
         """See SyscallInterface. The mask is that of the calling thread. Not a checkpoint."""
         return self.start_child_into(flags, stack, -1)
 

@@ -206,7 +206,7 @@ class Link:
                 trio.lowlevel.notify_closing(self._sock.fileno())
             if self._is_made("_core"):
                 self._core.close()
-            self._sock.close()
+            os.close(self._sock.detach())
 
     def _close_unclaimed(self) -> None:
         fds = self._connection.take_unclaimed() if self._is_made("_connection") else []

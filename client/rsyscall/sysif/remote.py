@@ -320,6 +320,16 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
         return self._made(await self.exchange_frame(frame, make))
 
+    async def batch_fds(
+        self, frame: BatchFrame, request: Batch, fds: tuple[int, ...]
+    ) -> Outcome | Batched:
+        """A batch of which the core has made the frame, with descriptors of ours.
+
+        request: the same. Otherwise as `batch`.
+        """
+        reply = await self.exchange_fds(frame, lambda id_: replace(request, id=id_), fds)
+        return await self.batch(replace(request, fds=fds)) if reply is None else reply
+
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """See SyscallInterface."""
         result = await self._exchange(lambda id_: Prepare(id_, steps, parameters, flags))

@@ -144,6 +144,28 @@ class RequestLink(Link):
                     return await self._finish_frame(ring, frame, make, answer)
         return await self._frame_in_turn(frame, make)
 
+    async def exchange_fds(
+        self, frame: BatchFrame, make: Callable[[int], Batch], fds: tuple[int, ...]
+    ) -> Outcome | Batched | None:
+        """The same with descriptors, through a ring; None, and nothing was sent, if it is busy."""
+        await checkpoint()
+        ring, side = self._ring, self._side
+        if ring is None or side is None or self._waiters or self._out or not ring.can_send(frame):
+            return None
+        try:  # before the frame that needs them is published
+            if self._to_socket(side.fds_frame(len(fds)), fds) is None:
+                return None
+        except OSError:
+            return None
+        side.fds_sent()
+        answer = ring.batch(frame)
+        if isinstance(answer, Outcome):
+            self._look_again(ring)
+            return answer
+        if not isinstance(answer, int):
+            raise AssertionError("a ring that could send has not")
+        return await self._finish_frame(ring, frame, make, answer)
+
     async def _frame_in_turn(
         self, frame: BatchFrame, make: Callable[[int], Batch | Run]
     ) -> Outcome | Batched:
