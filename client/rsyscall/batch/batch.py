@@ -133,7 +133,7 @@ class BoundBatch(Batch):
         contract of near.sysif. A checkpoint; if cancelled, nothing was sent.
         """
         task, plain = self.task, self.plain
-        if task.fd_table.is_untidy():
+        if (task.fd_table.lost or task.fd_table.garbage) and task.fd_table.is_untidy():
             await task.fd_table.gc_using_task(task)
         if not plain:
             if self.parameters:

@@ -158,7 +158,7 @@ class PreparedBatch:
         batch, table = self.batch, self.task.fd_table
         if self._number is None:
             raise BatchError("the process has forgotten the prepared batch")
-        if table.is_untidy():
+        if (table.lost or table.garbage) and table.is_untidy():
             await table.gc_using_task(self.task)
         if batch.used:
             batch.check(self.task)
