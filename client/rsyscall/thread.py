@@ -22,7 +22,6 @@ from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import Strings, full_environment
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
 from rsyscall.command import Command
-from rsyscall.epoller import AsyncFileDescriptor, Epoller
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.pointer import Pointer, WrittenPointer
@@ -30,6 +29,7 @@ from rsyscall.handle.process import ChildPid
 from rsyscall.memory.ram import MallocType, PtrValue
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError
+from rsyscall.network.connection import HasConnection
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, SignalMask
 from rsyscall.struct import FixedSerializer, FixedSize, HasSerializer, path_to_bytes
@@ -51,7 +51,7 @@ def check_status(status: int) -> None:
         raise ValueError(f"status: {status} is not from 0 to 255")
 
 
-class Process:
+class Process(HasConnection):
     """A process in which we can make calls.
 
     task: the calls.
@@ -76,15 +76,6 @@ class Process:
     def stderr(self) -> FileDescriptor:
         """Its descriptor 2."""
         return self.task.make_fd_handle(near.FileDescriptor(2))
-
-    @functools.cached_property
-    def epoller(self) -> Epoller:
-        """What waits for its descriptors; see rsyscall.epoller."""
-        return Epoller(self.task)
-
-    async def make_afd(self, fd: FileDescriptor, set_nonblock: bool = False) -> AsyncFileDescriptor:
-        """A descriptor of this process that is waited for; see AsyncFileDescriptor.make."""
-        return await AsyncFileDescriptor.make(self.epoller, fd, set_nonblock)
 
     @property
     def pid(self) -> near.Pid:
@@ -136,6 +127,7 @@ class Process:
             outside = await effective_ids(self.task)
         child = await start(self.task, flags, vm=vm, ring=ring)
         process = ChildProcess(child)
+        process.made_by(self)
         self._adopt(process)
         if outside is not None:
             try:

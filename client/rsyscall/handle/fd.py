@@ -204,12 +204,19 @@ class BaseFileDescriptor:
         # From here on the number may be somebody else's at any moment.
         self.forget()
         try:
-            await perform(self.task, close_call(self.near))
+            await perform(self._closer(), close_call(self.near))
         except InterruptedError:
             pass  # Linux has closed it
         except (trio.Cancelled, SyscallSendError):  # others may have the table, and close it
             self.revive()
             raise
+
+    def _closer(self) -> rsyscall.far.Task:
+        """Whose call closes it: a server in our own process closes nothing that it has not made."""
+        task, maker = self.task, None if self._held is None else self._held.maker
+        if maker is None or maker.near_process != task.near_process or task.sysif.immediate:
+            return task
+        return maker if maker.sysif.immediate and maker in task.fd_table.tasks else task
 
     async def disable_cloexec(self) -> None:
         """Have it stay open in a program that is executed.
