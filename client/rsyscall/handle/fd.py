@@ -16,7 +16,7 @@ from rsyscall._collect import collect
 from rsyscall._descriptors import Held
 from rsyscall.handle.transfer import is_same_open_file, transfer
 from rsyscall.near.sysif import SyscallArgument, SyscallHangup, SyscallSendError
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import TypedCall, declares, make_room, nothing, perform
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -279,8 +279,7 @@ class BaseFileDescriptor:
         if table is self.task.fd_table or table.inherit(held):
             self._validate()
             return task.make_fd_handle(self.near)
-        if table.is_untidy():
-            await table.gc_using_task(task)
+        await make_room(task)
         file = self.file
         with shield():
             number = await transfer(self.task, self.near.number, task)
