@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from rsyscall import near
 from rsyscall._checkpoint import shield
 from rsyscall.environ import Environment
-from rsyscall.epoller import AsyncFileDescriptor, Epoller
 from rsyscall.fcntl import O
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.pointer import Pointer, WrittenPointer
@@ -71,20 +70,11 @@ class Conveniences:
         return Environment(self.task, os.environ)
 
     @functools.cached_property
-    def epoller(self) -> Epoller:
-        """What waits for its descriptors; see rsyscall.epoller."""
-        return Epoller(self.task)
-
-    @functools.cached_property
     def monitor(self) -> ChildPidMonitor:
         """What waits for its children, whichever changes next; see ChildPidMonitor."""
         from rsyscall._children import ChildPidMonitor
 
         return ChildPidMonitor(self.task)
-
-    async def make_afd(self, fd: FileDescriptor, set_nonblock: bool = False) -> AsyncFileDescriptor:
-        """A descriptor of this process that is waited for; see AsyncFileDescriptor.make."""
-        return await AsyncFileDescriptor.make(self.epoller, fd, set_nonblock)
 
     def variables(
         self, env: Mapping[str, str | os.PathLike[str]] | None

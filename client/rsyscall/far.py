@@ -71,7 +71,16 @@ class File:
     @property
     def root(self) -> File:
         """The file itself: the same object for all that is known to be of one file."""
-        return self if self._of is None else self._of
+        file = self
+        while file._of is not None:
+            file = file._of
+        return file
+
+    def join(self, other: File) -> None:
+        """Take note that both are of one file."""
+        mine, its = self.root, other.root
+        if mine is not its:
+            mine._of = its
 
     def same_as(self, other: File) -> bool:
         """Whether both are known to be of one file."""

@@ -31,6 +31,7 @@ from rsyscall.command import Command
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
+from rsyscall.network.connection import HasConnection
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, SignalMask
 from rsyscall.sys.wait import ChildState
@@ -74,7 +75,7 @@ def check_status(status: int) -> None:
         raise ValueError(f"status: {status} is not from 0 to 255")
 
 
-class Process(Conveniences):
+class Process(Conveniences, HasConnection):
     """A process in which we can make calls.
 
     task: the calls.
@@ -145,6 +146,7 @@ class Process(Conveniences):
             async with directory(self.task, cgroup) as where:
                 child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
         process = ChildProcess(child)
+        process.made_by(self)
         self._adopt(process)
         if "environ" in self.__dict__:  # otherwise both begin with ours
             process.environ = self.environ.inherit(process.task)

@@ -22,6 +22,7 @@ from conformance.ways import WAYS
 from e2e.servers import open_fds
 from rsyscall import ForkedError
 from rsyscall.command import Command
+from rsyscall.fcntl import O
 from rsyscall.handle import Task
 from rsyscall.sched import CLONE
 from rsyscall.sys.mman import MAP, PROT
@@ -242,3 +243,33 @@ async def test_memory_of_the_copy_is_written_in_the_copy() -> None:
     assert in_child(lambda: run_anew(write)) == "a copy"
     assert await mapping.read(0, 6) == b"parent"
     await mapping.munmap()
+
+
+def is_open(number: int) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{number}")
+
+
+async def test_what_a_copy_loses_is_not_closed_in_it_nor_in_the_original() -> None:
+    """Its numbers may be those of something else by now."""
+    task = rsyscall.local_process.task
+    fds = [await task.open("/dev/null", O.RDONLY) for _ in range(100)]
+    lost = [int(fds.pop().near) for _ in range(80)]
+
+    def work() -> list[bool]:
+        more = [int(fds.pop().near) for _ in range(10)]
+        gc.collect()
+
+        async def use() -> bool:
+            for one in (task, rsyscall.local_process.task):
+                await one.run_fd_table_gc()
+                await (await one.memfd_create("x")).close()
+            return True
+
+        run_anew(use)
+        return [is_open(number) for number in (*lost, *more)]
+
+    assert in_child(work) == [True] * 90
+    await task.run_fd_table_gc()
+    assert not any(is_open(number) for number in lost)
+    for fd in fds:
+        await fd.close()

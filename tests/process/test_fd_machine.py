@@ -189,14 +189,31 @@ class Tables(RuleBasedStateMachine):
     @precondition(lambda self: self.handles)
     @rule(index=INDEX, to=WHICH)
     def inherit(self, index: int, to: int) -> None:
-        held, task, number = self.take(index), self.processes[to].task, 0
-        number = int(held.fd.near)
-        entry = self.tables[to].get(number)
+        held, task = self.take(index), self.processes[to].task
+        entry = self.tables[to].get(int(held.fd.near))
         if entry is not None and (entry is held.entry or entry.copies(held.entry)):
             self.hold(held.fd.inherit(task), to, entry)
         else:
             with pytest.raises(FDTableMismatchError):
                 held.fd.inherit(task)
+
+    @precondition(lambda self: self.handles)
+    @rule(index=INDEX, to=WHICH)
+    def send(self, index: int, to: int) -> None:
+        held = self.take(index)
+        there = self.tables[to].get(int(held.fd.near))
+
+        async def send() -> FileDescriptor:
+            return await held.fd.send_to(self.processes[to])
+
+        fd = self.run(send)
+        if there is not None and (there is held.entry or there.copies(held.entry)):
+            assert fd.near == held.fd.near
+            self.hold(fd, to, there)
+        else:
+            assert int(fd.near) not in self.tables[to]
+            entry = self.tables[to][int(fd.near)] = Entry(held.entry.file)
+            self.hold(fd, to, entry)
 
     @precondition(lambda self: self.processes and self.shared)
     @rule()
@@ -273,8 +290,13 @@ class Tables(RuleBasedStateMachine):
             assert held.fd.valid
             assert held.fd.is_only_handle() == (len(held.entry.handles) == 1)
             assert held.fd.task is self.processes[held.who].task
-            for other in self.handles:
-                assert held.fd.file.same_as(other.fd.file) == (held.entry.file == other.entry.file)
+
+    @precondition(lambda self: self.handles)
+    @rule(index=INDEX)
+    def the_files_agree(self, index: int) -> None:
+        held = self.take(index)
+        for other in self.handles:
+            assert held.fd.file.same_as(other.fd.file) == (held.entry.file == other.entry.file)
 
 
 @pytest.mark.parametrize("ring", [True, False])

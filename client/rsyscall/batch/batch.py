@@ -14,6 +14,7 @@ from rsyscall.batch.result import BatchResult
 from rsyscall.batch.step import BatchError, Parameter
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.near.sysif import SyscallSendError
+from rsyscall.near.typed import make_room
 from rsyscall.sys.mman import MemoryMapping
 from rsyscall_protocol import Batch as Request
 from rsyscall_protocol import Batched, BatchFlag
@@ -133,8 +134,8 @@ class BoundBatch(Batch):
         contract of near.sysif. A checkpoint; if cancelled, nothing was sent.
         """
         task, plain = self.task, self.plain
-        if task.fd_table.is_untidy():
-            await task.fd_table.gc_using_task(task)
+        if task.fd_table.lost or task.fd_table.garbage:
+            await make_room(task)
         if not plain:
             if self.parameters:
                 what = f"{self.parameters[0]!r}: parameters are for batches to be prepared"

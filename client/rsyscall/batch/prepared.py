@@ -21,6 +21,7 @@ from rsyscall.near.sysif import (
     SyscallSendError,
     convert_argument,
 )
+from rsyscall.near.typed import make_room
 from rsyscall.struct import path_to_bytes
 from rsyscall_protocol import BatchFlag, Prepare
 from rsyscall_protocol._pending import Program
@@ -158,8 +159,8 @@ class PreparedBatch:
         batch, table = self.batch, self.task.fd_table
         if self._number is None:
             raise BatchError("the process has forgotten the prepared batch")
-        if table.is_untidy():
-            await table.gc_using_task(self.task)
+        if table.lost or table.garbage:
+            await make_room(self.task)
         if batch.used:
             batch.check(self.task)
         values, frame = self._no_values, self._frame

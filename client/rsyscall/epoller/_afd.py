@@ -17,7 +17,7 @@ from rsyscall.fcntl import F, O
 from rsyscall.handle import FileDescriptor
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import In, Probe, SyscallArgument, SyscallError
-from rsyscall.near.typed import TypedCall, number, perform_at_once
+from rsyscall.near.typed import TypedCall, make_room, number, perform_at_once
 from rsyscall.poll import POLL
 from rsyscall.struct import HasSerializer
 from rsyscall.sys.epoll import EPOLL
@@ -341,11 +341,13 @@ class AsyncFileDescriptor:
 
         If cancelled, none was taken. accept4(2).
         """
+        await make_room(self.handle.task)
         made = await self._do(_TO_READ, lambda fd: accept_call(fd, flags))
         return cast("FileDescriptor", made)
 
     async def accept_addr(self, flags: SOCK = SOCK.NONE) -> tuple[FileDescriptor, Sockaddr]:
         """accept, with the address of who has connected. accept4(2)."""
+        await make_room(self.handle.task)
         made = await self._do(_TO_READ, lambda fd: accept_addr_call(fd, flags))
         return cast("tuple[FileDescriptor, Sockaddr]", made)
 

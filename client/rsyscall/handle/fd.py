@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Generator
-from typing import Generic, Self, TypeVar, cast
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 import trio
 
 import rsyscall.far
 from rsyscall import near
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._collect import collect
 from rsyscall._descriptors import Held
+from rsyscall.handle.transfer import is_same_open_file, transfer
 from rsyscall.near.sysif import SyscallArgument, SyscallHangup, SyscallSendError
-from rsyscall.near.typed import TypedCall, declares, nothing, perform
+from rsyscall.near.typed import TypedCall, declares, make_room, nothing, perform
 from rsyscall.sys.syscall import SYS
 
 __all__ = [
@@ -202,12 +204,19 @@ class BaseFileDescriptor:
         # From here on the number may be somebody else's at any moment.
         self.forget()
         try:
-            await perform(self.task, close_call(self.near))
+            await perform(self._closer(), close_call(self.near))
         except InterruptedError:
             pass  # Linux has closed it
         except (trio.Cancelled, SyscallSendError):  # others may have the table, and close it
             self.revive()
             raise
+
+    def _closer(self) -> rsyscall.far.Task:
+        """Whose call closes it: a server in our own process closes nothing that it has not made."""
+        task, maker = self.task, None if self._held is None else self._held.maker
+        if maker is None or maker.near_process != task.near_process or task.sysif.immediate:
+            return task
+        return maker if maker.sysif.immediate and maker in task.fd_table.tasks else task
 
     async def disable_cloexec(self) -> None:
         """Have it stay open in a program that is executed.
@@ -252,6 +261,53 @@ class BaseFileDescriptor:
             )
         return task.make_fd_handle(self.near)
 
+    async def send_to(self, process: _Process[T_fd] | FileDescriptorTask[T_fd]) -> T_fd:
+        """The same open file, for another process: a descriptor of its own, or of a shared table.
+
+        process: or its task. If the table is the same, or has inherited the descriptor, that is
+        for_task() or inherit(); otherwise it gets another descriptor, which is closed on exec, by
+        way of the connections or else by pidfd_getfd(2). This handle stays valid.
+
+        InvalidHandleError; OSError, of the first road with the second as a note, if there is none:
+        EMFILE for no room in either table, for one. SyscallHangup if one of the two has died. A
+        checkpoint; if cancelled, nothing has happened. unix(7), pidfd_getfd(2).
+        """
+        task = process if isinstance(process, FileDescriptorTask) else process.task
+        held = self._validate()
+        await checkpoint()
+        table = task.fd_table
+        if table is self.task.fd_table or table.inherit(held):
+            self._validate()
+            return task.make_fd_handle(self.near)
+        await make_room(task)
+        file = self.file
+        with shield():
+            number = await transfer(self.task, self.near.number, task)
+        made = task.adopt_fd(near.FileDescriptor(number))
+        made.opens(file)
+        return made
+
+    async def is_same_file(self, other: BaseFileDescriptor) -> bool:
+        """Whether both mean the same open file, with one position and one set of flags.
+
+        Such are duplicates, and what was inherited or sent. That is known of those that were made
+        so through handles; the kernel is asked about others, of another process by sending them.
+        From then on their `file` is the same. InvalidHandleError; OSError as the call reports it
+        (ENOSYS, where the kernel was built without it), or of send_to. A checkpoint. kcmp(2).
+        """
+        mine, its = self.file, other.file
+        if mine.same_as(its):
+            await checkpoint()
+            return True
+        if other.task.fd_table is self.task.fd_table:
+            same = await is_same_open_file(self.task, self.near.number, other.near.number)
+        else:
+            async with await other.send_to(self.task) as copy:
+                same = await is_same_open_file(self.task, self.near.number, copy.near.number)
+        if same:
+            its.join(mine)
+        return same
+
     @contextlib.contextmanager
     def borrow(
         self, task: FileDescriptorTask[BaseFileDescriptor]
@@ -288,6 +344,11 @@ class BaseFileDescriptor:
 
 
 T_fd = TypeVar("T_fd", bound=BaseFileDescriptor, covariant=True)
+
+
+class _Process(Protocol[T_fd]):
+    @property
+    def task(self) -> FileDescriptorTask[T_fd]: ...
 
 
 class FileDescriptorTask(rsyscall.far.Task, Generic[T_fd]):

@@ -22,6 +22,7 @@ __all__ = [
     "TypedCall",
     "declares",
     "first_out",
+    "make_room",
     "nothing",
     "number",
     "perform",
@@ -78,16 +79,24 @@ async def perform(task: Task, call: TypedCall[T]) -> T:
     return call.convert(task, await task.sysif.syscall(call.number, *call.args), ())
 
 
-async def perform_making(task: Task, call: TypedCall[T]) -> T:
-    """perform, for a call that makes file descriptors.
+async def make_room(task: Task) -> None:
+    """Before a call that makes descriptors: close what nobody can name any more, if it is much.
 
-    Those that nobody can name any more are closed before, if there are many, or if there is no room
-    for another one.
+    A checkpoint if it does.
+    """
+    table = task.fd_table
+    if (table.lost or table.garbage) and table.is_untidy():
+        await table.gc_using_task(task)
+
+
+async def perform_making(task: Task, call: TypedCall[T]) -> T:
+    """perform, for a call that makes file descriptors; see make_room.
+
+    What nobody can name any more is also closed if there is no room for another one.
     """
     table = task.fd_table
     if table.lost or table.garbage:
-        if table.is_untidy():
-            await table.gc_using_task(task)
+        await make_room(task)
         try:
             return await perform(task, call)
         except OSError as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rsyscall import far, near
 from rsyscall.handle import Task
 from rsyscall.near.sysif import SyscallInterface
+from rsyscall.tasks.local import local_process
 from rsyscall.thread import Process
 from rsyscall_protocol import Hello
 
@@ -12,7 +13,7 @@ from rsyscall_protocol import Hello
 def foreign_process(sysif: SyscallInterface, hello: Hello) -> Process:
     """A process with namespaces of its own."""
     pid = int(hello.info.get("pid", 0))
-    return Process(
+    process = Process(
         Task(
             sysif,
             near.Pid(pid),
@@ -22,3 +23,5 @@ def foreign_process(sysif: SyscallInterface, hello: Hello) -> Process:
             mountns=far.MountNamespace(pid),
         )
     )
+    process.made_by(local_process)
+    return process

@@ -82,8 +82,10 @@ async def open_pair(*, ring: bool | None = None) -> AsyncGenerator[Process]:
             local.pidns,
             mountns=local.mountns,
         )
+        process = Process(task)
+        process.made_by(local_process)
         try:
-            yield Process(task)
+            yield process
         finally:  # what it has made it closes, while it can
             with shield(), contextlib.suppress(SyscallError):
                 await task.fd_table.gc_using_task(task)

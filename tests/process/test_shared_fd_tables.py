@@ -46,13 +46,13 @@ async def null(task: Task) -> FileDescriptor:
 async def test_what_a_child_leaves_in_a_shared_table_is_closed_by_its_parent(
     home: rsyscall.Process,
 ) -> None:
-    await home.task.run_fd_table_gc()
+    await home.task.fd_table.run_gc()
     async with await home.clone(CLONE.FILES) as child:
         lost, kept = int((await null(child.task)).near), await null(child.task)
         mine = kept.for_task(home.task)
         gc.collect()
         await child.unshare_files()
-        await home.task.run_fd_table_gc()
+        await home.task.fd_table.run_gc()
         assert is_open(home, mine)
         assert not is_open(home, lost)
         await mine.close()
@@ -68,7 +68,7 @@ async def test_a_descriptor_that_only_who_unshares_has_is_garbage_for_the_others
         await child.unshare_files()
         assert is_open(home, fd)
         assert is_open(child, fd)
-        await home.task.run_fd_table_gc()
+        await home.task.fd_table.run_gc()
         assert not is_open(home, fd)
         assert is_open(child, fd)
 
@@ -81,7 +81,7 @@ async def test_what_a_dead_child_had_in_a_shared_table_is_closed_by_its_parent(
     saved, number = fds_of_child[0].for_task(home.task), int(fds_of_child[2].near)
     assert saved.is_only_handle()  # that of the dead does not count
     del fds_of_child
-    await home.task.run_fd_table_gc()
+    await home.task.fd_table.run_gc()
     assert is_open(home, saved)
     assert not is_open(home, number)
     await saved.close()
@@ -102,21 +102,21 @@ async def test_what_was_inherited_is_closed_with_the_last_that_can_name_it(
     fd = await null(home.task)
     number = int(fd.near)
     async with await home.clone() as child, await child.clone() as unrelated:
-        await unrelated.task.run_fd_table_gc()
+        await unrelated.task.fd_table.run_gc()
         assert not is_open(unrelated, number)  # the child had no handle of it
         child.inherit_fd(fd)
-        await child.task.run_fd_table_gc()
+        await child.task.fd_table.run_gc()
         assert is_open(child, number)  # it can be asked for again
         there = child.inherit_fd(fd)
         async with await child.clone() as grandchild:
             await there.close()
             with pytest.raises(FDTableMismatchError):
                 child.inherit_fd(fd)
-            await grandchild.task.run_fd_table_gc()
+            await grandchild.task.fd_table.run_gc()
             assert is_open(grandchild, number)
             assert grandchild.inherit_fd(fd).file is fd.file
             await fd.close()
-            await grandchild.task.run_fd_table_gc()
+            await grandchild.task.fd_table.run_gc()
             assert not is_open(grandchild, number)
 
 
@@ -134,7 +134,7 @@ async def test_a_number_that_is_used_again_is_not_inherited(home: rsyscall.Proce
             await zero.dup3(old, O.CLOEXEC)
             with pytest.raises(FDTableMismatchError):
                 other.inherit_fd(old)
-            await other.task.run_fd_table_gc()
+            await other.task.fd_table.run_gc()
             assert not is_open(other, old)
         await old.close()
 
@@ -147,7 +147,7 @@ async def test_what_was_inherited_can_be_given_up(home: rsyscall.Process) -> Non
             for fd in (one, other):
                 with pytest.raises(FDTableMismatchError):
                     child.inherit_fd(fd)
-            await child.task.run_fd_table_gc()
+            await child.task.fd_table.run_gc()
             assert not is_open(child, other)
             await kept.close()
             assert fds(pid(child)) == {0, 1, 2} | child.task.fd_table.own
@@ -159,7 +159,7 @@ async def test_what_is_meant_for_a_program_stays_open_in_a_child(home: rsyscall.
     async with await null(home.task) as fd, await home.clone() as child:
         number = await child.inherit_fd(fd).as_argument()
         await fd.close()
-        await child.task.run_fd_table_gc()
+        await child.task.fd_table.run_gc()
         assert is_open(child, number)
 
 
@@ -168,6 +168,6 @@ async def test_what_no_call_of_ours_has_made_is_nobodys_garbage(home: rsyscall.P
     home.task.make_fd_handle(near.FileDescriptor(number))
     gc.collect()
     async with await home.clone(CLONE.FILES) as child:
-        await child.task.run_fd_table_gc()
+        await child.task.fd_table.run_gc()
         assert is_open(home, number)
     await home.task.make_fd_handle(near.FileDescriptor(number)).close()
