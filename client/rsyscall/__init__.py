@@ -23,6 +23,7 @@ from rsyscall.handle import (
 )
 from rsyscall.near.sysif import (
     ForkedError,
+    Interrupted,
     OtherCallsBlocked,
     ProtocolHangup,
     SyscallError,
@@ -57,6 +58,7 @@ __all__ = [
     "CompletedProcess",
     "FileDescriptor",
     "ForkedError",
+    "Interrupted",
     "LinearPointer",
     "MemoryMapping",
     "OtherCallsBlocked",

@@ -388,7 +388,9 @@ async def _start(
             "pid": pid,
             "child": address,
         }
-        hello = Hello(features=_FEATURES, limits=LIMITS, info=info)
+        # Threads of a child in our memory would leave their stacks in it.
+        features = _FEATURES if vm else _FEATURES | Feature.CANCEL
+        hello = Hello(features=features, limits=LIMITS, info=info)
         try:
             if laid is not None:
                 child.sysif.begin(hello, laid.take())

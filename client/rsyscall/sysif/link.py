@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -85,6 +86,7 @@ class Link:
         self._reading = False
         self._reader: Waiter | None = None  # whose task sleeps on the socket
         self._sleep = trio.CancelScope()  # and what ends that
+        self._grace_until = math.inf  # when the first that was interrupted has to be over
         self._flushing = False
         self._room = Queue()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
