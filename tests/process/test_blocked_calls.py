@@ -269,6 +269,31 @@ async def test_death_with_blocked_calls(process: rsyscall.Process) -> None:
     assert "SIGKILL" in str(failed[0])
 
 
+async def test_what_only_reads_is_made_beside_a_blocked_call(process: rsyscall.Process) -> None:
+    async with blocked(process, 2):
+        cpus = await process.task.sysif.call(SYS.sched_getaffinity, (0, 128, Out(128)))
+        assert cpus.outs[0][: cpus.value].strip(b"\0")
+
+
+async def test_the_process_ends_beside_a_blocked_call(process: rsyscall.Process) -> None:
+    ended = 0
+
+    async def fail(number: SYS, *args: int | Ret) -> None:
+        nonlocal ended
+        with pytest.raises(rsyscall.SyscallHangup):
+            await process.task.sysif.call(number, args)
+        ended += 1
+
+    eventfd = await process.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail, SYS.read, eventfd, Ret(8), 8)
+            while not sleeping(process, SYS.read):
+                await process.task.sysif.syscall(SYS.getpid)
+            nursery.start_soon(fail, SYS.exit_group, 0)
+    assert ended == 2
+
+
 # ---- cancellation ----
 
 

@@ -32,7 +32,7 @@ class Waiter:
     def __init__(self, id_: int) -> None:
         """Nothing has happened yet to the request with this id."""
         self.id = id_
-        #: When its interruption was asked for, if it was, by trio's clock.
+        #: When its interruption was asked for, if it was, by the machine's clock.
         self.cancelled: float | None = None
         self.reply: Result | Batched | OSError | None = None
         self.sent = False
