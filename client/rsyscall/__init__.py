@@ -23,6 +23,7 @@ from rsyscall.handle import (
 )
 from rsyscall.near.sysif import (
     ForkedError,
+    Interrupted,
     OtherCallsBlocked,
     ProtocolHangup,
     SyscallError,
@@ -58,6 +59,7 @@ __all__ = [
     "CompletedProcess",
     "FileDescriptor",
     "ForkedError",
+    "Interrupted",
     "LinearPointer",
     "MemoryMapping",
     "OtherCallsBlocked",

@@ -12,7 +12,7 @@ REFUSED_IN_PROCESS = 2
 BLOCKS = 4
 """may sleep for an unbounded time"""
 THREAD = 8
-"""concerns the state of one thread"""
+"""changes the state of one thread, or names it"""
 CREDENTIALS = 16
 """changes ids or capabilities"""
 RETURNS_FD = 32
@@ -162,15 +162,15 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'statfs': (('path:path', 'buf:out:statfs'), 0, '', 'statfs'),
     'fstatfs': (('fd:fd', 'buf:out:statfs'), 0, '', 'statfs'),
     'sysfs': (('option:int', 'arg1:ptr', 'arg2:ptr'), 0, '', 'sysfs'),
-    'getpriority': (('which:enum:PRIO', 'who:int'), 8, '', 'getpriority'),
+    'getpriority': (('which:enum:PRIO', 'who:int'), 0, '', 'getpriority'),
     'setpriority': (('which:enum:PRIO', 'who:int', 'prio:int'), 8, '', 'getpriority'),
     'sched_setparam': (('pid:pid', 'param:in:sched_param'), 8, '', 'sched_setparam'),
-    'sched_getparam': (('pid:pid', 'param:out:sched_param'), 8, '', 'sched_setparam'),
+    'sched_getparam': (('pid:pid', 'param:out:sched_param'), 0, '', 'sched_setparam'),
     'sched_setscheduler': (('pid:pid', 'policy:enum:SCHED', 'param:in:sched_param'), 8, '', 'sched_setscheduler'),
-    'sched_getscheduler': (('pid:pid',), 8, '', 'sched_setscheduler'),
+    'sched_getscheduler': (('pid:pid',), 0, '', 'sched_setscheduler'),
     'sched_get_priority_max': (('policy:enum:SCHED',), 0, '', 'sched_get_priority_max'),
     'sched_get_priority_min': (('policy:enum:SCHED',), 0, '', 'sched_get_priority_max'),
-    'sched_rr_get_interval': (('pid:pid', 'tp:out:timespec'), 8, '', 'sched_rr_get_interval'),
+    'sched_rr_get_interval': (('pid:pid', 'tp:out:timespec'), 0, '', 'sched_rr_get_interval'),
     'mlock': (('addr:addr', 'len:size'), 0, '', 'mlock'),
     'munlock': (('addr:addr', 'len:size'), 0, '', 'mlock'),
     'mlockall': (('flags:flags:MCL',), 0, '', 'mlock'),
@@ -226,7 +226,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'time': (('tloc:out:time_t',), 0, '', 'time'),
     'futex': (('uaddr:addr', 'futex_op:enum:FUTEX', 'val:uint', 'timeout:ptr', 'uaddr2:addr', 'val3:uint'), 4, '', 'futex'),
     'sched_setaffinity': (('pid:pid', 'cpusetsize:size', 'mask:in'), 8, '', 'sched_setaffinity'),
-    'sched_getaffinity': (('pid:pid', 'cpusetsize:size', 'mask:out'), 8, '', 'sched_setaffinity'),
+    'sched_getaffinity': (('pid:pid', 'cpusetsize:size', 'mask:out'), 0, '', 'sched_setaffinity'),
     'set_thread_area': (None, 0, '', 'set_thread_area'),
     'io_setup': (('nr_events:uint', 'ctx_idp:inout:aio_context_t'), 0, '', 'io_setup'),
     'io_destroy': (('ctx_id:addr',), 4, '', 'io_destroy'),
@@ -253,7 +253,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'clock_gettime': (('clockid:enum:CLOCK', 'tp:out:timespec'), 0, '', 'clock_getres'),
     'clock_getres': (('clockid:enum:CLOCK', 'res:out:timespec'), 0, '', 'clock_getres'),
     'clock_nanosleep': (('clockid:enum:CLOCK', 'flags:flags:TIMER', 't:in:timespec', 'remain:out:timespec'), 4, 'remaining', 'clock_nanosleep'),
-    'exit_group': (('status:int',), 10, '', 'exit_group'),
+    'exit_group': (('status:int',), 2, '', 'exit_group'),
     'epoll_wait': (('epfd:fd', 'events:out:epoll_event[]', 'maxevents:int', 'timeout:int'), 4, '', 'epoll_wait'),
     'epoll_ctl': (('epfd:fd', 'op:enum:EPOLL_CTL', 'fd:fd', 'event:in:epoll_event'), 0, '', 'epoll_ctl'),
     'tgkill': (('tgid:pid', 'tid:pid', 'sig:sig'), 0, '', 'tkill'),
@@ -261,7 +261,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'vserver': (None, 0, '', 'unimplemented'),
     'mbind': (('addr:addr', 'len:size', 'mode:enum:MPOL', 'nodemask:in:ulong[]', 'maxnode:uint', 'flags:flags:MPOL_MF'), 0, '', 'mbind'),
     'set_mempolicy': (('mode:enum:MPOL', 'nodemask:in:ulong[]', 'maxnode:uint'), 8, '', 'set_mempolicy'),
-    'get_mempolicy': (('mode:out:int', 'nodemask:out:ulong[]', 'maxnode:uint', 'addr:addr', 'flags:flags:MPOL_F'), 8, '', 'get_mempolicy'),
+    'get_mempolicy': (('mode:out:int', 'nodemask:out:ulong[]', 'maxnode:uint', 'addr:addr', 'flags:flags:MPOL_F'), 0, '', 'get_mempolicy'),
     'mq_open': (('name:str', 'oflag:flags:O', 'mode:mode', 'attr:in:mq_attr'), 32, '', 'mq_open'),
     'mq_unlink': (('name:str',), 0, '', 'mq_unlink'),
     'mq_timedsend': (('mqdes:fd', 'msg_ptr:in', 'msg_len:size', 'msg_prio:uint', 'abs_timeout:in:timespec'), 4, '', 'mq_send'),
@@ -274,7 +274,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'request_key': (('type:str', 'description:str', 'callout_info:str', 'dest_keyring:int'), 12, '', 'request_key'),
     'keyctl': (('operation:enum:KEYCTL', 'arg2:ptr', 'arg3:ptr', 'arg4:ptr', 'arg5:ptr'), 12, '', 'keyctl'),
     'ioprio_set': (('which:enum:IOPRIO_WHO', 'who:int', 'ioprio:int'), 8, '', 'ioprio_set'),
-    'ioprio_get': (('which:enum:IOPRIO_WHO', 'who:int'), 8, '', 'ioprio_set'),
+    'ioprio_get': (('which:enum:IOPRIO_WHO', 'who:int'), 0, '', 'ioprio_set'),
     'inotify_init': ((), 32, '', 'inotify_init'),
     'inotify_add_watch': (('fd:fd', 'pathname:path', 'mask:flags:IN'), 0, '', 'inotify_add_watch'),
     'inotify_rm_watch': (('fd:fd', 'wd:int'), 0, '', 'inotify_rm_watch'),
@@ -337,7 +337,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'kcmp': (('pid1:pid', 'pid2:pid', 'type:enum:KCMP', 'idx1:uint', 'idx2:ptr'), 0, '', 'kcmp'),
     'finit_module': (('fd:fd', 'param_values:str', 'flags:flags:MODULE_INIT'), 0, '', 'init_module'),
     'sched_setattr': (('pid:pid', 'attr:in:sched_attr', 'flags:uint'), 8, '', 'sched_setattr'),
-    'sched_getattr': (('pid:pid', 'attr:out:sched_attr', 'size:size', 'flags:uint'), 8, '', 'sched_setattr'),
+    'sched_getattr': (('pid:pid', 'attr:out:sched_attr', 'size:size', 'flags:uint'), 0, '', 'sched_setattr'),
     'renameat2': (('olddirfd:dirfd', 'oldpath:path', 'newdirfd:dirfd', 'newpath:path', 'flags:flags:RENAME'), 0, '', 'rename'),
     'seccomp': (('operation:enum:SECCOMP', 'flags:flags:SECCOMP_FILTER_FLAG', 'args:ptr'), 10, '', 'seccomp'),
     'getrandom': (('buf:out', 'buflen:size', 'flags:flags:GRND'), 4, 'partial', 'getrandom'),
@@ -394,7 +394,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'futex_requeue': (('waiters:ptr:futex_waitv[]', 'flags:uint', 'nr_wake:int', 'nr_requeue:int'), 0, '', 'futex_requeue'),
     'statmount': (('req:in:mnt_id_req', 'buf:out:statmount', 'bufsize:size', 'flags:uint'), 0, '', 'statmount'),
     'listmount': (('req:in:mnt_id_req', 'mnt_ids:out:uint64_t[]', 'nr_mnt_ids:uint', 'flags:flags:LISTMOUNT'), 0, '', 'listmount'),
-    'lsm_get_self_attr': (('attr:enum:LSM_ATTR', 'ctx:out:lsm_ctx', 'size:inout:uint32_t', 'flags:flags:LSM_FLAG'), 8, '', 'lsm_get_self_attr'),
+    'lsm_get_self_attr': (('attr:enum:LSM_ATTR', 'ctx:out:lsm_ctx', 'size:inout:uint32_t', 'flags:flags:LSM_FLAG'), 0, '', 'lsm_get_self_attr'),
     'lsm_set_self_attr': (('attr:enum:LSM_ATTR', 'ctx:in:lsm_ctx', 'size:size', 'flags:uint'), 10, '', 'lsm_set_self_attr'),
     'lsm_list_modules': (('ids:out:uint64_t[]', 'size:inout:uint32_t', 'flags:uint'), 0, '', 'lsm_list_modules'),
     'mseal': (('addr:addr', 'len:size', 'flags:uint'), 0, '', 'mseal'),

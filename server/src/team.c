@@ -18,7 +18,6 @@ enum {
     KINDS = 3,
     ROUND = 4,
 };
-/* What a thread does. Zeroed memory has none. */
 enum role { NONE, RESTING, WATCHING, WORKING, LEADING, LEAVING };
 enum phase { RUNNING, CANCELLED, OVER };
 
@@ -74,16 +73,13 @@ static void take_over(struct rs_session *s, struct rs_work *w, uint32_t bytes, u
 /* ---- who watches ---- */
 
 static void start(struct rs_session *s, uint32_t index) {
-    struct rs_work *w = s->slots[index];
-    if (!w) {
-        int64_t at = rs_mmap(RS_HELPER_MEMORY, RS_PROT_READ | RS_PROT_WRITE,
-                             RS_MAP_PRIVATE | RS_MAP_ANONYMOUS | RS_MAP_NORESERVE, -1);
-        if (at < 0) {
-            s->stall = (uint32_t)-at;
-            return;
-        }
-        w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_HELPER_STACK);
+    int64_t at = rs_mmap(RS_HELPER_MEMORY, RS_PROT_READ | RS_PROT_WRITE,
+                         RS_MAP_PRIVATE | RS_MAP_ANONYMOUS | RS_MAP_NORESERVE, -1);
+    if (at < 0) {
+        s->stall = (uint32_t)-at;
+        return;
     }
+    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_HELPER_STACK);
     rs_work_init(s, w);
     w->index = index;
     w->role = WATCHING;
@@ -100,28 +96,27 @@ static void start(struct rs_session *s, uint32_t index) {
     int64_t tid = rs_clone_call(RS_NR_clone, CLONE_HELPER, rs_addr(stack),
                                 rs_addr(&s->tids[index]), 0, 0, 0);
     if (tid < 0) {
-        w->role = NONE;
+        s->slots[index] = 0;
+        rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
         s->stall = (uint32_t)-tid;
     }
 }
 
 /* Have somebody watch. Afterwards watching is set, or there is nobody who could. */
 static void call_watcher(struct rs_session *s) {
-    uint32_t i = s->helpers ? 0 : 1;
+    uint32_t free = s->helpers + 1;
     s->watching = 1;
-    for (; i <= s->helpers; i++) {
+    for (uint32_t i = 0; i <= s->helpers; i++) {
         struct rs_work *w = s->slots[i];
-        if (!w || w->blocked)
-            continue;
-        if (w != s->work && change(&w->role, RESTING, WATCHING)) {
+        if (!w) {
+            free = i;
+        } else if (!w->blocked && w != s->work && change(&w->role, RESTING, WATCHING)) {
             wake(w, WATCHING);
             return;
         }
-        if (w->role == NONE)
-            break;
     }
-    if (i <= RS_SIZE_HELPERS)
-        start(s, i);
+    if (free <= RS_SIZE_HELPERS)
+        start(s, free);
 }
 
 int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
@@ -146,8 +141,22 @@ int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
 
 /* ---- what followers do ---- */
 
-static _Noreturn void leave(struct rs_work *w) {
-    rs_helper_end(rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY);
+/* Have the leader take what w has to give, its reply or its memory. */
+static void put(struct rs_session *s, struct rs_work *w) {
+    w->next = atomic_load(&s->done);
+    while (!atomic_compare_exchange_weak(&s->done, &w->next, w))
+        ;
+    uint32_t turn = s->turn;
+    if ((turn & KINDS) == SLEEP && change(&s->turn, turn, turn | KICKED)) {
+        poke(s, s->work->index, RS_SIGNAL); /* it waits for this, and so still leads */
+        s->kicked = 1;
+    }
+}
+
+static _Noreturn void leave(struct rs_session *s, struct rs_work *w) {
+    put(s, w);
+    for (;;) /* nothing of our stack is needed for this: it may be gone */
+        rs_sys3(RS_NR_exit, 0, 0, 0);
 }
 
 static void follow(struct rs_session *s, struct rs_work *w) {
@@ -159,7 +168,7 @@ static void follow(struct rs_session *s, struct rs_work *w) {
         if (role == LEADING)
             return;
         if (role == LEAVING)
-            leave(w);
+            leave(s, w);
         if (role == WATCHING && now == seen) {
             if ((now & KINDS) == CALL) {
                 if (!change(&s->turn, now, now & ~(uint32_t)KINDS))
@@ -187,7 +196,7 @@ static void follow(struct rs_session *s, struct rs_work *w) {
                                              : TICK_NS);
         if (err == -RS_ETIMEDOUT && role == RESTING && w->index && !w->blocked &&
             change(&w->role, RESTING, LEAVING))
-            leave(w);
+            leave(s, w);
     }
 }
 
@@ -210,14 +219,7 @@ int rs_team_finish(struct rs_session *s, struct rs_work *w, uint8_t *reply, uint
     w->reply = reply;
     w->reply_len = len;
     w->reply_fd = fd;
-    w->next = atomic_load(&s->done);
-    while (!atomic_compare_exchange_weak(&s->done, &w->next, w))
-        ;
-    uint32_t turn = s->turn;
-    if ((turn & KINDS) == SLEEP && change(&s->turn, turn, turn | KICKED)) {
-        poke(s, s->work->index, RS_SIGNAL); /* it waits for this, and so still leads */
-        s->kicked = 1;
-    }
+    put(s, w);
     return RS_DEPOSED;
 }
 
@@ -227,6 +229,14 @@ static void deliver(struct rs_session *s) {
     struct rs_work *next;
     for (struct rs_work *w = atomic_exchange(&s->done, 0); w; w = next) {
         next = w->next;
+        if (w->role == LEAVING) {
+            uint32_t index = w->index;
+            while (poke(s, index, 0) != -RS_ESRCH) /* before, it still counts as a thread */
+                futex(&w->role, RS_FUTEX_WAIT, LEAVING, SHORT_TICK_NS / 4);
+            rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
+            s->slots[index] = 0;
+            continue;
+        }
         uint8_t *room = rs_tx_room(s, w->reply_len);
         if (room) { /* always, as it was reserved */
             memcpy(room, w->reply, w->reply_len);
@@ -298,14 +308,12 @@ int rs_team_alone(struct rs_session *s) {
         return RS_DEPOSED;
     }
     for (uint32_t i = 1; i <= s->helpers; i++) {
-        struct rs_work *w = s->slots[i];
-        if (!w)
-            continue;
-        wake(w, LEAVING);
-        while (poke(s, i, 0) != -RS_ESRCH) /* not before is it gone for those who count threads */
-            rs_poll(0, 0, 1);
-        rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
-        s->slots[i] = 0;
+        if (s->slots[i])
+            wake(s->slots[i], LEAVING);
+        while (s->slots[i]) {
+            deliver(s);
+            rs_pause();
+        }
     }
     s->helpers = 0;
     s->watching = 0;

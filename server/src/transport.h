@@ -47,7 +47,6 @@ int rs_team_alone(struct rs_session *s);
 void rs_interrupt(void);
 void rs_restore(void);
 void rs_helper_entry(void);
-_Noreturn void rs_helper_end(uint64_t start, uint64_t length);
 
 /* socket.c. -errno, or the bytes that were sent or came. */
 int64_t rs_socket_send(struct rs_session *s, const void *bytes, uint32_t len, const int32_t *fds,

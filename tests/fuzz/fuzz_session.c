@@ -341,10 +341,6 @@ void rs_child_entry(void) { abort(); }
 void rs_interrupt(void) { abort(); }
 void rs_restore(void) { abort(); }
 void rs_helper_entry(void) { abort(); }
-void rs_helper_end(uint64_t start, uint64_t length) {
-    (void)start, (void)length;
-    abort();
-}
 
 /* What was sent must be whole frames that a client could read: HELLO, then results by ascending
  * ids, then perhaps BYE or ERROR. Or, as what a client has read of a ring, the middle of that. */

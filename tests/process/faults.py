@@ -21,6 +21,7 @@ from types import FrameType
 import leaks
 import rsyscall
 from rsyscall.child import memory
+from rsyscall.sys.syscall import SYS
 
 _SOURCES = Path(rsyscall.__file__).parent
 _FILES = {
@@ -77,6 +78,13 @@ class Belongings:
         fds = {f"{fd} {os.readlink(f'/proc/{pid}/fd/{fd}')}" for fd in _open_in(pid)}
         threads = leaks.threads() if pid == os.getpid() else os.listdir(f"/proc/{pid}/task")
         return cls(children(pid), fds, set(map(str, threads)), mappings)
+
+
+async def belongings(process: rsyscall.Process) -> Belongings:
+    """What it has, without the threads that a stub keeps for a while for calls that may block."""
+    if int(process.pid) != os.getpid():
+        await process.task.sysif.syscall(SYS.setresuid, -1, -1, -1)  # is made by one alone
+    return Belongings.of(int(process.pid))
 
 
 def _open_in(pid: int) -> list[str]:

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
 import re
+import select
 import signal
+import socket
 import struct
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import rsyscall
-from rsyscall.near.sysif import OtherCallsBlocked
+from conformance.ways import WAYS
+from rsyscall.near.sysif import Interrupted, OtherCallsBlocked
 from rsyscall.sched import CLONE
 from rsyscall.sys.mman import MAP, PROT
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import Batch, FdArg, In, Out, Ret, Size, Step, flatten
+from rsyscall.tasks.pair import open_pair
+from rsyscall_protocol import (
+    Batch,
+    Batched,
+    FdArg,
+    In,
+    Out,
+    Ret,
+    Size,
+    Status,
+    Step,
+    Struct,
+    flatten,
+)
 
 SECONDS = 30
 RW = PROT.READ | PROT.WRITE
 EFD_SEMAPHORE = 1
+F_SETFL, F_GETPIPE_SZ = 4, 1032
 PR_SET_PDEATHSIG = 1
 
 
-@pytest.fixture(params=[True, False], ids=["ring", "no-ring"])
-async def process(request: pytest.FixtureRequest) -> AsyncGenerator[rsyscall.Process]:
-    async with rsyscall.open_process(ring=request.param) as process:
+@pytest.fixture(params=["stub", "stub-no-ring", "child-private-memory"])
+async def process(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[rsyscall.Process]:
+    async with WAYS[request.param](tmp_path) as process:
+        assert not process.task.can_stall
         yield process
 
 
@@ -49,6 +72,27 @@ async def left(task: Path) -> None:
             await trio.lowlevel.checkpoint()
 
 
+def sleeping(process: rsyscall.Process, number: SYS) -> int:
+    """How many threads are in this call."""
+    found = 0
+    for task in tasks(process):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += (task / "syscall").read_text().split()[0] == str(int(number))
+    return found
+
+
+async def cancelled_in(
+    process: rsyscall.Process, number: SYS, function: Callable[[], Awaitable[None]]
+) -> None:
+    """Run it, and cancel it once its call is blocked."""
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(function)
+            while not sleeping(process, number):
+                await process.task.sysif.syscall(SYS.getpid)
+            nursery.cancel_scope.cancel()
+
+
 class Blocked:
     """So many reads that wait for an eventfd."""
 
@@ -64,16 +108,8 @@ class Blocked:
         for _ in range(count):
             self.nursery.start_soon(self._read)
         with trio.fail_after(SECONDS):
-            while self._sleeping() < count:
+            while sleeping(self.process, SYS.read) < count:
                 await self.sysif.syscall(SYS.getpid)  # whose answer tells that others go on
-
-    def _sleeping(self) -> int:
-        number = str(int(SYS.read))
-        found = 0
-        for task in tasks(self.process):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found += (task / "syscall").read_text().split()[0] == number
-        return found
 
     async def _read(self) -> None:
         reply = await self.sysif.call(SYS.read, (self.eventfd, Ret(8), 8))
@@ -103,6 +139,7 @@ async def blocked(process: rsyscall.Process, count: int) -> AsyncGenerator[Block
 
 async def test_others_go_on(process: rsyscall.Process) -> None:
     sysif = process.task.sysif
+    await sysif.syscall(SYS.getpid)  # a child closes what it does not want before it answers
     before = {fd.name for fd in Path(f"/proc/{int(process.pid)}/fd").iterdir()}
     async with blocked(process, 200) as reads:
         assert len(tasks(process)) > 200
@@ -230,3 +267,193 @@ async def test_death_with_blocked_calls(process: rsyscall.Process) -> None:
     assert len(failed) == 20
     assert {str(exc) for exc in failed} == {str(failed[0])}
     assert "SIGKILL" in str(failed[0])
+
+
+async def test_what_only_reads_is_made_beside_a_blocked_call(process: rsyscall.Process) -> None:
+    async with blocked(process, 2):
+        cpus = await process.task.sysif.call(SYS.sched_getaffinity, (0, 128, Out(128)))
+        assert cpus.outs[0][: cpus.value].strip(b"\0")
+
+
+async def test_the_process_ends_beside_a_blocked_call(process: rsyscall.Process) -> None:
+    ended = 0
+
+    async def fail(number: SYS, *args: int | Ret) -> None:
+        nonlocal ended
+        with pytest.raises(rsyscall.SyscallHangup):
+            await process.task.sysif.call(number, args)
+        ended += 1
+
+    eventfd = await process.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail, SYS.read, eventfd, Ret(8), 8)
+            while not sleeping(process, SYS.read):
+                await process.task.sysif.syscall(SYS.getpid)
+            nursery.start_soon(fail, SYS.exit_group, 0)
+    assert ended == 2
+
+
+# ---- cancellation ----
+
+
+async def test_all_are_cancelled(process: rsyscall.Process) -> None:
+    sysif = process.task.sysif
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            reads = Blocked(process, eventfd, nursery)
+            await reads.start(200)
+            for _ in range(1000):
+                await sysif.syscall(SYS.getpid)
+            nursery.cancel_scope.cancel()
+    assert reads.returned == 0
+    # None of them is left to take this, and none is blocked.
+    await reads.release(1)
+    assert (await sysif.call(SYS.read, (eventfd, Ret(8), 8))).outs == ((1).to_bytes(8, "little"),)
+    await sysif.syscall(SYS.setresuid, -1, -1, -1)
+    assert len(tasks(process)) == 1
+
+
+async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:
+    """A call that is cancelled at a random instant has happened, or has not."""
+    sysif, moments = process.task.sysif, random.Random(6)
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    written = taken = cancelled = 0
+
+    async def take(scope: trio.CancelScope) -> None:
+        nonlocal taken, cancelled
+        with scope:
+            await sysif.call(SYS.read, (eventfd, Ret(8), 8))
+            taken += 1
+        cancelled += scope.cancelled_caught
+
+    with trio.fail_after(SECONDS):
+        for _ in range(1000):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take, scope := trio.CancelScope())
+                for _ in range(moments.randrange(3)):
+                    await trio.lowlevel.checkpoint()
+                if moments.random() < 0.3:
+                    await sysif.call(SYS.write, (eventfd, In((1).to_bytes(8, "little")), 8))
+                    written += 1
+                for _ in range(moments.randrange(20)):
+                    await sysif.syscall(SYS.getpid)
+                scope.cancel()
+    await sysif.syscall(SYS.fcntl, eventfd, F_SETFL, os.O_NONBLOCK)
+    left = 0
+    with contextlib.suppress(BlockingIOError):
+        while await sysif.call(SYS.read, (eventfd, Ret(8), 8)):
+            left += 1
+    assert written == taken + left
+    assert cancelled > 100
+    assert taken > 100
+
+
+async def test_a_part_that_was_written_counts(process: rsyscall.Process) -> None:
+    """Of a write that is cancelled when the pipe is full, what is in it is told."""
+    sysif = process.task.sysif
+    _, writer = struct.unpack("ii", (await sysif.call(SYS.pipe2, (Out(8), 0))).outs[0])
+    size = await sysif.syscall(SYS.fcntl, writer, F_GETPIPE_SZ)
+    wrote: list[int] = []
+
+    async def write() -> None:
+        args = (writer, In(bytes(2 * size)), 2 * size)
+        wrote.append((await sysif.call(SYS.write, args)).value)
+
+    await cancelled_in(process, SYS.write, write)
+    assert wrote == [size]
+
+
+async def test_a_connect_that_goes_on(process: rsyscall.Process, tmp_path: Path) -> None:
+    """EINTR is not the same as nothing there, and not told as such."""
+    sysif = process.task.sysif
+    path = str(tmp_path / "socket")
+    address = struct.pack("H", socket.AF_UNIX) + os.fsencode(path) + b"\0"
+    caught: list[Interrupted] = []
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)  # and there is no room for a second one
+        fd = await sysif.syscall(SYS.socket, socket.AF_UNIX, socket.SOCK_STREAM, 0)
+
+        async def connect() -> None:
+            try:
+                await sysif.call(SYS.connect, (fd, In(address), len(address)))
+            except Interrupted as exc:
+                caught.append(exc)
+
+        await cancelled_in(process, SYS.connect, connect)
+    assert [exc.effect for exc in caught] == ["continues"]
+
+
+@pytest.mark.parametrize("undone", [True, False])
+async def test_a_batch_is_cancelled_in_a_step(process: rsyscall.Process, undone: bool) -> None:
+    sysif = process.task.sysif
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    before = await sysif.syscall(SYS.umask, 0o22)
+    await sysif.syscall(SYS.umask, before)
+    steps = (
+        Step(SYS.umask, (0o77,), undo=(SYS.umask, (before,)) if undone else None),
+        Step(SYS.read, flatten((eventfd, Ret(8), 8))),
+        Step(SYS.umask, (0o707,)),
+    )
+    told: list[Batched] = []
+
+    async def run() -> None:
+        told.append(await sysif.batch(Batch(0, steps)))
+
+    await cancelled_in(process, SYS.read, run)
+    mask = await sysif.syscall(SYS.umask, before)
+    if undone:  # as if it had never been sent
+        assert not told
+        assert mask == before
+    else:
+        assert mask == 0o77
+        assert list(told[0].statuses) == [Status.DONE, Status.BLOCKED, Status.NOT_STARTED]
+        assert told[0].stopped == 1
+
+
+# ---- where there are no threads ----
+
+
+async def stalls(process: rsyscall.Process) -> None:
+    """A call that blocks holds up the others there."""
+    sysif = process.task.sysif
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    order: list[str] = []
+
+    async def read() -> None:
+        poll = Struct(struct.pack("=ihh", eventfd, select.POLLIN, 0))
+        await sysif.call(SYS.poll, (poll, 1, 200))
+        order.append("poll")
+
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            await sysif.syscall(SYS.getpid)
+            order.append("getpid")
+    assert order == ["poll", "getpid"]
+    assert len(tasks(process)) == 1
+
+
+async def test_after_unsharing_pids(process: rsyscall.Process) -> None:
+    await process.unshare(CLONE.NEWPID)
+    assert process.task.can_stall
+    assert "PID namespace" in str(process.task.stall_reason)
+    await stalls(process)
+
+
+async def test_where_the_kernel_refuses(process: rsyscall.Process) -> None:
+    """What only the server can know it says, before it matters to others."""
+    await process.task.sysif.syscall(SYS.unshare, CLONE.NEWPID)  # by the back door
+    assert not process.task.can_stall
+    await stalls(process)
+    assert process.task.can_stall
+    assert os.strerror(errno.EINVAL) in str(process.task.stall_reason)
+
+
+async def test_a_server_of_one_thread() -> None:
+    async with open_pair() as process:
+        assert "one call at a time" in str(process.task.stall_reason)

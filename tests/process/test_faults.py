@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import rsyscall
-from process.faults import Belongings, Functions, tracer
+from process.faults import Belongings, Functions, belongings, tracer
 from process.seen import TRUE
 from rsyscall import local_process
 from rsyscall.near.sysif import SyscallHangup
@@ -98,11 +98,12 @@ async def test_the_child_is_killed_at_each_of_its_system_calls(way: str, name: s
         async with reached(way) as parent:
             pid = int(parent.pid)
             assert await attempt(scenario, parent) == "success"
-            before, tasks = Belongings.of(pid), trio.lowlevel.current_statistics().tasks_living
+            before = await belongings(parent)
+            tasks = trio.lowlevel.current_statistics().tasks_living
             for point in range(1, 1000):
                 with injector.killing(pid, "child", point) as outcome:
                     said = await attempt(scenario, parent)
-                assert Belongings.of(pid) == before, f"point {point}: {said}"
+                assert await belongings(parent) == before, f"point {point}: {said}"
                 assert trio.lowlevel.current_statistics().tasks_living == tasks
                 if not outcome[1]:
                     assert said == "success"
@@ -119,12 +120,13 @@ async def test_the_child_is_killed_at_each_step_of_ours(way: str, name: str) -> 
     async with reached(way) as parent:
         pid = int(parent.pid)
         assert await attempt(scenario, parent) == "success"
-        before, tasks = Belongings.of(pid), trio.lowlevel.current_statistics().tasks_living
+        before = await belongings(parent)
+        tasks = trio.lowlevel.current_statistics().tasks_living
         for point in range(1, 1000):
             functions = Functions(pid, point)
             with functions.watched():
                 said = await attempt(scenario, parent)
-            assert Belongings.of(pid) == before, f"{functions.killed}: {said}"
+            assert await belongings(parent) == before, f"{functions.killed}: {said}"
             assert trio.lowlevel.current_statistics().tasks_living == tasks
             if functions.killed is None:
                 assert said == "success"

@@ -18,8 +18,8 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 #: Async methods that are more, or something else, than a call with a value: a batch cannot have
 #: them. Memory comes from an allocator and is reached by READ and WRITE; invalidate is a close that
 #: may not happen, as_argument a call that returns something else; send_to and is_same_file are of
-#: two processes; garbage is not a call's; two keep or compare our idea of the signal mask, and three
-#: change what we believe of the task.
+#: two processes; garbage is not a call's; two keep or compare our idea of the signal mask, and
+#: three change what we believe of the task.
 NO_CALLS: dict[type, set[str]] = {
     Task: {
         "ptr",

@@ -24,7 +24,7 @@ VALUES: dict[str, set[object]] = {
     "returns": {"fd", "size", "addr", "pid", "off"},
     "blocks": {True},
     "eintr": {"partial", "continues", "done", "remaining"},
-    "thread": {True},
+    "thread": {True, "reads"},
     "credentials": {True},
     "in_process": {"refuse"},
     "stub": {"refuse"},

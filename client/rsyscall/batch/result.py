@@ -16,6 +16,7 @@ from rsyscall_protocol import Status
 __all__ = ["BatchResult"]
 
 _DONE = int(Status.DONE)
+_FAILED = int(Status.FAILED), int(Status.BLOCKED)
 
 
 class BatchResult(Results):
@@ -61,9 +62,9 @@ class BatchResult(Results):
         raise BatchError(f"{step!r}: of a brief batch only the last result is known")
 
     def error(self, step: Step[object]) -> OSError | None:
-        """The error of a step that has failed, with the call as a note; None of any other."""
+        """The error of a step that failed or was blocked, with the call as a note; or None."""
         self._check(step)
-        if self.code(step.index) != Status.FAILED:
+        if self.code(step.index) not in _FAILED:
             return None
         value = self.number(step)
         call = describe_call(step.number, step.args)
@@ -79,7 +80,7 @@ class BatchResult(Results):
         """Say why a step has no value."""
         self._check(step)
         code = self.code(step.index)
-        if code == Status.FAILED and (error := self.error(step)) is not None:
+        if code in _FAILED and (error := self.error(step)) is not None:
             raise error
         if code not in (_DONE, Status.UNDO_FAILED):
             raise BatchError(f"{step!r}: {Status(code).name.lower().replace('_', ' ')}")
@@ -112,7 +113,7 @@ class BatchResult(Results):
         if code in (Status.NOT_STARTED, Status.UNDONE):
             return
         try:
-            if code != Status.FAILED:
+            if code not in _FAILED:
                 self[step]
             elif not -4095 <= self.number(step) < 0:
                 # What it returned was not what was wanted; all the same it has made something.

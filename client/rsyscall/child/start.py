@@ -410,7 +410,9 @@ async def _start(
         dumpable=memory.dumpable,
     )
     if begun:
-        greeting = _greeting(parent, pid, address)
+        # Threads of a child in our memory would leave their stacks in it.
+        features = _FEATURES if vm else _FEATURES | Feature.CANCEL
+        greeting = _greeting(parent, pid, address, features)
         try:
             if laid is not None:
                 child.sysif.begin(greeting, laid.take())
@@ -438,7 +440,9 @@ def _freeing(child_pid: ChildPid, memory: ChildMemory) -> Callable[[], Awaitable
     return free
 
 
-def _greeting(parent: Task, pid: int, address: int) -> Callable[[], Hello]:
+def _greeting(
+    parent: Task, pid: int, address: int, features: Feature = _FEATURES
+) -> Callable[[], Hello]:
     """What a child would say that has begun without a word."""
     page_size = _page_size(parent)
 
@@ -449,7 +453,7 @@ def _greeting(parent: Task, pid: int, address: int) -> Callable[[], Hello]:
             "pid": pid,
             "child": address,
         }
-        return Hello(features=_FEATURES, limits=LIMITS, info=info)
+        return Hello(features=features, limits=LIMITS, info=info)
 
     return greeting
 

@@ -175,6 +175,22 @@ class Task(
             else:
                 self._allocator = AllocatorClient(self)
 
+    @property
+    def stall_reason(self) -> str | None:
+        """Why one call that blocks holds up all others of this task; None if none does.
+
+        As far as it is known: where the system refuses to make threads, that is found out by the
+        first call that may block.
+        """
+        if self.pidns_for_children is not self.pidns:
+            return "no thread can be made in it: its children begin in another PID namespace"
+        return self.sysif.stall_reason
+
+    @property
+    def can_stall(self) -> bool:
+        """Whether one call that blocks holds up all others of this task; see stall_reason."""
+        return self.stall_reason is not None
+
     def inherit_memory(self, allocator: AllocatorClient) -> None:
         """Have memory of the address space, which is shared, handed out by another task's."""
         self._allocator = allocator.inherit(self)

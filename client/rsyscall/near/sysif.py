@@ -6,8 +6,11 @@
    the decoded call as a note.
 2. `SyscallSendError`: nothing was sent, or the far side has refused it: nothing has happened.
 3. `SyscallHangup`: it was sent, and the far side died before it answered: it may have happened.
-4. `trio.Cancelled`, only before anything is sent. A call that has been sent is waited for, and a
-   cancellation is delivered at the next checkpoint after it.
+4. `trio.Cancelled`: nothing was sent, or it was interrupted before it had an effect. A call that
+   has been sent is waited for: if cancelled, it is interrupted if it is blocked, and if it has had
+   an effect all the same, it returns as ever (a part of the bytes, say), or raises `Interrupted`
+   where EINTR does not mean that nothing has happened; then the cancellation is delivered at the
+   next checkpoint.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ __all__ = [
     "ForkedError",
     "In",
     "InOut",
+    "Interrupted",
     "OtherCallsBlocked",
     "Out",
     "Placeholder",
@@ -83,6 +87,7 @@ setup(In, Out, Ret, InOut, FdArg)
 _DATA = (In, Out, Ret, InOut, Struct, FdArg)
 _MAX_ERRNO = 4095
 _MOST_SHOWN = 5
+_NUMBERS = frozenset(int(number) for number in SYS)
 
 #: A call without outputs that looks at what another one has left: number and arguments.
 Probe: TypeAlias = tuple[SYS, tuple[SyscallArgument, ...]]
@@ -127,6 +132,17 @@ class OtherCallsBlocked(SyscallSendError):
             f"{call}: concerns the state of one thread, and other calls are blocked in theirs"
             f" ({', '.join(shown)}); nothing was done"
         )
+
+
+class Interrupted(InterruptedError):
+    """The call was interrupted (EINTR); effect says what that means.
+
+    effect: "" if nothing has happened; "continues" if it goes on in the background (connect: the
+    socket becomes writable); "done" if it has happened all the same (close); "remaining" if only
+    the time that is left was written down (nanosleep).
+    """
+
+    effect: str = ""
 
 
 class SyscallSendHangup(SyscallSendError, SyscallHangup):
@@ -217,6 +233,10 @@ def check_reply(number: int, args: Sequence[SyscallArgument], value: int) -> Non
     """Raise the OSError of a failed call, with the call as a note."""
     if -_MAX_ERRNO <= value < 0:
         exc = OSError(-value, os.strerror(-value))
+        if value == -errno.EINTR:
+            exc = interrupted = Interrupted(errno.EINTR, os.strerror(errno.EINTR))
+            effect = CALLS[SYS(number).name][2] if number in _NUMBERS else ""
+            interrupted.effect = "" if effect == "partial" else effect
         exc.add_note(f"in {describe_call(number, args)}")
         raise exc
 
@@ -453,6 +473,11 @@ class SyscallInterface(abc.ABC):
     @abc.abstractmethod
     async def close_interface(self) -> None:
         """Close the door; calls that are under way end with SyscallHangup. Not a checkpoint."""
+
+    @property
+    def stall_reason(self) -> str | None:
+        """Why one call that blocks holds up all others, as far as is known; None if none does."""
+        return None
 
     # Its end, for who waits for something else than an answer.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import trio
 
@@ -16,7 +15,7 @@ from rsyscall.near.sysif import (
 )
 from rsyscall_protocol import Batched, RemoteProtocolError, Result
 
-__all__ = ["Dead", "Frame", "Waiter", "never", "unknown_end"]
+__all__ = ["Dead", "Frame", "Waiter", "unknown_end"]
 
 
 class Waiter:
@@ -28,10 +27,13 @@ class Waiter:
     written before it; the server has it once it has read more.
     """
 
-    __slots__ = ("begun", "call", "over", "reply", "sent", "task")
+    __slots__ = ("begun", "call", "cancelled", "id", "over", "reply", "sent", "task")
 
-    def __init__(self) -> None:
-        """Nothing has happened yet."""
+    def __init__(self, id_: int) -> None:
+        """Nothing has happened yet to the request with this id."""
+        self.id = id_
+        #: When its interruption was asked for, if it was, by the machine's clock.
+        self.cancelled: float | None = None
         self.reply: Result | Batched | OSError | None = None
         self.sent = False
         self.begun: int | None = None
@@ -52,11 +54,6 @@ class Frame:
         self.data = memoryview(data)
         self.fds = fds
         self.waiter = waiter
-
-
-def never(_: Any) -> trio.lowlevel.Abort:
-    """Refuse to be cancelled."""
-    return trio.lowlevel.Abort.FAILED
 
 
 async def unknown_end() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import time
@@ -148,13 +147,13 @@ class ChildInterface(RemoteSyscallInterface):
         """Close the socket, if that was not done before: nobody is at the other end any more."""
         self._die(Dead(reason))
 
-    async def _readable(self) -> None:
-        if self._death is None and self.probe is None:
-            await super()._readable()
-            return
-        # Shielded from the start: out of a nursery a cancellation would come in a group.
-        with trio.CancelScope(shield=True), contextlib.suppress(trio.ClosedResourceError):
-            await self._wait_readable()
+    async def _readable(self) -> bool:
+        try:
+            return await super()._readable()
+        except BaseExceptionGroup as exc:  # out of a nursery it comes in a group
+            if exc.split(trio.Cancelled)[1] is not None:
+                raise
+            return False
 
     async def _wait_readable(self) -> None:
         pause = _FIRST_LOOK

@@ -9,6 +9,7 @@ import array
 import contextlib
 import errno
 import functools
+import math
 import os
 import select
 import socket
@@ -90,6 +91,7 @@ class Link:
         self._reader: Waiter | None = None  # whose task sleeps on the socket
         self._sleep: trio.CancelScope | None = None  # and what ends that
         self._known_to_trio = False  # whether anybody has waited for the socket
+        self._grace_until = math.inf  # when the first that was interrupted has to be over
         self._flushing = False
         self._room = Queue()  # requests that the limits do not admit yet
         self._dead: Dead | None = None

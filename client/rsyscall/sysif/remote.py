@@ -241,7 +241,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         else:
             request = Call(ring.last_id, int(number), flatten(convert_arguments(args)))
             self._connection.adopt(request)
-            waiter = self._waiters[request.id] = Waiter()
+            waiter = self._waiters[request.id] = Waiter(request.id)
             waiter.begun, waiter.call = ring.begun, (number, args)
             try:
                 self._look_again(ring)
@@ -398,6 +398,15 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         if reply.statuses[:1] == _BLOCKED and reply.values[:8] == _REFUSED:
             raise OtherCallsBlocked("a batch", self.under_way())
         return reply
+
+    @property
+    def stall_reason(self) -> str | None:
+        """See SyscallInterface."""
+        if Feature.CANCEL not in self._connection.features:
+            return "its server makes one call at a time"
+        if self._stall is not None:
+            return f"no thread can be made in it: {os.strerror(self._stall)}"
+        return None
 
     async def barrier(self) -> None:
         """See SyscallInterface."""

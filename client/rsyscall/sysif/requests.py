@@ -2,8 +2,9 @@
 
 Without a task of the connection's own: whoever waits for a reply and finds nobody reading reads,
 hands the others what is theirs, and passes the role on when its own reply has come. So too for
-writing when the socket is full. A task that waits for a reply cannot be cancelled: the request has
-been sent, and its reply must not be lost.
+writing when the socket is full. A task that waits for a reply goes on waiting when it is cancelled,
+since the request has been sent and its reply must not be lost; but the server is asked to interrupt
+it.
 
 With a ring, whoever reads sleeps on the socket beside it until the server rings the bell.
 Over a socket a request that is alone on its way goes a shorter one: the core has encoded and sent
@@ -13,8 +14,9 @@ the connection is told of the request and looks after it as after any other.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import trio
@@ -24,13 +26,16 @@ from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome
 from rsyscall._core import Ring as _Ring
 from rsyscall._core import Socket as _Socket
-from rsyscall.near.sysif import ForkedError, SyscallArgument, describe_call
-from rsyscall.sysif._frames import Frame, Waiter, never
+from rsyscall.near.sysif import ForkedError
+from rsyscall.sysif._frames import Dead, Frame, Waiter
+from rsyscall.sysif._interrupt import GRACE_SECONDS, MadeCall, describe, stuck, without_effect
 from rsyscall.sysif.link import Link
 from rsyscall.sysif.ring import spin_us
 from rsyscall_protocol import (
     Batch,
     Batched,
+    Cancel,
+    Feature,
     LocalProtocolError,
     RemoteProtocolError,
     Request,
@@ -43,9 +48,6 @@ from rsyscall_protocol._pending import Program
 __all__ = ["Answer", "RequestLink"]
 
 _LOOK_AGAIN_SECONDS = 1.0
-
-#: The number and the arguments of a call.
-Call: TypeAlias = tuple[int, Sequence[SyscallArgument]]
 #: A result, perhaps with outputs.
 Answer: TypeAlias = int | tuple[int, tuple[bytes, ...]]
 
@@ -73,8 +75,7 @@ class RequestLink(Link):
 
     def under_way(self) -> list[str]:
         """What has been sent and has no reply yet, the oldest first."""
-        calls = [waiter.call for waiter in self._waiters.values()]
-        return ["a batch" if call is None else describe_call(*call) for call in calls]
+        return [describe(waiter.call) for waiter in self._waiters.values()]
 
     def _join(self) -> None:
         """Have the connection look after the request that was alone, since it is not any more."""
@@ -95,7 +96,7 @@ class RequestLink(Link):
             raise self._dead.not_sent()
 
     async def exchange(
-        self, make: Callable[[int], Request], *, spin: int = 0, call: Call | None = None
+        self, make: Callable[[int], Request], *, spin: int = 0, call: MadeCall | None = None
     ) -> Result | Batched:
         """Send a request, made with the id it is given, and wait for its reply.
 
@@ -184,7 +185,7 @@ class RequestLink(Link):
             raise ValueError(f"the batch cannot be sent: it or its reply has over {most} bytes")
         id_ = self._take_id()
         connection.adopt(make(id_), _program(frame))
-        waiter = self._waiters[id_] = Waiter()
+        waiter = self._waiters[id_] = Waiter(id_)
         try:
             if self._ring is not None:
                 self._look_again(self._ring)
@@ -198,7 +199,7 @@ class RequestLink(Link):
         """The reply to a batch of which the core has sent so many bytes."""
         id_ = ring.last_id
         self._connection.adopt(make(id_), _program(frame))
-        waiter = self._waiters[id_] = Waiter()
+        waiter = self._waiters[id_] = Waiter(id_)
         waiter.begun = ring.begun
         try:
             self._look_again(ring)
@@ -212,9 +213,9 @@ class RequestLink(Link):
         data: bytes | bytearray,
         fds: tuple[int, ...],
         spin: int,
-        call: Call | None,
+        call: MadeCall | None,
     ) -> Result | Batched:
-        waiter = self._waiters[id_] = Waiter()
+        waiter = self._waiters[id_] = Waiter(id_)
         waiter.call = call
         try:
             if self._ring is not None and not self._out and not fds:
@@ -285,7 +286,7 @@ class RequestLink(Link):
             self._break(exc)
 
     async def _exchange(
-        self, make: Callable[[int], Request], *, spin: int = 0, call: Call | None = None
+        self, make: Callable[[int], Request], *, spin: int = 0, call: MadeCall | None = None
     ) -> Result:
         reply = await self.exchange(make, spin=spin, call=call)
         if not isinstance(reply, Result):
@@ -321,7 +322,12 @@ class RequestLink(Link):
                     await self._drain()
                 elif self._reading:
                     waiter.task = trio.lowlevel.current_task()
-                    await trio.lowlevel.wait_task_rescheduled(never)
+
+                    def abort(_: object) -> trio.lowlevel.Abort:
+                        self._interrupt(waiter)
+                        return trio.lowlevel.Abort.FAILED
+
+                    await trio.lowlevel.wait_task_rescheduled(abort)
                 else:
                     await self._read(waiter)
                     if waiter.reply is None:  # there is something to be written first
@@ -332,6 +338,8 @@ class RequestLink(Link):
         if waiter.reply is not None:
             if isinstance(waiter.reply, OSError):
                 raise waiter.reply
+            if waiter.cancelled is not None and without_effect(waiter.reply, waiter.call):
+                await trio.lowlevel.checkpoint_if_cancelled()
             return waiter.reply
         hangup = await self._explain()
         if waiter.sent or self._dead is None:
@@ -365,6 +373,50 @@ class RequestLink(Link):
             self._looked = now
             core.spin_us = spin_us()
 
+    def _interrupt(self, waiter: Waiter) -> None:
+        """Ask for the interruption of a request, once. May be called while its task is woken."""
+        if waiter.cancelled is not None or self._dead is not None:
+            return
+        waiter.cancelled = time.monotonic()
+        if Feature.CANCEL not in self._connection.features or self._stall is not None:
+            return  # nobody would read it before it is answered
+        data, _ = self._connection.send(Cancel(waiter.id))
+        self._out.append(Frame(data, (), None))
+        self._flush()
+        self._grace_until = min(self._grace_until, trio.current_time() + GRACE_SECONDS)
+        if self._sleep is not None:
+            self._sleep.deadline = self._grace_until
+        if self._ring is not None and self._reader is not None:
+            self._park_again(self._ring)
+
+    def _look_for_stuck(self) -> None:
+        """End the connection if a request has not been interrupted for so long."""
+        # By the machine's clock: trio's may be one for tests, which runs ahead.
+        now, left = time.monotonic(), math.inf
+        for waiter in self._waiters.values():
+            if waiter.cancelled is not None and waiter.reply is None:
+                left = min(left, waiter.cancelled + GRACE_SECONDS - now)
+                if left <= 0:
+                    self._die(Dead(stuck(waiter.call)))
+                    return
+        self._grace_until = trio.current_time() + left
+
+    async def _sleep_until_readable(self, waiter: Waiter) -> bool:
+        """Sleep as the reader, and be cancelled as any other; whether the socket has something."""
+        try:
+            shielded = waiter.cancelled is not None
+            with trio.CancelScope(shield=shielded, deadline=self._grace_until) as sleep:
+                self._sleep = sleep
+                await self._wait_readable()
+        except (trio.Cancelled, BaseExceptionGroup) as exc:
+            if isinstance(exc, BaseExceptionGroup) and exc.split(trio.Cancelled)[1] is not None:
+                raise
+            self._interrupt(waiter)
+            return False
+        if sleep.cancelled_caught and trio.current_time() >= self._grace_until:
+            self._look_for_stuck()
+        return not sleep.cancelled_caught
+
     async def _read_until(self, waiter: Waiter) -> None:
         woken = False
         while waiter.reply is None and self._dead is None and not self._unwritten():
@@ -381,10 +433,7 @@ class RequestLink(Link):
                     continue
             self._reader = waiter
             try:
-                with trio.CancelScope(shield=True) as sleep:
-                    self._sleep = sleep
-                    await self._wait_readable()
-                woken = not sleep.cancelled_caught
+                woken = await self._sleep_until_readable(waiter)
             finally:
                 self._reader = None
             if ring is not None:
@@ -402,7 +451,7 @@ class RequestLink(Link):
         make: Callable[[int], Request],
         program: Program | None,
         rest: bytes | None,
-        call: Call | None = None,
+        call: MadeCall | None = None,
     ) -> Answer | Outcome | Result | Batched:
         """The answer to the request that the core has just sent, and that has not come at once.
 
@@ -411,7 +460,7 @@ class RequestLink(Link):
         """
         core, connection = self._core, self._connection
         id_ = core.last_id
-        waiter = self._waiters[id_] = Waiter()
+        waiter = self._waiters[id_] = Waiter(id_)
         waiter.call = call
         try:
             if rest is not None:
@@ -423,7 +472,9 @@ class RequestLink(Link):
                 while self._adopt_alone is not None and self._dead is None:
                     if not core.ready:
                         self._look_at_cpus(core)
-                        await self._readable()
+                        if not await self._readable():
+                            self._join()
+                            self._interrupt(waiter)
                     if self._adopt_alone is None or self._dead is not None:
                         break
                     got = core.take()
@@ -441,15 +492,15 @@ class RequestLink(Link):
         finally:
             del self._waiters[id_]
 
-    async def _readable(self) -> None:
-        """Wait until the socket is readable, or closed by us; no cancellation ends that."""
+    async def _readable(self) -> bool:
+        """Wait until the socket is readable, or closed by us; whether that was not cancelled.
+
+        The cancellation will be delivered again by the next checkpoint.
+        """
         try:
-            try:
-                await self._wait_readable()
-            except trio.Cancelled:
-                # It will be delivered by the next checkpoint. A shield from the start would cost
-                # every call more than this costs the few that are cancelled.
-                with trio.CancelScope(shield=True):
-                    await self._wait_readable()
+            await self._wait_readable()
         except trio.ClosedResourceError:
             pass  # self._dead says why
+        except trio.Cancelled:
+            return False
+        return True

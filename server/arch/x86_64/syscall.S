@@ -128,20 +128,6 @@ rs_helper_entry:
 	ud2
 	.size rs_helper_entry, . - rs_helper_entry
 
-/* And where it ends: void f(start, length) gives back its memory, this stack with it. */
-	.globl rs_helper_end
-	.hidden rs_helper_end
-	.type rs_helper_end, @function
-rs_helper_end:
-	mov $4, %edx  /* MADV_DONTNEED */
-	mov $28, %eax /* madvise */
-	syscall
-	xor %edi, %edi
-	mov $60, %eax /* exit */
-	syscall
-	ud2
-	.size rs_helper_end, . - rs_helper_end
-
 #ifndef RS_STUB
 /* For clone(2): the child finds where to go on on its new stack, and nothing on its shadow stack. */
 	.globl rs_clone_call
