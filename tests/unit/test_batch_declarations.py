@@ -18,10 +18,10 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 #: Async methods that are more, or something else, than a call with a value: a batch cannot have
 #: them. Memory comes from an allocator and is reached by READ and WRITE; invalidate is a close that
 #: may not happen, as_argument a call that returns something else; two keep or compare our idea of
-#: the signal mask.
+#: the signal mask; two take pointers only, which are of memory that is there already.
 NO_CALLS: dict[type, set[str]] = {
     Task: {"ptr", "malloc", "malloc_serializer", "sigmask_block", "read_oldset_and_check"},
-    FileDescriptor: {"invalidate", "as_argument"},
+    FileDescriptor: {"invalidate", "as_argument", "readv", "writev"},
     MemoryMapping: {"read", "read_into", "write"},
 }
 #: What a method is given first, in a batch.
@@ -44,6 +44,9 @@ LEFT_AT = {
     "readlinkat": "buf",
     "timerfd_settime": "old_value",
     "timerfd_gettime": "curr_value",
+    "accept": "addr",
+    "getsockname": "addr",
+    "getpeername": "addr",
 }
 #: A call of tasks and of descriptors; in a batch it is one method with the arguments of both.
 TWICE = {"mmap", "linkat", "signalfd"}
