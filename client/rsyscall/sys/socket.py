@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -11,6 +12,20 @@ from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import LinearPointer, Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import SyscallArgument
 from rsyscall.near.typed import TypedCall, perform
+from rsyscall.sys._cmsg import (
+    Cmsg,
+    CmsgList,
+    CmsgListSerializer,
+    CmsgSCMRights,
+    CmsgSerializer,
+    MsghdrFlags,
+    RecvmsgFlags,
+    RecvMsghdr,
+    RecvMsghdrOut,
+    RecvMsghdrOutSerializer,
+    SendmsgFlags,
+    SendMsghdr,
+)
 from rsyscall.sys._msghdr import Message
 from rsyscall.sys._sockaddr import AF, Sockaddr, SockaddrStorage
 from rsyscall.sys._sockbuf import Sockbuf, SockbufSerializer
@@ -41,6 +56,7 @@ from rsyscall.sys._socket_calls import (
     socketpair_into,
 )
 from rsyscall.sys.syscall import SYS
+from rsyscall.sys.uio import IovecList
 
 if TYPE_CHECKING:
     from rsyscall.handle import FileDescriptor
@@ -53,7 +69,19 @@ __all__ = [
     "SO",
     "SOCK",
     "SOL",
+    "Cmsg",
+    "CmsgList",
+    "CmsgListSerializer",
+    "CmsgSCMRights",
+    "CmsgSerializer",
     "Message",
+    "MsghdrFlags",
+    "RecvMsghdr",
+    "RecvMsghdrOut",
+    "RecvMsghdrOutSerializer",
+    "RecvmsgFlags",
+    "SendMsghdr",
+    "SendmsgFlags",
     "Sockaddr",
     "SockaddrStorage",
     "Sockbuf",
@@ -279,32 +307,80 @@ class SocketFileDescriptor(BaseFileDescriptor):
         self._validate()
         return await perform(self.task, sendto_call(self.near, buf, flags, addr))
 
+    @overload
     async def sendmsg(
         self,
         msg: Sequence[bytes],
-        flags: MSG = MSG.NONE,
+        flags: MSG | SendmsgFlags = MSG.NONE,
         fds: Sequence[BaseFileDescriptor] = (),
         addr: Sockaddr | None = None,
-    ) -> int:
+    ) -> int: ...
+    @overload
+    async def sendmsg(
+        self, msg: WrittenPointer[SendMsghdr], flags: MSG | SendmsgFlags = MSG.NONE
+    ) -> tuple[IovecList, IovecList]: ...
+
+    async def sendmsg(
+        self,
+        msg: Sequence[bytes] | WrittenPointer[SendMsghdr],
+        flags: MSG | SendmsgFlags = MSG.NONE,
+        fds: Sequence[BaseFileDescriptor] = (),
+        addr: Sockaddr | None = None,
+    ) -> int | tuple[IovecList, IovecList]:
         """Send the bytes of all buffers, one after the other; returns how many were.
 
-        fds: descriptors to send along, of the same table; they stay open here. addr: to whom.
-        FDTableMismatchError. sendmsg(2).
+        msg: or where a message is, which says itself what goes with it and to whom; then what was
+        sent is returned, and the rest. fds: descriptors to send along, of the same table; they stay
+        open here. addr: to whom. FDTableMismatchError. sendmsg(2).
         """
+        if isinstance(msg, WrittenPointer):
+            self._validate()
+            n = await self._with_message(SYS.sendmsg, msg, flags)
+            return msg.value.iov.value.split(n)
+        buffers = msg
 
         def declare(fd: SyscallArgument, *_: SyscallArgument) -> TypedCall[int]:
-            return sendmsg_call(fd, msg, flags, fds, addr)
+            return sendmsg_call(fd, buffers, MSG(flags), fds, addr)
 
         return await perform_with(self.task, declare, self, *fds)
 
-    async def recvmsg(self, msg: int, flags: MSG = MSG.NONE, fds: int = 0) -> Message:
+    async def _with_message(
+        self, nr: SYS, msg: WrittenPointer[SendMsghdr] | WrittenPointer[RecvMsghdr], flags: int
+    ) -> int:
+        with contextlib.ExitStack() as stack:
+            address = stack.enter_context(msg.borrow(self.task))
+            msg.value.borrow_with(stack, cast("FileDescriptorTask[FileDescriptor]", self.task))
+            return await self.task.sysif.syscall(nr, self.near, address, flags)
+
+    @overload
+    async def recvmsg(
+        self, msg: int, flags: MSG | RecvmsgFlags = MSG.NONE, fds: int = 0
+    ) -> Message: ...
+    @overload
+    async def recvmsg(
+        self, msg: WrittenPointer[RecvMsghdr], flags: MSG | RecvmsgFlags = MSG.NONE
+    ) -> tuple[IovecList, IovecList, ReadablePointer[RecvMsghdrOut]]: ...
+
+    async def recvmsg(
+        self,
+        msg: int | WrittenPointer[RecvMsghdr],
+        flags: MSG | RecvmsgFlags = MSG.NONE,
+        fds: int = 0,
+    ) -> Message | tuple[IovecList, IovecList, ReadablePointer[RecvMsghdrOut]]:
         """Receive up to `msg` bytes, and what came with them.
 
-        fds: for how many descriptors there is room, at most 253; what comes is closed on exec.
-        ValueError for other numbers. recvmsg(2).
+        msg: or where a message is that says where there is room; it is consumed, and what was
+        filled, the rest, and what came beside are returned. fds: for how many descriptors there is
+        room, at most 253; what comes is closed on exec. ValueError for other numbers. recvmsg(2).
         """
         self._validate()
-        return await perform(self.task, recvmsg_call(self.near, msg, flags, fds))
+        if isinstance(msg, int):
+            return await perform(self.task, recvmsg_call(self.near, msg, MSG(flags), fds))
+        n = await self._with_message(SYS.recvmsg, msg, flags | MSG.CMSG_CLOEXEC)
+        iov = msg.value.iov.value
+        room = sum([one.size() for one in iov])
+        filled, rest = iov.split(min(n, room))  # MSG.TRUNC: more than there was room for
+        return filled, rest, msg.value.to_out(msg)
 
 
 def _size(addr: Sockaddr | WrittenPointer[Any]) -> int:
