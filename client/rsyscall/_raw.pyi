@@ -52,6 +52,9 @@ class _Lib:
     MADV_FREE: int
     MADV_REMOVE: int
     MADV_DONTFORK: int
+    RWF_DSYNC: int
+    RWF_HIPRI: int
+    RWF_SYNC: int
     MADV_DOFORK: int
     MADV_MERGEABLE: int
     MADV_UNMERGEABLE: int

@@ -9,13 +9,15 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 import rsyscall
 from conformance.ways import WAYS
 from rsyscall.fcntl import O
 from rsyscall.netinet.in_ import SockaddrIn
 from rsyscall.path import Path as FarPath
-from rsyscall.sys.socket import AF, SOCK, SockaddrStorage
+from rsyscall.sys.socket import AF, SOCK, SockaddrStorage, Sockbuf
 
 
 @pytest.fixture(params=["direct", "stub", "stub-no-ring"])
@@ -71,3 +73,23 @@ async def test_a_text_is_written(some: rsyscall.Process, tmp_path: Path) -> None
     assert Path(file).read_bytes() == b"short, and more"
     with pytest.raises(FileNotFoundError):
         await some.spit(path / "none" / "file", b"")
+
+
+async def test_the_address_of_who_connects_is_left_in_memory(some: rsyscall.Process) -> None:
+    sock = await some.socket(AF.INET, SOCK.STREAM | SOCK.NONBLOCK)
+    name = await some.bind_getsockname(sock, SockaddrIn(0, "127.0.0.1"))
+    await sock.listen(1)
+    room = await some.ptr(Sockbuf(await some.malloc(SockaddrIn)))
+    async with await some.make_afd(sock) as server:
+        with socket.socket() as client:
+
+            async def connect() -> None:
+                await wait_all_tasks_blocked()
+                client.connect(("127.0.0.1", name.port))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connect)
+                made, left = await server.accept(SOCK.NONE, room)
+            async with made:
+                found = await (await left.read()).buf.read()
+                assert (found.addr_as_string(), found.port) == client.getsockname()

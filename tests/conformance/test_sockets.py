@@ -14,6 +14,7 @@ import pytest
 
 from conformance.seen import nothing_sent, open_flags, opened
 from rsyscall.handle import FileDescriptor, Task
+from rsyscall.memory.allocation_interface import UseAfterFreeError
 from rsyscall.netinet.in_ import IPPROTO, SockaddrIn, SockaddrIn6
 from rsyscall.netinet.tcp import TCP
 from rsyscall.sys.socket import (
@@ -25,6 +26,7 @@ from rsyscall.sys.socket import (
     SOL,
     Sockaddr,
     SockaddrStorage,
+    Sockbuf,
 )
 from rsyscall.sys.un import PathTooLongError, SockaddrUn
 from rsyscall.thread import Process
@@ -231,3 +233,37 @@ async def test_no_more_descriptors_than_were_asked_for(task: Task) -> None:
         assert MSG.CTRUNC in MSG(got.flags)
         (fd,) = got.fds
         await fd.close()
+
+
+async def test_buffers_whose_length_stands_in_memory(task: Task) -> None:
+    async with (
+        await task.socket(AF.INET, SOCK.STREAM) as server,
+        await task.socket(AF.INET, SOCK.STREAM) as client,
+    ):
+        await server.bind(SockaddrIn(0, "127.0.0.1"))
+        await server.listen(1)
+        name = await server.getsockname()
+        room = await task.ptr(Sockbuf(await task.malloc(SockaddrIn)))
+        found = await (await server.getsockname(room)).read()
+        assert await found.buf.read() == name
+        assert found.buf_rest is not None
+        assert found.buf_rest.size() == 0
+        await client.connect(name)
+        room = await task.ptr(Sockbuf(await task.malloc(SockaddrIn)))
+        made, left = await server.accept(SOCK.NONE, room)
+        async with made:
+            found = await left.read()
+            assert await found.buf.read() == await client.getsockname()
+            room = await task.ptr(Sockbuf(await task.malloc(SockaddrIn)))
+            peer = await (await made.getpeername(room)).read()
+            assert await peer.buf.read() == await client.getsockname()
+        option = await task.ptr(Sockbuf(await task.malloc(bytes, 100)))
+        got = await (await server.getsockopt(SOL.SOCKET, SO.TYPE, option)).read()
+        assert await got.buf.read() == await server.getsockopt(SOL.SOCKET, SO.TYPE)
+        assert got.buf_rest is not None
+        assert got.buf_rest.size() == 96
+        short = await task.ptr(Sockbuf(await task.malloc(bytes, 4)))
+        cut = await (await server.getsockname(short)).read()
+        assert await cut.buf.read() == name.to_bytes()[:4]
+        with pytest.raises(UseAfterFreeError):
+            await server.getsockname(short)

@@ -18,8 +18,8 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 #: Async methods that are more, or something else, than a call with a value: a batch cannot have
 #: them. Memory comes from an allocator and is reached by READ and WRITE; invalidate is a close that
 #: may not happen, as_argument a call that returns something else; send_to and is_same_file are of
-#: two processes; garbage is not a call's; two keep or compare our idea of the signal mask, and
-#: three change what we believe of the task.
+#: two processes; garbage is not a call's; two keep or compare our idea of the signal mask,
+#: three change what we believe of the task, and two take pointers only, of memory that is there.
 NO_CALLS: dict[type, set[str]] = {
     Task: {
         "ptr",
@@ -32,7 +32,7 @@ NO_CALLS: dict[type, set[str]] = {
         "setns",
         "exit",
     },
-    FileDescriptor: {"invalidate", "as_argument", "send_to", "is_same_file"},
+    FileDescriptor: {"invalidate", "as_argument", "send_to", "is_same_file", "readv", "writev"},
     MemoryMapping: {"read", "read_into", "write"},
 }
 #: What a method is given first, in a batch.
@@ -55,6 +55,9 @@ LEFT_AT = {
     "readlinkat": "buf",
     "timerfd_settime": "old_value",
     "timerfd_gettime": "curr_value",
+    "accept": "addr",
+    "getsockname": "addr",
+    "getpeername": "addr",
 }
 #: A call of tasks and of descriptors; in a batch it is one method with the arguments of both.
 TWICE = {"mmap", "linkat", "signalfd"}

@@ -42,13 +42,14 @@ async def unshare(task: Task, flags: CLONE, time_offsets: TimeOffsets | None = N
         raise ValueError(f"flags: {unknown!r} cannot be unshared")
     lines = check_offsets(time_offsets, flags)
     _check_alone(task)
-    if CLONE.FILES in flags:
-        await unshare_files(task)
-    rest = flags & ~CLONE.FILES
-    if not rest:
-        return
-    dumpable = CLONE.NEWUSER in flags and await is_dumpable(task)
+    await checkpoint()
     with shield(not task.sysif.immediate):
+        if CLONE.FILES in flags:
+            await unshare_files(task)
+        rest = flags & ~CLONE.FILES
+        if not rest:
+            return
+        dumpable = CLONE.NEWUSER in flags and await is_dumpable(task)
         try:
             await task.sysif.syscall(SYS.unshare, int(rest))
         except OSError as exc:
@@ -70,6 +71,7 @@ async def unshare_files(task: Task) -> None:
     own, others, keep = set(task.own_fds), task.fd_table.own - task.own_fds, kept(task)
     steps = [call(SYS.unshare, int(CLONE.FILES))]
     steps += [call(SYS.close, number, ok=(errno.EBADF,)) for number in sorted(others)]
+    await checkpoint()
     with shield(not task.sysif.immediate):
         await run(task.sysif, steps)
         unshare_table(task, keep, own)
@@ -104,6 +106,7 @@ async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
     if unknown := nstype & ~_ENTERED:
         raise ValueError(f"nstype: {unknown!r} is no namespace")
     _check_alone(task)
+    await checkpoint()
     with fd.borrow(task) as number:
         kind = nstype
         if not kind:

@@ -10,6 +10,7 @@ from typing import Any, Self, SupportsInt, TypeVar, cast, overload
 
 import trio
 
+from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.epoller._epoller import Epoller
 from rsyscall.epoller._watched import EpolledFileDescriptor
@@ -25,6 +26,7 @@ from rsyscall.sys.socket import (
     MSG,
     SOCK,
     Sockaddr,
+    Sockbuf,
     accept_addr_call,
     accept_call,
     connect_call,
@@ -336,14 +338,35 @@ class AsyncFileDescriptor:
         while at < len(data):
             at += await self.send(data[at : at + MAX_IO], flags)
 
-    async def accept(self, flags: SOCK = SOCK.NONE) -> FileDescriptor:
+    @overload
+    async def accept(self, flags: SOCK = SOCK.NONE, addr: None = None) -> FileDescriptor: ...
+    @overload
+    async def accept(
+        self, flags: SOCK, addr: WrittenPointer[Sockbuf[T]]
+    ) -> tuple[FileDescriptor, ReadablePointer[Sockbuf[T]]]: ...
+
+    async def accept(
+        self, flags: SOCK = SOCK.NONE, addr: WrittenPointer[Sockbuf[T]] | None = None
+    ) -> FileDescriptor | tuple[FileDescriptor, ReadablePointer[Sockbuf[T]]]:
         """Wait for a connection, and take it; it is closed on exec, as with SOCK.CLOEXEC.
 
-        If cancelled, none was taken. accept4(2).
+        addr: where the address of who has connected is left; it is consumed. If cancelled, none was
+        taken. accept4(2).
         """
         await make_room(self.handle.task)
-        made = await self._do(_TO_READ, lambda fd: accept_call(fd, flags))
-        return cast("FileDescriptor", made)
+        if addr is None:
+            made = await self._do(_TO_READ, lambda fd: accept_call(fd, flags))
+            return cast("FileDescriptor", made)
+
+        def declare(fd: SyscallArgument) -> TypedCall[int]:
+            task = self.handle.task
+            with addr.borrow(task) as length, addr.value.buf.borrow(task) as buf:
+                args = (fd, buf, length, flags | SOCK.CLOEXEC)
+                return TypedCall(SYS.accept4, args, number)
+
+        n = await self._do(_TO_READ, declare)
+        made = self.handle.task.adopt_fd(near.FileDescriptor(n))
+        return cast("FileDescriptor", made), addr.unsafe()
 
     async def accept_addr(self, flags: SOCK = SOCK.NONE) -> tuple[FileDescriptor, Sockaddr]:
         """accept, with the address of who has connected. accept4(2)."""

@@ -54,6 +54,7 @@ from rsyscall.sys.signalfd import SignalfdTask, SignalFileDescriptor
 from rsyscall.sys.socket import SocketFileDescriptor, SocketTask
 from rsyscall.sys.stat import StatFileDescriptor
 from rsyscall.sys.timerfd import TimerfdTask, TimerFileDescriptor
+from rsyscall.sys.uio import UioFileDescriptor
 from rsyscall.unistd import (
     CredentialsTask,
     CWDTask,
@@ -90,6 +91,7 @@ __all__ = [
 
 class FileDescriptor(
     SeekableFileDescriptor,
+    UioFileDescriptor,
     FSFileDescriptor,
     GetdentsFileDescriptor,
     MappableFileDescriptor,

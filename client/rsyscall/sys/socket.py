@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-import struct
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from rsyscall import near
 from rsyscall.handle.borrow import perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
-from rsyscall.handle.pair import HandlePair, PairSerializer, makes_pair
 from rsyscall.handle.pointer import LinearPointer, Pointer, ReadablePointer, WrittenPointer
-from rsyscall.near.sysif import MAX_IO, In, InOut, Out, Ret, SyscallArgument
-from rsyscall.near.typed import (
-    TypedCall,
-    declares,
-    first_out,
-    nothing,
-    number,
-    perform,
-    perform_making,
+from rsyscall.near.sysif import SyscallArgument
+from rsyscall.near.typed import TypedCall, make_room, perform, perform_making
+from rsyscall.sys._cmsg import (
+    Cmsg,
+    CmsgList,
+    CmsgListSerializer,
+    CmsgSCMRights,
+    CmsgSerializer,
+    MsghdrFlags,
+    RecvmsgFlags,
+    RecvMsghdr,
+    RecvMsghdrOut,
+    RecvMsghdrOutSerializer,
+    SendmsgFlags,
+    SendMsghdr,
 )
-from rsyscall.sys._msghdr import Message, recvmsg_args, sendmsg_args
+from rsyscall.sys._msghdr import Message
 from rsyscall.sys._sockaddr import AF, Sockaddr, SockaddrStorage
+from rsyscall.sys._sockbuf import Sockbuf, SockbufSerializer
 from rsyscall.sys._socket import MSG, SCM, SHUT, SO, SOCK, SOL
+from rsyscall.sys._socket_calls import (
+    Socketpair,
+    SocketpairSerializer,
+    accept_addr_call,
+    accept_call,
+    bind_call,
+    connect_call,
+    getpeername_call,
+    getsockname_call,
+    getsockopt_call,
+    listen_call,
+    recv_call,
+    recv_into,
+    recvfrom_call,
+    recvmsg_call,
+    send_call,
+    send_from,
+    sendmsg_call,
+    sendto_call,
+    setsockopt_call,
+    shutdown_call,
+    socket_call,
+    socketpair_call,
+    socketpair_into,
+)
 from rsyscall.sys.syscall import SYS
+from rsyscall.sys.uio import IovecList
 
 if TYPE_CHECKING:
     from rsyscall.handle import FileDescriptor
@@ -37,9 +69,23 @@ __all__ = [
     "SO",
     "SOCK",
     "SOL",
+    "Cmsg",
+    "CmsgList",
+    "CmsgListSerializer",
+    "CmsgSCMRights",
+    "CmsgSerializer",
     "Message",
+    "MsghdrFlags",
+    "RecvMsghdr",
+    "RecvMsghdrOut",
+    "RecvMsghdrOutSerializer",
+    "RecvmsgFlags",
+    "SendMsghdr",
+    "SendmsgFlags",
     "Sockaddr",
     "SockaddrStorage",
+    "Sockbuf",
+    "SockbufSerializer",
     "SocketFileDescriptor",
     "SocketTask",
     "Socketpair",
@@ -65,237 +111,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_INT = struct.Struct("=i")
-
-
-class Socketpair(HandlePair):
-    """Two sockets that are connected with each other."""
-
-    def __init__(self, first: FileDescriptor, second: FileDescriptor) -> None:
-        """Take both."""
-        super().__init__(first, second)
-        self.first: FileDescriptor = first
-        self.second: FileDescriptor = second
-
-
-SocketpairSerializer = PairSerializer[Socketpair]
-
-
-def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
-    return task.adopt_fd(near.FileDescriptor(value))
-
-
-@declares("socket")
-def socket_call(domain: AF, type: SOCK, protocol: int = 0) -> TypedCall[BaseFileDescriptor]:
-    """socket(2)."""
-    return TypedCall(SYS.socket, (domain, type | SOCK.CLOEXEC, protocol), _handle, handle=True)
-
-
-@declares("socketpair")
-def socketpair_call(domain: AF, type: SOCK, protocol: int = 0) -> TypedCall[Socketpair]:
-    """socketpair(2)."""
-    args = (domain, type | SOCK.CLOEXEC, protocol, Out(Socketpair.sizeof()))
-    return makes_pair(Socketpair, SYS.socketpair, args)
-
-
-def _socketpair_into(domain: AF, type: SOCK, protocol: int, sv: SyscallArgument) -> TypedCall[None]:
-    return TypedCall(SYS.socketpair, (domain, type | SOCK.CLOEXEC, protocol, sv), nothing)
-
-
-# ---- declarations ----
-
-
-def _room() -> tuple[Out, InOut]:
-    """For an address, and its length."""
-    return Out(SockaddrStorage.sizeof()), InOut(_INT.pack(SockaddrStorage.sizeof()))
-
-
-def _parse_address(data: bytes, length: bytes) -> Sockaddr | None:
-    (size,) = _INT.unpack(length)
-    return SockaddrStorage.from_bytes(data[:size]).parse() if size >= 2 else None
-
-
-def _address(_task: object, _value: int, outs: tuple[bytes, ...]) -> Sockaddr:
-    address = _parse_address(*outs)
-    if address is None:
-        raise ValueError("the kernel gave an address without a family")
-    return address
-
-
-def _in_address(addr: Sockaddr | tuple[SyscallArgument, int]) -> tuple[SyscallArgument, int]:
-    """An address and its length; or both of one that is in memory already."""
-    if isinstance(addr, Sockaddr):
-        data = addr.to_bytes()
-        return In(data), len(data)
-    return addr
-
-
-def _check_count(name: str, count: int) -> int:
-    if count < 0:
-        raise ValueError(f"{name}: {count} is negative")
-    return min(count, MAX_IO)
-
-
-@declares("bind")
-def bind_call(fd: SyscallArgument, addr: Sockaddr | tuple[SyscallArgument, int]) -> TypedCall[None]:
-    """bind(2). addr: or where it is, and its length in bytes."""
-    return TypedCall(SYS.bind, (fd, *_in_address(addr)), nothing)
-
-
-@declares("connect")
-def connect_call(
-    fd: SyscallArgument, addr: Sockaddr | tuple[SyscallArgument, int]
-) -> TypedCall[None]:
-    """connect(2). addr: or where it is, and its length in bytes."""
-    return TypedCall(SYS.connect, (fd, *_in_address(addr)), nothing)
-
-
-@declares("listen")
-def listen_call(fd: SyscallArgument, backlog: int) -> TypedCall[None]:
-    """listen(2)."""
-    return TypedCall(SYS.listen, (fd, backlog), nothing)
-
-
-@declares("accept")
-def accept_call(fd: SyscallArgument, flags: SOCK = SOCK.NONE) -> TypedCall[BaseFileDescriptor]:
-    """accept4(2), without the address."""
-    return TypedCall(SYS.accept4, (fd, 0, 0, flags | SOCK.CLOEXEC), _handle, handle=True)
-
-
-def _accepted(
-    task: Any, value: int, outs: tuple[bytes, ...]
-) -> tuple[BaseFileDescriptor, Sockaddr]:
-    data, length = outs
-    # Whatever the address is, the descriptor must not be lost with it.
-    address = SockaddrStorage.from_bytes(data[: max(2, _INT.unpack(length)[0])])
-    return _handle(task, value, ()), address.parsed()
-
-
-@declares("accept_addr")
-def accept_addr_call(
-    fd: SyscallArgument, flags: SOCK = SOCK.NONE
-) -> TypedCall[tuple[BaseFileDescriptor, Sockaddr]]:
-    """accept4(2)."""
-    args = (fd, *_room(), flags | SOCK.CLOEXEC)
-    return TypedCall(SYS.accept4, args, _accepted, outs=True, handle=True)
-
-
-@declares("shutdown")
-def shutdown_call(fd: SyscallArgument, how: SHUT) -> TypedCall[None]:
-    """shutdown(2)."""
-    return TypedCall(SYS.shutdown, (fd, SHUT(how)), nothing)
-
-
-@declares("getsockname")
-def getsockname_call(fd: SyscallArgument) -> TypedCall[Sockaddr]:
-    """getsockname(2)."""
-    return TypedCall(SYS.getsockname, (fd, *_room()), _address, outs=True)
-
-
-@declares("getpeername")
-def getpeername_call(fd: SyscallArgument) -> TypedCall[Sockaddr]:
-    """getpeername(2)."""
-    return TypedCall(SYS.getpeername, (fd, *_room()), _address, outs=True)
-
-
-def _option(_task: object, _value: int, outs: tuple[bytes, ...]) -> bytes:
-    return outs[0][: _INT.unpack(outs[1])[0]]
-
-
-@declares("getsockopt")
-def getsockopt_call(
-    fd: SyscallArgument, level: int, optname: int, optval: int = 4
-) -> TypedCall[bytes]:
-    """getsockopt(2). optval: how many bytes there is room for."""
-    size = _check_count("optval", optval)
-    args = (fd, level, optname, Out(size), InOut(_INT.pack(size)))
-    return TypedCall(SYS.getsockopt, args, _option, outs=True)
-
-
-@declares("setsockopt")
-def setsockopt_call(
-    fd: SyscallArgument,
-    level: int,
-    optname: int,
-    optval: int | bytes | tuple[SyscallArgument, int],
-) -> TypedCall[None]:
-    """setsockopt(2). optval: or where it is, and its length in bytes."""
-    if isinstance(optval, int):
-        optval = _INT.pack(optval)
-    where = (In(optval), len(optval)) if isinstance(optval, bytes) else optval
-    return TypedCall(SYS.setsockopt, (fd, level, optname, *where), nothing)
-
-
-@declares("send")
-def send_call(fd: SyscallArgument, buf: bytes, flags: MSG = MSG.NONE) -> TypedCall[int]:
-    """send(2) of MAX_IO bytes at most."""
-    data = bytes(buf[:MAX_IO])
-    return TypedCall(SYS.sendto, (fd, In(data), len(data), flags), number)
-
-
-@declares("sendto")
-def sendto_call(fd: SyscallArgument, buf: bytes, flags: MSG, addr: Sockaddr) -> TypedCall[int]:
-    """sendto(2) of MAX_IO bytes at most."""
-    data = bytes(buf[:MAX_IO])
-    return TypedCall(SYS.sendto, (fd, In(data), len(data), flags, *_in_address(addr)), number)
-
-
-@declares("recv")
-def recv_call(fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE) -> TypedCall[bytes]:
-    """recv(2) of up to `buf` bytes, and of MAX_IO at most."""
-    n = _check_count("buf", buf)
-    return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags), first_out, outs=True)
-
-
-def _received(_task: object, _value: int, outs: tuple[bytes, ...]) -> tuple[bytes, Sockaddr | None]:
-    return outs[0], _parse_address(outs[1], outs[2])
-
-
-@declares("recvfrom")
-def recvfrom_call(
-    fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE
-) -> TypedCall[tuple[bytes, Sockaddr | None]]:
-    """recvfrom(2) of up to `buf` bytes, and of MAX_IO at most."""
-    n = _check_count("buf", buf)
-    return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags, *_room()), _received, outs=True)
-
-
-@declares("sendmsg")
-def sendmsg_call(
-    fd: SyscallArgument,
-    msg: Sequence[bytes],
-    flags: MSG = MSG.NONE,
-    fds: Sequence[BaseFileDescriptor] = (),
-    addr: Sockaddr | None = None,
-) -> TypedCall[int]:
-    """sendmsg(2)."""
-    where = None if addr is None else addr.to_bytes()
-    msghdr = sendmsg_args(msg, [int(one.near) for one in fds], where)
-    return TypedCall(SYS.sendmsg, (fd, msghdr, flags), number)
-
-
-@declares("recvmsg")
-def recvmsg_call(
-    fd: SyscallArgument, msg: int, flags: MSG = MSG.NONE, fds: int = 0
-) -> TypedCall[Message]:
-    """recvmsg(2). fds: for how many descriptors there is room."""
-    count = _check_count("msg", msg)
-    if not 0 <= fds <= 253:
-        raise ValueError(f"fds: {fds} is not from 0 to 253")
-    msghdr, convert = recvmsg_args(count, fds)
-    args = (fd, msghdr, flags | MSG.CMSG_CLOEXEC)
-    return TypedCall(SYS.recvmsg, args, convert, outs=True, handle=True)
-
-
-def _recv_into(fd: SyscallArgument, to: SyscallArgument, n: int, flags: MSG) -> TypedCall[int]:
-    return TypedCall(SYS.recvfrom, (fd, to, n, flags), number)
-
-
-def _send_from(fd: SyscallArgument, at: SyscallArgument, n: int, flags: MSG) -> TypedCall[int]:
-    return TypedCall(SYS.sendto, (fd, at, n, flags), number)
-
-
-# ---- methods ----
 
 
 class SocketFileDescriptor(BaseFileDescriptor):
@@ -328,12 +143,37 @@ class SocketFileDescriptor(BaseFileDescriptor):
         self._validate()
         await perform(self.task, listen_call(self.near, backlog))
 
-    async def accept(self, flags: SOCK = SOCK.NONE) -> FileDescriptor:
-        """Take a connection; it is closed on exec, as with SOCK.CLOEXEC. accept4(2)."""
+    @overload
+    async def accept(self, flags: SOCK = SOCK.NONE, addr: None = None) -> FileDescriptor: ...
+    @overload
+    async def accept(
+        self, flags: SOCK, addr: WrittenPointer[Sockbuf[T]]
+    ) -> tuple[FileDescriptor, ReadablePointer[Sockbuf[T]]]: ...
+
+    async def accept(
+        self, flags: SOCK = SOCK.NONE, addr: WrittenPointer[Sockbuf[T]] | None = None
+    ) -> FileDescriptor | tuple[FileDescriptor, ReadablePointer[Sockbuf[T]]]:
+        """Take a connection; it is closed on exec, as with SOCK.CLOEXEC.
+
+        addr: where the address of who has connected is left; it is consumed. accept4(2).
+        """
         self._validate()
-        return cast(
-            "FileDescriptor", await perform_making(self.task, accept_call(self.near, flags))
-        )
+        if addr is None:
+            return cast(
+                "FileDescriptor", await perform_making(self.task, accept_call(self.near, flags))
+            )
+        await make_room(self.task)
+        n = await self._fill(SYS.accept4, addr, behind=flags | SOCK.CLOEXEC)
+        made = cast("FileDescriptor", self.task.adopt_fd(near.FileDescriptor(n)))
+        return made, addr.unsafe()
+
+    async def _fill(
+        self, nr: SYS, sockbuf: WrittenPointer[Sockbuf[Any]], *before: int, behind: int = 0
+    ) -> int:
+        """A call that fills a buffer and changes its length."""
+        with sockbuf.borrow(self.task) as length, sockbuf.value.buf.borrow(self.task) as buf:
+            args: list[SyscallArgument] = [self.near, *before, buf, length, behind]
+            return (await self.task.sysif.call(nr, args)).value
 
     async def accept_addr(self, flags: SOCK = SOCK.NONE) -> tuple[FileDescriptor, Sockaddr]:
         """accept, with the address of who has connected. accept4(2)."""
@@ -346,24 +186,66 @@ class SocketFileDescriptor(BaseFileDescriptor):
         self._validate()
         await perform(self.task, shutdown_call(self.near, how))
 
-    async def getsockname(self) -> Sockaddr:
-        """Its own address, as the class of its family. getsockname(2)."""
-        self._validate()
-        return await perform(self.task, getsockname_call(self.near))
+    @overload
+    async def getsockname(self, addr: None = None) -> Sockaddr: ...
+    @overload
+    async def getsockname(
+        self, addr: WrittenPointer[Sockbuf[T]]
+    ) -> ReadablePointer[Sockbuf[T]]: ...
 
-    async def getpeername(self) -> Sockaddr:
-        """The address of the other end, as the class of its family. getpeername(2)."""
-        self._validate()
-        return await perform(self.task, getpeername_call(self.near))
+    async def getsockname(
+        self, addr: WrittenPointer[Sockbuf[T]] | None = None
+    ) -> Sockaddr | ReadablePointer[Sockbuf[T]]:
+        """Its own address, as the class of its family.
 
-    async def getsockopt(self, level: int, optname: int, optval: int = 4) -> bytes:
+        addr: where it is left instead; it is consumed. getsockname(2).
+        """
+        self._validate()
+        if addr is None:
+            return await perform(self.task, getsockname_call(self.near))
+        await self._fill(SYS.getsockname, addr)
+        return addr.unsafe()
+
+    @overload
+    async def getpeername(self, addr: None = None) -> Sockaddr: ...
+    @overload
+    async def getpeername(
+        self, addr: WrittenPointer[Sockbuf[T]]
+    ) -> ReadablePointer[Sockbuf[T]]: ...
+
+    async def getpeername(
+        self, addr: WrittenPointer[Sockbuf[T]] | None = None
+    ) -> Sockaddr | ReadablePointer[Sockbuf[T]]:
+        """The address of the other end, as the class of its family.
+
+        addr: where it is left instead; it is consumed. getpeername(2).
+        """
+        self._validate()
+        if addr is None:
+            return await perform(self.task, getpeername_call(self.near))
+        await self._fill(SYS.getpeername, addr)
+        return addr.unsafe()
+
+    @overload
+    async def getsockopt(self, level: int, optname: int, optval: int = 4) -> bytes: ...
+    @overload
+    async def getsockopt(
+        self, level: int, optname: int, optval: WrittenPointer[Sockbuf[T]]
+    ) -> ReadablePointer[Sockbuf[T]]: ...
+
+    async def getsockopt(
+        self, level: int, optname: int, optval: int | WrittenPointer[Sockbuf[T]] = 4
+    ) -> bytes | ReadablePointer[Sockbuf[T]]:
         """An option.
 
         level, optname: see SOL and SO, or those of the protocol. optval: how many bytes there is
-        room for; ValueError if negative. Most options are an int in the machine's byte order.
-        getsockopt(2).
+        room for, ValueError if negative; or where it is left instead, and then that is consumed.
+        Most options are an int in the machine's byte order. getsockopt(2).
         """
         self._validate()
+        if isinstance(optval, WrittenPointer):
+            await self._fill(SYS.getsockopt, optval, level, optname)
+            return optval.unsafe()
         return await perform(self.task, getsockopt_call(self.near, level, optname, optval))
 
     async def setsockopt(
@@ -398,7 +280,7 @@ class SocketFileDescriptor(BaseFileDescriptor):
         if isinstance(buf, int):
             self._validate()
             return await perform(self.task, recv_call(self.near, buf, flags))
-        n = await perform_with(self.task, _recv_into, self, buf, buf.size(), flags)
+        n = await perform_with(self.task, recv_into, self, buf, buf.size(), flags)
         return buf.readable_split(min(n, buf.size()))  # MSG.TRUNC: more than there was room for
 
     @overload
@@ -415,7 +297,7 @@ class SocketFileDescriptor(BaseFileDescriptor):
         if not isinstance(buf, Pointer):
             self._validate()
             return await perform(self.task, send_call(self.near, buf, flags))
-        n = await perform_with(self.task, _send_from, self, buf, buf.size(), flags)
+        n = await perform_with(self.task, send_from, self, buf, buf.size(), flags)
         return buf.split(n)
 
     async def recvfrom(self, buf: int, flags: MSG = MSG.NONE) -> tuple[bytes, Sockaddr | None]:
@@ -428,32 +310,81 @@ class SocketFileDescriptor(BaseFileDescriptor):
         self._validate()
         return await perform(self.task, sendto_call(self.near, buf, flags, addr))
 
+    @overload
     async def sendmsg(
         self,
         msg: Sequence[bytes],
-        flags: MSG = MSG.NONE,
+        flags: MSG | SendmsgFlags = MSG.NONE,
         fds: Sequence[BaseFileDescriptor] = (),
         addr: Sockaddr | None = None,
-    ) -> int:
+    ) -> int: ...
+    @overload
+    async def sendmsg(
+        self, msg: WrittenPointer[SendMsghdr], flags: MSG | SendmsgFlags = MSG.NONE
+    ) -> tuple[IovecList, IovecList]: ...
+
+    async def sendmsg(
+        self,
+        msg: Sequence[bytes] | WrittenPointer[SendMsghdr],
+        flags: MSG | SendmsgFlags = MSG.NONE,
+        fds: Sequence[BaseFileDescriptor] = (),
+        addr: Sockaddr | None = None,
+    ) -> int | tuple[IovecList, IovecList]:
         """Send the bytes of all buffers, one after the other; returns how many were.
 
-        fds: descriptors to send along, of the same table; they stay open here. addr: to whom.
-        FDTableMismatchError. sendmsg(2).
+        msg: or where a message is, which says itself what goes with it and to whom; then what was
+        sent is returned, and the rest. fds: descriptors to send along, of the same table; they stay
+        open here. addr: to whom. FDTableMismatchError. sendmsg(2).
         """
+        if isinstance(msg, WrittenPointer):
+            self._validate()
+            n = await self._with_message(SYS.sendmsg, msg, flags)
+            return msg.value.iov.value.split(n)
+        buffers = msg
 
         def declare(fd: SyscallArgument, *_: SyscallArgument) -> TypedCall[int]:
-            return sendmsg_call(fd, msg, flags, fds, addr)
+            return sendmsg_call(fd, buffers, MSG(flags), fds, addr)
 
         return await perform_with(self.task, declare, self, *fds)
 
-    async def recvmsg(self, msg: int, flags: MSG = MSG.NONE, fds: int = 0) -> Message:
+    async def _with_message(
+        self, nr: SYS, msg: WrittenPointer[SendMsghdr] | WrittenPointer[RecvMsghdr], flags: int
+    ) -> int:
+        with contextlib.ExitStack() as stack:
+            address = stack.enter_context(msg.borrow(self.task))
+            msg.value.borrow_with(stack, cast("FileDescriptorTask[FileDescriptor]", self.task))
+            return await self.task.sysif.syscall(nr, self.near, address, flags)
+
+    @overload
+    async def recvmsg(
+        self, msg: int, flags: MSG | RecvmsgFlags = MSG.NONE, fds: int = 0
+    ) -> Message: ...
+    @overload
+    async def recvmsg(
+        self, msg: WrittenPointer[RecvMsghdr], flags: MSG | RecvmsgFlags = MSG.NONE
+    ) -> tuple[IovecList, IovecList, ReadablePointer[RecvMsghdrOut]]: ...
+
+    async def recvmsg(
+        self,
+        msg: int | WrittenPointer[RecvMsghdr],
+        flags: MSG | RecvmsgFlags = MSG.NONE,
+        fds: int = 0,
+    ) -> Message | tuple[IovecList, IovecList, ReadablePointer[RecvMsghdrOut]]:
         """Receive up to `msg` bytes, and what came with them.
 
-        fds: for how many descriptors there is room, at most 253; what comes is closed on exec.
-        ValueError for other numbers. recvmsg(2).
+        msg: or where a message is that says where there is room; it is consumed, and what was
+        filled, the rest, and what came beside are returned. fds: for how many descriptors there is
+        room, at most 253; what comes is closed on exec. ValueError for other numbers. recvmsg(2).
         """
         self._validate()
-        return await perform_making(self.task, recvmsg_call(self.near, msg, flags, fds))
+        if isinstance(msg, int):
+            return await perform_making(self.task, recvmsg_call(self.near, msg, MSG(flags), fds))
+        await make_room(self.task)
+        n = await self._with_message(SYS.recvmsg, msg, flags | MSG.CMSG_CLOEXEC)
+        iov = msg.value.iov.value
+        room = sum([one.size() for one in iov])
+        filled, rest = iov.split(min(n, room))  # MSG.TRUNC: more than there was room for
+        return filled, rest, msg.value.to_out(msg)
 
 
 def _size(addr: Sockaddr | WrittenPointer[Any]) -> int:
@@ -495,5 +426,5 @@ class SocketTask(FileDescriptorTask[T_fd]):
             return await perform_making(self, socketpair_call(domain, type, protocol))
         if sv.size() < Socketpair.sizeof():
             raise ValueError(f"sv: {sv.size()} bytes, two descriptors have {Socketpair.sizeof()}")
-        await perform_with(self, _socketpair_into, domain, type, protocol, sv)
+        await perform_with(self, socketpair_into, domain, type, protocol, sv)
         return sv.filled_once()
