@@ -72,7 +72,8 @@ int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup)
     uint64_t mask = child->mask;
     child->flags |= RS_CHILD_CLEARED;
     int64_t pid = clone_cleared(flags, stack, pidfd, cgroup);
-    if (cgroup < 0 && (pid == -RS_ENOSYS || pid == -RS_EPERM)) { /* a filter may refuse what it cannot look into */
+    if (cgroup < 0 && (pid == -RS_ENOSYS || pid == -RS_EPERM)) {
+        /* A filter may refuse what it cannot look into. */
         child->flags &= ~(uint32_t)RS_CHILD_CLEARED;
         pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
     }

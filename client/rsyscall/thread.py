@@ -145,7 +145,7 @@ class Process(Conveniences):
                 child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
         process = ChildProcess(child)
         self._adopt(process)
-        if "environ" in self.__dict__:  # otherwise both begin with ours
+        if self.has_own_environ():  # otherwise both begin with ours
             process.environ = self.environ.inherit(process.task)
         try:
             if outside is not None:

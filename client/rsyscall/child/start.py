@@ -14,7 +14,7 @@ from rsyscall import far, near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._raw import lib
 from rsyscall.child.cgroup import move, start_child
-from rsyscall.child.dumpable import join, leave
+from rsyscall.child.dumpable import join, leave, settled
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
 from rsyscall.child.namespaces import NAMESPACES, inherit
@@ -340,6 +340,7 @@ async def _start(
         await lent.open(theirs)
         if shared:
             lent.share()
+        await settled(parent.address_space)
         memory = await start_memory(parent, 0 if ring is False else RING_ROOM)
         if ring is not False and not together:
             with shield():
