@@ -57,8 +57,12 @@ async def kept_dumpable(task: Task) -> AsyncGenerator[None]:
         space = task.address_space
         # What it was before somebody in it changed ids is known, if anybody has.
         if not space.sharers and not space.ids_changed:
-            space.dumpable = await is_dumpable(task)
+            joined = space.joined
+            dumpable = await is_dumpable(task)
+            if joined == space.joined:  # else one may have, and what it was is known from that one
+                space.dumpable = dumpable
         space.starting = True
+        space.started += 1
         try:
             yield
         finally:
@@ -99,6 +103,7 @@ def join(space: AddressSpace, parent: AnyTask, *, dumpable: bool) -> None:
             space.dumpable = dumpable
         space.root = weakref.ref(parent)  # alone in it so far
     space.sharers += 1
+    space.joined += 1
 
 
 async def leave(space: AddressSpace) -> None:

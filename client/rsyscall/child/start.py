@@ -340,8 +340,12 @@ async def _start(
         await lent.open(theirs)
         if shared:
             lent.share()
-        await settled(parent.address_space)
+        space = parent.address_space
+        await settled(space)
+        started = space.started
         memory = await start_memory(parent, 0 if ring is False else RING_ROOM)
+        if started != space.started:  # it was looked at beside a program with other ids
+            memory.dumpable = space.dumpable
         if ring is not False and not together:
             with shield():
                 laid = await LaidRing.lay(parent, memory)
