@@ -44,6 +44,7 @@ class Conveniences:
     def __init__(self, task: Task) -> None:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         self.task = task
+        self._environ_began: dict[str, str] | None = None
 
     @functools.cached_property
     def stdin(self) -> FileDescriptor:
@@ -65,9 +66,11 @@ class Conveniences:
         """The environment of the programs that it starts.
 
         It begins as a copy of its parent's, and that of the first ones as a copy of ours; changes
-        of it concern the programs that this process and its later children start.
+        of it concern the programs that this process and its later children start. Until there is
+        one they begin with our environment as it is by then.
         """
-        return Environment(self.task, os.environ)
+        self._environ_began = dict(os.environ)
+        return Environment(self.task, self._environ_began)
 
     @functools.cached_property
     def monitor(self) -> ChildPidMonitor:
@@ -80,9 +83,13 @@ class Conveniences:
         self, env: Mapping[str, str | os.PathLike[str]] | None
     ) -> Mapping[str, str | os.PathLike[str]] | None:
         """What a program begins with, before its command's changes; None: our own environment."""
-        if env is None and "environ" in self.__dict__:
+        if env is None and self.has_own_environ():
             return self.environ.data
         return env
+
+    def has_own_environ(self) -> bool:
+        """Whether its environment was changed, so that it is not ours any more."""
+        return "environ" in self.__dict__ and self.environ.data != self._environ_began
 
     # ---- memory ----
 

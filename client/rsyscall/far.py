@@ -154,10 +154,14 @@ class AddressSpace:
     #: How often all that was in it has gone, as with exec.
     generation: int = field(default=0, init=False, repr=False)
     #: Children that share it; whether it could be dumped before there were any, whether one of them
-    #: has changed its ids, and who was in it before.
+    #: has changed its ids, whether a program with other ids begins just now, how many have, how
+    #: many children have ever shared it, and who was in it before all of them.
     sharers: int = field(default=0, init=False, repr=False)
     dumpable: bool = field(default=False, init=False, repr=False)
     ids_changed: bool = field(default=False, init=False, repr=False)
+    starting: bool = field(default=False, init=False, repr=False)
+    started: int = field(default=0, init=False, repr=False)
+    joined: int = field(default=0, init=False, repr=False)
     root: weakref.ref[Task] | None = field(default=None, init=False, repr=False)
 
     def end(self) -> None:

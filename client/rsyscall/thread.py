@@ -148,7 +148,7 @@ class Process(Conveniences, HasConnection):
         process = ChildProcess(child)
         process.made_by(self)
         self._adopt(process)
-        if "environ" in self.__dict__:  # otherwise both begin with ours
+        if self.has_own_environ():  # otherwise both begin with ours
             process.environ = self.environ.inherit(process.task)
         try:
             if outside is not None:

@@ -80,6 +80,17 @@ async def test_the_environment_of_what_it_starts(process: rsyscall.Process) -> N
     assert "RSYSCALL_TEST" not in process.environ
 
 
+async def test_an_environment_that_was_only_looked_at_is_ours(
+    process: rsyscall.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "RSYSCALL_TEST" not in process.environ
+    monkeypatch.setenv("RSYSCALL_TEST", "later")
+    done = await process.run(
+        Command("/bin/sh", ["sh", "-c", "echo $RSYSCALL_TEST"], {}), capture_stdout=True
+    )
+    assert done.stdout == b"later\n"
+
+
 async def test_what_is_closed_on_exec(process: rsyscall.Process, tmp_path: Path) -> None:
     task = process.task
     async with (

@@ -107,10 +107,16 @@ async def test_many_programs_with_other_ids_at_once(tmp_path: Path, way: str) ->
                 await parent.task.getpid()
             await parent.run(TRUE, uid=uid, gid=uid, groups=[])
 
+        async def clone() -> None:
+            async with await parent.clone() as child:
+                await child.task.setresuid(NOBODY, NOBODY, NOBODY)
+
         for _ in range(5):
             async with trio.open_nursery() as nursery:
                 for i in range(8):
                     nursery.start_soon(start, NOBODY - i)
+                if way == "stub":  # otherwise the parent itself is one of those who share it
+                    nursery.start_soon(clone)
             assert await parent.task.prctl(PR.GET_DUMPABLE) == 1
         assert proc_owner(parent) == os.geteuid()
 

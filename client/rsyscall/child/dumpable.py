@@ -20,7 +20,7 @@ from rsyscall.handle import Task
 from rsyscall.near.sysif import SyscallError
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["is_dumpable", "join", "kept_dumpable", "leave", "restore"]
+__all__ = ["is_dumpable", "join", "kept_dumpable", "leave", "restore", "settled"]
 
 #: One program with other ids is started at a time: two at once would find what the other has left.
 _turns: weakref.WeakKeyDictionary[AddressSpace, trio.Lock] = weakref.WeakKeyDictionary()
@@ -54,13 +54,33 @@ async def kept_dumpable(task: Task) -> AsyncGenerator[None]:
     """It is afterwards what it was before, whatever a child in its memory does. A checkpoint."""
     turn = _turns.setdefault(task.address_space, trio.Lock())
     async with contextlib.nullcontext() if task.sysif.immediate else Held(turn):
-        dumpable = await is_dumpable(task)
+        space = task.address_space
+        # What it was before somebody in it changed ids is known, if anybody has.
+        if not space.sharers and not space.ids_changed:
+            joined = space.joined
+            dumpable = await is_dumpable(task)
+            if joined == space.joined:  # else one may have, and what it was is known from that one
+                space.dumpable = dumpable
+        space.starting = True
+        space.started += 1
         try:
             yield
         finally:
-            if dumpable:
+            space.starting = False
+            if space.dumpable:
                 with contextlib.suppress(SyscallError):
                     await restore(task)
+
+
+async def settled(space: AddressSpace) -> None:
+    """Return once no program with other ids is being started in that memory.
+
+    Not a checkpoint unless there is one.
+    """
+    turn = _turns.get(space)
+    if turn is not None and turn.locked():
+        async with turn:
+            pass
 
 
 def _set(dumpable: bool) -> None:
@@ -79,9 +99,11 @@ def join(space: AddressSpace, parent: AnyTask, *, dumpable: bool) -> None:
     if not space.sharers:
         if space.ours:
             dumpable = lib.rs_direct(SYS.prctl, lib.PR_GET_DUMPABLE, 0, 0, 0, 0, 0) == 1
-        space.dumpable, space.ids_changed = dumpable, False
+        if not space.starting and not space.ids_changed:
+            space.dumpable = dumpable
         space.root = weakref.ref(parent)  # alone in it so far
     space.sharers += 1
+    space.joined += 1
 
 
 async def leave(space: AddressSpace) -> None:
@@ -91,11 +113,18 @@ async def leave(space: AddressSpace) -> None:
     the memory through it.
     """
     space.sharers -= 1
-    if space.sharers or not (space.ids_changed and space.dumpable):
+    if space.sharers or not space.ids_changed:
+        return
+    if space.ours:
+        space.ids_changed = False
+        if space.dumpable and not space.starting:  # else it is once that has begun
+            _set(True)
         return
     root = None if space.root is None else space.root()
-    if space.ours:
-        _set(True)
-    elif root is not None:
-        with contextlib.suppress(SyscallError):  # it is dead
-            await _tell(root, dumpable=True)
+    async with Held(_turns.setdefault(space, trio.Lock())):
+        if space.sharers:  # by now, and it is for them to do
+            return
+        if space.dumpable and root is not None:
+            with contextlib.suppress(SyscallError):  # it is dead
+                await _tell(root, dumpable=True)
+        space.ids_changed = bool(space.sharers)

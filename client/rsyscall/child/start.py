@@ -16,7 +16,7 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._descriptors import Held
 from rsyscall._raw import lib
 from rsyscall.child.cgroup import move, start_child
-from rsyscall.child.dumpable import join, leave
+from rsyscall.child.dumpable import join, leave, settled
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.here import Begun, begin
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
@@ -348,7 +348,12 @@ async def _start(
         await lent.open(theirs)
         if shared:
             lent.share()
+        space = parent.address_space
+        await settled(space)
+        started = space.started
         memory = await start_memory(parent, 0 if ring is False else RING_ROOM)
+        if started != space.started:  # it was looked at beside a program with other ids
+            memory.dumpable = space.dumpable
         if ring is not False and not together:
             with shield():
                 laid = await LaidRing.lay(parent, memory)

@@ -35,7 +35,7 @@ from rsyscall.signal import SIG
 from rsyscall.sys.resource import RLIM_INFINITY, RLIMIT
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.timerfd import CLOCK
-from rsyscall.sys.wait import W
+from rsyscall.sys.wait import CLD, W
 
 __all__ = ["add_parser"]
 
@@ -66,6 +66,8 @@ _OPEN = {
 _FORWARDED = (
     SIG.HUP, SIG.INT, SIG.QUIT, SIG.TERM, SIG.USR1, SIG.USR2, SIG.WINCH, SIG.TSTP, SIG.CONT
 )  # fmt: skip
+#: How long a command may take to stop that was told to, in seconds.
+_STOP_SECONDS = 1.0
 _SIGINFO = struct.Struct("@Iii116x")
 
 
@@ -261,14 +263,15 @@ async def _forward(fd: int, child: AsyncChildPid, *, all_of_them: bool) -> None:
             with contextlib.suppress(OSError, ChildPidError):
                 await child.kill(number)
         if number == SIG.TSTP:
-            _stop()
+            await _stop_with(child)
 
 
-def _stop() -> None:
-    """Stop as by default, after the command was told to; until somebody has us continue."""
-    signal.raise_signal(SIG.TSTP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIG.TSTP])  # here
-    signal.pthread_sigmask(signal.SIG_BLOCK, [SIG.TSTP])
+async def _stop_with(child: AsyncChildPid) -> None:
+    """Stop if the command does, until somebody has us continue; it may also go on."""
+    with trio.move_on_after(_STOP_SECONDS):
+        state = await child.waitpid(W.STOPPED | W.EXITED)
+        if state.code is CLD.STOPPED:
+            os.kill(os.getpid(), SIG.STOP)
 
 
 def _options(args: argparse.Namespace) -> SpawnOptions:

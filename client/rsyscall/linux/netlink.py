@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
-import struct
 from typing import Self
 
+from rsyscall.abi import ABI, Layout
 from rsyscall.struct import check_size
 from rsyscall.sys._sockaddr import AF, Sockaddr
 
 __all__ = ["NETLINK", "SockaddrNl"]
 
-_REST = struct.Struct("=2xII")
+#: Behind the family.
+_REST = Layout("struct sockaddr_nl", "packed u16 _, u32 pid, u32 groups")
 
 
 class NETLINK(enum.IntEnum):
@@ -48,18 +49,18 @@ class SockaddrNl(Sockaddr):
         self.pid: int = pid
         self.groups: int = groups
 
-    def to_bytes(self) -> bytes:
-        """The address in memory."""
-        return self._head() + _REST.pack(self.pid, int(self.groups))
+    def to_bytes_for(self, abi: ABI, /) -> bytes:
+        """The address in the memory of a task with that ABI."""
+        return self._head(abi) + _REST.pack(abi, self.pid, int(self.groups))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """From an address in memory. ValueError if it has another family, or too few bytes."""
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
+        """From an address in such memory. ValueError: another family, or too few bytes."""
         check_size(data, cls.sizeof(), "struct sockaddr_nl")
-        cls._check_head(data)
-        return cls(*_REST.unpack_from(data, 2))
+        cls._check_head(data, abi)
+        return cls(*_REST.unpack(abi, data[2:]))
 
     @classmethod
     def sizeof(cls) -> int:
         """Its size in bytes."""
-        return 2 + _REST.size
+        return 2 + _REST.size()
