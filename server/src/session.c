@@ -401,7 +401,8 @@ void rs_session_begin(struct rs_session *s, void *halves, uint32_t size, uint32_
     s->state = RS_STATE_OPEN;
     s->features = RS_FEATURE_RING | RS_FEATURE_BATCH;
     s->ring_on = 1;
-    s->spin = (struct rs_spin){spin_turns, spin_turns, 0, (uint64_t)spin_us * 1000};
+    /* Not the longest spin at first: it may be the client's very CPU on which we have begun. */
+    s->spin = (struct rs_spin){spin_turns / 2, spin_turns, 0, (uint64_t)spin_us * 1000};
 }
 
 void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why) {
