@@ -10,7 +10,8 @@
 
 enum {
     STEP_NS = 500, /* a step of a batch takes about as long, before any has been seen */
-    MOST_BATCH_US = 1000
+    MOST_BATCH_US = 1000,
+    FIRST = 8 /* of the longest spin: the one before any has been met */
 };
 
 /* Ring(out, in, size, socket, next_id, frame_limit, spin_us): out and in are memfds, or, with
@@ -54,6 +55,7 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->next_id = next_id;
     self->frame_limit = frame_limit;
     patience_set(&self->patience, spin_us);
+    self->patience.limit_ns /= FIRST; /* who has just begun may be waiting for this very CPU */
     patience_set(&self->doze, DOZE_US);
     self->step_ns = STEP_NS;
     return 0;
@@ -90,11 +92,8 @@ static PyObject *ring_call(PyObject *object, PyObject *const *args, Py_ssize_t n
     if (!len || room < len || room == UINT32_MAX)
         Py_RETURN_NOTIMPLEMENTED;
     uint64_t id = self->next_id++;
-    self->begun = self->written;
     begin(self);
-    rs_ring_write(&self->ring, self->buffer, len);
-    self->written += len;
-    wake(self, RS_PARKED_DATA);
+    publish(self, self->buffer, len);
     start_wait(self, &w, patience_now(&self->patience));
     uint32_t got = take_frame(self, &w);
     end_wait(self, &w);
@@ -130,26 +129,8 @@ static PyObject *ring_post(PyObject *object, PyObject *const *args, Py_ssize_t n
     if (!len || room < len || room == UINT32_MAX)
         Py_RETURN_FALSE;
     self->next_id++;
-    self->begun = self->written;
-    rs_ring_write(&self->ring, self->buffer, len);
-    self->written += len;
-    wake(self, RS_PARKED_DATA);
+    publish(self, self->buffer, len);
     Py_RETURN_TRUE;
-}
-
-/* Whether a batch can be written now, as a whole. -1 with an exception. */
-static int can_send(const Ring *self, PyObject *arg) {
-    const Frame *frame = (const Frame *)arg;
-    if (Py_TYPE(arg) != &frame_type) {
-        PyErr_SetString(PyExc_TypeError, "frame: not a Frame");
-        return -1;
-    }
-    if (!self->halves[0] || self->busy || !between_frames(self) ||
-        frame->len - RS_SIZE_HEADER > self->frame_limit || frame->reserved > self->frame_limit)
-        return 0;
-    struct rs_ring ring = self->ring;
-    uint32_t room = rs_ring_room(&ring);
-    return room >= frame->len && room != UINT32_MAX;
 }
 
 static PyObject *ring_can_send(PyObject *object, PyObject *arg) {
@@ -165,10 +146,7 @@ static PyObject *ring_post_batch(PyObject *object, PyObject *arg) {
     if (can <= 0)
         return can < 0 ? NULL : Py_NewRef(Py_False);
     frame_set_id(frame, self->next_id++);
-    self->begun = self->written;
-    rs_ring_write(&self->ring, frame->bytes, frame->len);
-    self->written += frame->len;
-    wake(self, RS_PARKED_DATA);
+    publish(self, frame->bytes, frame->len);
     Py_RETURN_TRUE;
 }
 

@@ -42,6 +42,12 @@ int usable(Ring *self);
 
 void wake(Ring *self, uint32_t what);
 
+/* Write a whole frame, for which there is room. */
+void publish(Ring *self, const void *frame, uint32_t len);
+
+/* Whether a Frame can be written now, as a whole. -1 with an exception. */
+int can_send(const Ring *self, PyObject *frame);
+
 struct wait {
     uint64_t start, ns;
     int looked; /* again: what was there at once says nothing about looking */

@@ -1,6 +1,8 @@
 /* How the client's end of a ring begins, wakes the other end, and waits for it. */
 #include "ring_object.h"
 
+#include "batch.h"
+
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <poll.h>
@@ -70,6 +72,27 @@ void wake(Ring *self, uint32_t what) {
         ssize_t ignored = send(self->socket, bell, sizeof bell, MSG_DONTWAIT | MSG_NOSIGNAL);
         (void)ignored;
     }
+}
+
+void publish(Ring *self, const void *frame, uint32_t len) {
+    self->begun = self->written;
+    rs_ring_write(&self->ring, frame, len);
+    self->written += len;
+    wake(self, RS_PARKED_DATA);
+}
+
+int can_send(const Ring *self, PyObject *arg) {
+    const Frame *frame = (const Frame *)arg;
+    if (Py_TYPE(arg) != &frame_type) {
+        PyErr_SetString(PyExc_TypeError, "frame: not a Frame");
+        return -1;
+    }
+    if (!self->halves[0] || self->busy || !between_frames(self) ||
+        frame->len - RS_SIZE_HEADER > self->frame_limit || frame->reserved > self->frame_limit)
+        return 0;
+    struct rs_ring ring = self->ring;
+    uint32_t room = rs_ring_room(&ring);
+    return room >= frame->len && room != UINT32_MAX;
 }
 
 uint32_t wait_for(Ring *self, struct wait *w, uint32_t bytes, uint32_t room) {

@@ -439,8 +439,9 @@ void rs_session_begin(struct rs_session *s, void *halves, uint32_t size, uint32_
     s->state = RS_STATE_OPEN;
     s->features = features(s);
     s->ring_on = 1;
+    /* Not the longest spin at first: it may be the client's very CPU on which we have begun. */
     s->spin = (struct rs_spin){
-        .limit = spin_turns, .most = spin_turns, .most_ns = (uint64_t)spin_us * 1000};
+        .limit = spin_turns / 2, .most = spin_turns, .most_ns = (uint64_t)spin_us * 1000};
 }
 
 void rs_session_refuse(struct rs_session *s, uint32_t code, const char *why) {
