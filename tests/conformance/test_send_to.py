@@ -158,6 +158,37 @@ async def test_a_cancellation_leaves_nothing(stranger: rsyscall.Process) -> None
         await fd.close()
 
 
+@pytest.mark.parametrize("local", [True, False])
+async def test_what_has_its_number_meanwhile_is_not_sent(
+    stranger: rsyscall.Process, local: bool
+) -> None:
+    async with rsyscall.open_process() as other:
+        task = (local_process if local else other).task
+        sent: list[FileDescriptor] = []
+
+        async def send(fd: FileDescriptor) -> None:
+            with contextlib.suppress(InvalidHandleError):
+                sent.append(await fd.send_to(stranger))
+
+        async def replace(fd: FileDescriptor) -> None:
+            await fd.close()
+            async with await task.memfd_create("other"):
+                await trio.lowlevel.checkpoint()
+
+        await stranger.task.getpid()
+        before = numbers(stranger)
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+                fd = await task.memfd_create("sent")
+                nursery.start_soon(send, fd)
+                nursery.start_soon(replace, fd)
+            for there in sent:
+                assert os.readlink(opened(there)) == "/memfd:sent (deleted)"
+                await there.close()
+            sent.clear()
+            assert numbers(stranger) == before
+
+
 @pytest.mark.parametrize("dead", ["source", "target"])
 async def test_who_is_dead_is_named_and_nothing_is_left(dead: str) -> None:
     async with rsyscall.open_process() as source, rsyscall.open_process() as target:

@@ -268,9 +268,10 @@ class BaseFileDescriptor:
         for_task() or inherit(); otherwise it gets another descriptor, which is closed on exec, by
         way of the connections or else by pidfd_getfd(2). This handle stays valid.
 
-        InvalidHandleError; OSError, of the first road with the second as a note, if there is none:
-        EMFILE for no room in either table, for one. SyscallHangup if one of the two has died. A
-        checkpoint; if cancelled, nothing has happened. unix(7), pidfd_getfd(2).
+        InvalidHandleError, also if it is closed or replaced meanwhile; OSError, of the first road
+        with the second as a note, if there is none: EMFILE for no room in either table, for one.
+        SyscallHangup if one of the two has died. A checkpoint; if cancelled, nothing has happened.
+        unix(7), pidfd_getfd(2).
         """
         task = process if isinstance(process, FileDescriptorTask) else process.task
         held = self._validate()
@@ -283,7 +284,10 @@ class BaseFileDescriptor:
         file = self.file
         with shield():
             number = await transfer(self.task, self.near.number, task)
-        made = task.adopt_fd(near.FileDescriptor(number))
+            made = task.adopt_fd(near.FileDescriptor(number))
+            if not self.valid or self._held is not held:  # it may be another file that was sent
+                await made.close()
+                raise InvalidHandleError(f"{self} was closed or replaced while it was sent")
         made.opens(file)
         return made
 
