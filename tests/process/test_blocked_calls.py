@@ -457,3 +457,15 @@ async def test_where_the_kernel_refuses(process: rsyscall.Process) -> None:
 async def test_a_server_of_one_thread() -> None:
     async with open_pair() as process:
         assert "one call at a time" in str(process.task.stall_reason)
+
+
+async def test_a_process_that_blocks_all_signals_is_interrupted(process: rsyscall.Process) -> None:
+    sysif = process.task.sysif
+    await sysif.call(SYS.rt_sigprocmask, (2, In(b"\xff" * 8), 0, 8))
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    for _ in range(2):
+
+        async def read() -> None:
+            await sysif.call(SYS.read, (eventfd, Ret(8), 8))
+
+        await cancelled_in(process, SYS.read, read)
