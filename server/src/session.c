@@ -295,8 +295,6 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
         return rs_team_finish(s, w, reply, n, fd);
     w->guard.stop = 0;
     w->phase = 0;
-    if (w->alone && w->guard.work)
-        rs_team_listen();
     rs_reply_add(s, n, fd);
     if (req->nfds)
         unclaim(s);

@@ -86,7 +86,10 @@ static void start(struct rs_session *s, uint32_t index) {
     if (!s->helpers) {
         s->first.role = WORKING; /* as it has been, but nobody was there to care */
         const uint64_t act[4] = {rs_addr(rs_interrupt), RS_SA_RESTORER, rs_addr(rs_restore), 0};
+        const uint64_t ours = 1ull << (RS_SIGNAL - 1);
         rs_sys(RS_NR_rt_sigaction, RS_SIGNAL, rs_addr(act), 0, 8, 0, 0);
+        /* Whatever the client has blocked: it can have done so only while there were no helpers. */
+        rs_sys(RS_NR_rt_sigprocmask, RS_SIG_UNBLOCK, rs_addr(&ours), 0, 8, 0, 0);
         s->tids[0] = (int32_t)rs_sys3(RS_NR_gettid, 0, 0, 0);
     }
     s->helpers = index > s->helpers ? index : s->helpers;
@@ -248,11 +251,6 @@ static void deliver(struct rs_session *s) {
         w->phase = RUNNING;
         w->blocked = 0;
     }
-}
-
-void rs_team_listen(void) {
-    const uint64_t ours = 1ull << (RS_SIGNAL - 1);
-    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_UNBLOCK, rs_addr(&ours), 0, 8, 0, 0);
 }
 
 uint32_t rs_team_sleep(struct rs_session *s) {

@@ -33,8 +33,6 @@ void rs_team_follow(struct rs_session *s, struct rs_work *w);
 /* The call has been made by who has been relieved meanwhile. RS_DEPOSED. */
 int rs_team_finish(struct rs_session *s, struct rs_work *w, uint8_t *reply, uint32_t len,
                    int32_t fd);
-/* Whatever the client has blocked: be there to be woken. */
-void rs_team_listen(void);
 /* Between the two the leader waits for the client, until something is done. */
 uint32_t rs_team_sleep(struct rs_session *s);
 void rs_team_wake(struct rs_session *s, uint32_t turn);
