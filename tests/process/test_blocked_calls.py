@@ -154,6 +154,12 @@ async def test_others_go_on(process: rsyscall.Process) -> None:
             await left(task)
 
 
+async def test_one_watches_while_nothing_blocks(process: rsyscall.Process) -> None:
+    for _ in range(3000):
+        await process.task.sysif.syscall(SYS.poll, 0, 0, 0)
+    assert len(tasks(process)) < 20  # two, unless the machine lets a call wait for long
+
+
 async def test_as_many_as_there_may_be(process: rsyscall.Process) -> None:
     async with blocked(process, Size.HELPERS) as reads:
         await reads.release(1)
