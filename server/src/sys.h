@@ -132,6 +132,7 @@ enum {
     RS_MAP_NORESERVE = 0x4000,
 
     RS_SIG_BLOCK = 0,
+    RS_SIG_UNBLOCK = 1,
     RS_SIG_SETMASK = 2,
     RS_SIG_DFL = 0,
     RS_SIG_IGN = 1,

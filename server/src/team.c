@@ -20,6 +20,7 @@ enum {
 };
 enum role { NONE, RESTING, WATCHING, WORKING, LEADING, LEAVING };
 enum phase { RUNNING, CANCELLED, OVER };
+enum { NOBODY = 2 }; /* of watching: all are blocked */
 
 /* How long a call may keep the others waiting; less if others are blocked already. */
 enum { TICK_NS = 1000000, SHORT_TICK_NS = 100000, REST_NS = 900000000 };
@@ -86,7 +87,10 @@ static void start(struct rs_session *s, uint32_t index) {
     if (!s->helpers) {
         s->first.role = WORKING; /* as it has been, but nobody was there to care */
         const uint64_t act[4] = {rs_addr(rs_interrupt), RS_SA_RESTORER, rs_addr(rs_restore), 0};
+        const uint64_t ours = 1ull << (RS_SIGNAL - 1);
         rs_sys(RS_NR_rt_sigaction, RS_SIGNAL, rs_addr(act), 0, 8, 0, 0);
+        /* Whatever the client has blocked: it can have done so only while there were no helpers. */
+        rs_sys(RS_NR_rt_sigprocmask, RS_SIG_UNBLOCK, rs_addr(&ours), 0, 8, 0, 0);
         s->tids[0] = (int32_t)rs_sys3(RS_NR_gettid, 0, 0, 0);
     }
     s->helpers = index > s->helpers ? index : s->helpers;
@@ -102,7 +106,7 @@ static void start(struct rs_session *s, uint32_t index) {
     }
 }
 
-/* Have somebody watch. Afterwards watching is set, or there is nobody who could. */
+/* Have somebody watch. Afterwards watching is set, even if there is nobody who could. */
 static void call_watcher(struct rs_session *s) {
     uint32_t free = s->helpers + 1;
     s->watching = 1;
@@ -117,6 +121,8 @@ static void call_watcher(struct rs_session *s) {
     }
     if (free <= RS_SIZE_HELPERS)
         start(s, free);
+    else
+        s->watching = NOBODY;
 }
 
 int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
@@ -162,7 +168,7 @@ static _Noreturn void leave(struct rs_session *s, struct rs_work *w) {
 static void follow(struct rs_session *s, struct rs_work *w) {
     uint32_t seen = 0;
     change(&w->role, WORKING, RESTING);
-    s->watching = 0;
+    change(&s->watching, NOBODY, 0);
     for (;;) {
         uint32_t role = w->role, now = s->turn;
         if (role == LEADING)

@@ -19,6 +19,7 @@ import rsyscall
 from conformance.pipes import pipe_to
 from e2e.servers import STUB, children_of, open_fds
 from rsyscall.near.sysif import SyscallHangup, SyscallSendError, SyscallSendHangup
+from rsyscall.sched import CLONE
 from rsyscall.tasks.pair import open_pair
 
 
@@ -88,7 +89,7 @@ async def test_every_waiter_fails_when_the_stub_is_killed() -> None:
     async def call() -> None:
         # Whether it was sent, a ring can tell exactly: not if the stub never came to read it.
         with pytest.raises(SyscallHangup) as info:
-            await process.task.getpid()
+            await reader.read(1)
         reasons.append(str(info.value))
 
     async def read() -> None:
@@ -126,6 +127,7 @@ async def test_a_caller_that_is_cancelled_still_learns_of_the_death() -> None:
         pipe_to(process.task) as (reader, _),
         trio.open_nursery() as nursery,
     ):
+        await process.unshare(CLONE.NEWPID)  # so that nobody can interrupt it
         nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked()
         scope.cancel()
@@ -180,7 +182,7 @@ async def test_leaving_while_calls_wait_ends_them_and_the_stub() -> None:
 
     async def call() -> None:
         with pytest.raises(SyscallHangup, match="closed by us"):
-            await process.task.getpid()
+            await reader.read(1)
         ended.append("other")
 
     async with trio.open_nursery() as nursery:

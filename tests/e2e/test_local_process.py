@@ -12,11 +12,13 @@ import pytest
 import trio
 import trio.testing
 
+import leaks
 import rsyscall
 from e2e.servers import DEADLINE
 from rsyscall import near
 from rsyscall.near.sysif import SyscallSendError
 from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import In, Ret
 
 task = rsyscall.local_process.task
 
@@ -86,10 +88,10 @@ async def test_only_a_call_that_may_block_is_made_in_a_worker_thread() -> None:
         assert await task.make_fd_handle(near.FileDescriptor(ours)).read(1) == b"x"
 
     async with trio.open_nursery() as nursery:
-        limiter = trio.to_thread.current_default_thread_limiter()
+        before = leaks.threads().keys()
         nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked()
-        busy = limiter.borrowed_tokens
+        busy = len(leaks.threads().keys() - before)
         thread = await task.sysif.syscall(SYS.gettid)
         os.write(theirs, b"x")
     os.close(ours)
@@ -134,3 +136,21 @@ print(json.dumps(trio.run(main)))
 
 def test_credential_calls_are_made_with_one_thread() -> None:
     assert interpreter(SINGLE) == [0, 0]
+
+
+async def test_more_calls_block_than_trio_has_threads_for() -> None:
+    returned: list[int] = []
+    eventfd = await task.sysif.syscall(SYS.eventfd2, 0, 1)  # as a semaphore
+
+    async def read() -> None:
+        returned.append((await task.sysif.call(SYS.read, (eventfd, Ret(8), 8))).value)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            count = In((60).to_bytes(8, sys.byteorder))
+            await task.sysif.call(SYS.write, (eventfd, count, 8))  # it may block as well
+    await task.sysif.syscall(SYS.close, eventfd)
+    assert returned == [8] * 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -117,10 +118,12 @@ def _filled(step: Step, args: tuple[Argument, ...]) -> Step:
 class DirectSyscallInterface(MemoryRoads):
     """The door of the interpreter's own process.
 
-    A call that may block is made in a worker thread, so that trio goes on. Calls that change ids or
-    capabilities are refused (SyscallSendError) while the interpreter has more than one thread: they
-    concern one thread only, and the others would keep what they had. What happens with signals is
-    Python's, and sigaction is refused.
+    A call that may block is made in a worker thread, so that trio and others go on, however many
+    there are. It cannot be interrupted: if it is cancelled, it is waited for all the same.
+
+    Calls that change ids or capabilities are refused (SyscallSendError) while the interpreter has
+    more than one thread: they concern one thread only, and the others would keep what they had.
+    What happens with signals is Python's, and sigaction is refused.
     """
 
     immediate = True
@@ -130,6 +133,8 @@ class DirectSyscallInterface(MemoryRoads):
         self._programs: dict[int, tuple[tuple[Step, ...], BatchFlag]] = {}
         self._numbers = itertools.count()
         self._unanswered = set[trio.Event]()
+        # Of our own, without a limit: calls that wait for each other must not wait for a thread.
+        self._limiter = trio.CapacityLimiter(math.inf)
 
     async def _run(self, numbers: Collection[int], execute: Callable[[], T]) -> T:
         for number in numbers:
@@ -138,7 +143,7 @@ class DirectSyscallInterface(MemoryRoads):
             answered = trio.Event()
             self._unanswered.add(answered)
             try:
-                return await trio.to_thread.run_sync(execute)
+                return await trio.to_thread.run_sync(execute, limiter=self._limiter)
             finally:
                 self._unanswered.remove(answered)
                 answered.set()
