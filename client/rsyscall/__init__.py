@@ -28,6 +28,8 @@ from rsyscall.near.sysif import (
     SyscallHangup,
     SyscallSendError,
 )
+from rsyscall.path import Path
+from rsyscall.struct import Int32, Int64
 from rsyscall.sys.mman import MemoryMapping
 
 if TYPE_CHECKING:
@@ -56,8 +58,11 @@ __all__ = [
     "CompletedProcess",
     "FileDescriptor",
     "ForkedError",
+    "Int32",
+    "Int64",
     "LinearPointer",
     "MemoryMapping",
+    "Path",
     "Pointer",
     "PreparedBatch",
     "Process",
