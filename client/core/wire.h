@@ -46,7 +46,7 @@ static inline uint64_t now_ns(void) {
  * a glance when it is not: after every failure for twice as many waits as before. (An answer that
  * never comes while we look may be waiting for the CPU that we look with.) */
 struct patience {
-    uint64_t most_ns;
+    uint64_t most_ns, limit_ns; /* what is allowed, and what until it is first met */
     uint32_t held, failed; /* a glance for so many waits; and after the last failure for as many */
 };
 
@@ -57,17 +57,18 @@ enum {
 
 static inline void patience_set(struct patience *p, uint32_t us) {
     if (p->most_ns != (uint64_t)us * 1000)
-        *p = (struct patience){(uint64_t)us * 1000, 0, 0};
+        *p = (struct patience){(uint64_t)us * 1000, (uint64_t)us * 1000, 0, 0};
 }
 
 static inline uint64_t patience_now(const struct patience *p) {
-    return p->held ? 0 : p->most_ns;
+    return p->held ? 0 : p->limit_ns;
 }
 
 static inline void patience_learn(struct patience *p, int met) {
-    if (met)
+    if (met) {
+        p->limit_ns = p->most_ns;
         p->held = p->failed = 0;
-    else if (p->held)
+    } else if (p->held)
         p->held--;
     else
         p->held = p->failed = p->failed < HELD_MOST ? 2 * p->failed + 1 : HELD_MOST;

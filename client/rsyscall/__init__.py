@@ -30,6 +30,8 @@ from rsyscall.near.sysif import (
     SyscallHangup,
     SyscallSendError,
 )
+from rsyscall.path import Path
+from rsyscall.struct import Int32, Int64
 from rsyscall.sys.mman import MemoryMapping
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ __all__ = [
     "CompletedProcess",
     "FileDescriptor",
     "ForkedError",
+    "Int32",
+    "Int64",
     "Interrupted",
     "LinearPointer",
     "MemoryMapping",

@@ -13,6 +13,7 @@ from conformance.seen import nothing_sent, recording, twin
 from rsyscall.far import AddressSpaceMismatchError
 from rsyscall.fcntl import O
 from rsyscall.handle import LinearPointer, Pointer, ReadablePointer, Task, WrittenPointer
+from rsyscall.handle.pointer import PointerTaskMismatchError
 from rsyscall.memory.allocation_interface import UseAfterFreeError
 from rsyscall.memory.allocator import AllocatorClient
 from rsyscall.memory.heap import Heap
@@ -298,3 +299,13 @@ async def test_the_end_of_a_pointer_begins_aligned(task: Task) -> None:
         with pytest.raises(ValueError, match="size: -1 is negative"):
             pointer.split_from_end(-1, 1)
     assert pointer.size() == 16
+
+
+async def test_a_pointer_of_another_address_space_is_a_value_error_too(
+    task: Task, stranger: rsyscall.Process
+) -> None:
+    pointer = await stranger.ptr(b"far")
+    with nothing_sent(task), pytest.raises(PointerTaskMismatchError) as caught:
+        pointer.check_address_space(task)
+    assert isinstance(caught.value, AddressSpaceMismatchError)
+    assert isinstance(caught.value, ValueError)

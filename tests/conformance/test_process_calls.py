@@ -18,6 +18,7 @@ from rsyscall.fcntl import O
 from rsyscall.netinet.in_ import SockaddrIn
 from rsyscall.path import Path as FarPath
 from rsyscall.sys.socket import AF, SOCK, SockaddrStorage, Sockbuf
+from rsyscall.sys.un import PathTooLongError, SockaddrUn, SockaddrUnProcFd
 
 
 @pytest.fixture(params=["direct", "stub", "stub-no-ring"])
@@ -93,3 +94,34 @@ async def test_the_address_of_who_connects_is_left_in_memory(some: rsyscall.Proc
             async with made:
                 found = await (await left.read()).buf.read()
                 assert (found.addr_as_string(), found.port) == client.getsockname()
+
+
+async def test_a_path_too_long_for_an_address_goes_by_its_directory(
+    some: rsyscall.Process, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True, exist_ok=True)
+    short = await SockaddrUn.from_path(some, tmp_path / "short")
+    assert short == SockaddrUn(tmp_path / "short")
+    await short.close()
+    address = await SockaddrUn.from_path(some, deep / "socket")
+    assert isinstance(address, SockaddrUnProcFd)
+    async with (
+        await some.socket(AF.UNIX, SOCK.STREAM) as server,
+        await some.socket(AF.UNIX, SOCK.STREAM) as client,
+    ):
+        await server.bind(address)
+        assert stat.S_ISSOCK((deep / "socket").stat().st_mode)
+        await server.listen(1)
+        await client.connect(address)
+        async with await server.accept():
+            pass
+    await address.close()
+    await address.close()
+    assert not address.fd.valid
+    with pytest.raises(PathTooLongError, match="path: 100 bytes behind the directory, and 83 can"):
+        await SockaddrUn.from_path(some, deep / ("s" * 100))
+    with pytest.raises(FileNotFoundError):
+        await SockaddrUn.from_path(some, deep / "none" / "socket")
+    with pytest.raises(ValueError, match="whose descriptor it names"):
+        SockaddrUnProcFd.from_bytes(bytes(110))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
 import rsyscall
+from conformance.ways import WAYS
 from rsyscall.epoller import AsyncFileDescriptor
 from rsyscall.fcntl import O
 from rsyscall.netinet.in_ import SockaddrIn
@@ -70,6 +72,23 @@ async def test_a_socketpair_is_a_half_closeable_stream(process: rsyscall.Process
     await trio.testing.check_half_closeable_stream(
         partial(sockets, process), partial(clogged_sockets, process)
     )
+
+
+@pytest.mark.parametrize("way", ["direct", "stub", "stub-no-ring"])
+async def test_a_tcp_connection_is_a_half_closeable_stream(way: str, tmp_path: Path) -> None:
+    async with WAYS[way](tmp_path) as process:
+        sock = await process.socket(AF.INET, SOCK.STREAM | SOCK.NONBLOCK)
+        name = await process.bind_getsockname(sock, SockaddrIn(0, "127.0.0.1"))
+        await sock.listen(10)
+        async with RemoteListener(await process.make_afd(sock)) as listener:
+
+            async def connected() -> tuple[RemoteStream, RemoteStream]:
+                made = await process.socket(AF.INET, SOCK.STREAM | SOCK.NONBLOCK)
+                client = await process.make_afd(made)
+                await client.connect(name)
+                return RemoteStream(client), await listener.accept()
+
+            await trio.testing.check_half_closeable_stream(connected, None)
 
 
 async def test_a_listener_takes_connections_of_its_own_process_and_of_trio(

@@ -15,6 +15,7 @@ import trio.testing
 from rsyscall.near.sysif import SyscallHangup, SyscallSendHangup
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall_protocol import (
+    Batch,
     Call,
     Connection,
     Event,
@@ -51,7 +52,9 @@ class Played:
 
 
 @asynccontextmanager
-async def played(limits: Limits) -> AsyncGenerator[tuple[RemoteSyscallInterface, Played]]:
+async def played(
+    limits: Limits, features: Feature = Feature.NONE
+) -> AsyncGenerator[tuple[RemoteSyscallInterface, Played]]:
     ours, theirs = socket.socketpair()
     sysif, server = (
         RemoteSyscallInterface(ours, limits=limits),
@@ -63,7 +66,7 @@ async def played(limits: Limits) -> AsyncGenerator[tuple[RemoteSyscallInterface,
             await server.hear()
             info: dict[str, int | str] = {"arch": os.uname().machine}
             limits = server.connection.limits
-            server.say(Hello(features=Feature.NONE, limits=limits, info=info))
+            server.say(Hello(features=features, limits=limits, info=info))
         yield sysif, server
         await sysif.close_interface()
 
@@ -222,3 +225,41 @@ async def test_a_small_call_does_not_overtake_a_large_one_that_waits_for_room() 
         for request, size in (third, 5000), (fourth, 1000), (last, 1000):
             server.say(Result(request.id, 0, (bytes(size),)))
     assert cancelled.cancelled_caught
+
+
+async def test_what_is_asked_together_of_a_server_without_batches_is_asked_one_by_one() -> None:
+    returned: list[int] = []
+
+    async def call(sysif: RemoteSyscallInterface, number: int) -> None:
+        returned.append((await sysif.call_at_once(number)).value)
+
+    async with played(Limits()) as (sysif, server), trio.open_nursery() as nursery:
+        sysif.expect(5)
+        for number in range(5):
+            nursery.start_soon(call, sysif, number)
+        for _ in range(5):
+            heard = await server.hear()
+            assert isinstance(heard, Call)
+            server.say(Result(heard.id, heard.nr))
+    assert sorted(returned) == list(range(5))
+
+
+async def test_what_is_asked_together_hangs_up_together() -> None:
+    hung_up = 0
+
+    async def call(sysif: RemoteSyscallInterface, number: int) -> None:
+        nonlocal hung_up
+        with pytest.raises(SyscallHangup):
+            await sysif.call_at_once(number)
+        hung_up += 1
+
+    async with played(Limits(), Feature.BATCH) as (sysif, server):
+        async with trio.open_nursery() as nursery:
+            sysif.expect(5)
+            for number in range(5):
+                nursery.start_soon(call, sysif, number)
+            heard = await server.hear()
+            assert isinstance(heard, Batch)
+            assert len(heard.steps) == 5
+            server.socket.shutdown(socket.SHUT_RDWR)
+        assert hung_up == 5

@@ -65,7 +65,6 @@ class _State:
     def __init__(self) -> None:
         self.epolled: EpolledFileDescriptor | None = None
         self.closed = False
-        self.probe: Probe | None = None
         self.calls = 0
         self.idle = trio.Event()
         self.lock = trio.Lock()
@@ -89,6 +88,7 @@ class AsyncFileDescriptor:
         self.epoller = epoller
         self.handle = fd
         self._state = _State()
+        self._looks: Probe | None = None
 
     @staticmethod
     async def make(
@@ -161,11 +161,11 @@ class AsyncFileDescriptor:
                 state.idle.set()
 
     def _probe(self) -> Probe:
-        state = self._state
-        if state.probe is None:
+        """Whether there is more to be read."""
+        if self._looks is None:
             pollfd = In(_POLLFD.pack(int(cast("SupportsInt", self._number())), _READABLE, 0))
-            state.probe = SYS.ppoll, (pollfd, 1, _AT_ONCE, 0, 8)
-        return state.probe
+            self._looks = SYS.ppoll, (pollfd, 1, _AT_ONCE, 0, 8)
+        return self._looks
 
     async def _do(self, mask: int, declare: Callable[[SyscallArgument], TypedCall[T]]) -> T:
         """Make a call until it was not too early."""

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 __all__ = [
     "LinearPointer",
     "Pointer",
+    "PointerTaskMismatchError",
     "ReadablePointer",
     "UseAfterFreeError",
     "WrittenPointer",
 ]
 
 T = TypeVar("T")
+
+
+class PointerTaskMismatchError(far.AddressSpaceMismatchError, ValueError):
+    """A pointer was used for a task of another address space."""
 
 
 class Pointer(Generic[T]):
@@ -69,7 +74,7 @@ class Pointer(Generic[T]):
         """Raise AddressSpaceMismatchError, naming both, unless `task` shares the address space."""
         ours = self.mapping.task.address_space
         if task.address_space is not ours:
-            raise far.AddressSpaceMismatchError(
+            raise PointerTaskMismatchError(
                 f"a pointer into {ours}, and {task} has {task.address_space}"
             )
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.abi import ABI
+from rsyscall.fcntl import O
 from rsyscall.struct import check_size
 from rsyscall.sys.socket import AF, Sockaddr
 
-__all__ = ["PathTooLongError", "SockaddrUn"]
+if TYPE_CHECKING:
+    from rsyscall._process import Conveniences
+    from rsyscall.handle import FileDescriptor
 
+__all__ = ["PathTooLongError", "SockaddrUn", "SockaddrUnProcFd"]
+
+#: Where the descriptors of whoever looks are.
+_PROC = b"/proc/self/fd/%d"
 _PATH = 108
 
 
@@ -37,6 +45,32 @@ class SockaddrUn(Sockaddr):
             raise ValueError(f"path: embedded null byte in {path!r}")
         self.path: bytes = data
 
+    @staticmethod
+    async def from_path(
+        thr: Conveniences, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    ) -> SockaddrUn:
+        """The address of a path in a process, also of one that is too long for an address.
+
+        thr: the process. Such a path is gone by way of its directory, which is open there until
+        `close`. PathTooLongError for a last part that is too long even so; OSError of opening the
+        directory. A checkpoint; if cancelled, nothing was opened. open(2).
+        """
+        data = os.fsencode(path)
+        if len(data) <= _PATH:
+            await checkpoint()
+            return SockaddrUn(data)
+        directory, name = os.path.split(data)
+        longest = _PATH - len(_PROC % 2**31) - 1
+        if not name or len(name) > longest:
+            what = f"{len(name)} bytes behind the directory, and {longest} can be"
+            raise PathTooLongError(f"path: {what}: {data!r}")
+        fd = await thr.task.open(directory, O.PATH | O.DIRECTORY | O.CLOEXEC)
+        return SockaddrUnProcFd(fd, name)
+
+    async def close(self) -> None:
+        """Close what from_path has opened, if it has. A checkpoint."""
+        await checkpoint()
+
     def to_bytes_for(self, abi: ABI, /) -> bytes:
         """The address in the memory of a task with that ABI, no longer than it must be."""
         end = b"" if not self.path or self.path[:1] == b"\0" or len(self.path) == _PATH else b"\0"
@@ -54,3 +88,29 @@ class SockaddrUn(Sockaddr):
     def sizeof(cls) -> int:
         """The size of the longest one in bytes."""
         return 2 + _PATH
+
+
+class SockaddrUnProcFd(SockaddrUn):
+    """An address by way of a directory that is open; see SockaddrUn.from_path.
+
+    fd: the directory. It means the same only in processes that have it open under its number.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: FileDescriptor, name: bytes) -> None:
+        """name: in the directory. PathTooLongError."""
+        super().__init__(_PROC % int(fd.near) + b"/" + name)
+        self.fd: FileDescriptor = fd
+
+    @classmethod
+    def from_bytes_for(cls, data: bytes, abi: ABI, /) -> NoReturn:
+        """ValueError: whose directory it is does not stand in the address."""
+        raise ValueError("data: an address does not say whose descriptor it names")
+
+    async def close(self) -> None:
+        """Close the directory, cancelled or not; nothing if that was done before. A checkpoint."""
+        with shield():
+            if self.fd.valid:
+                await self.fd.invalidate()
+        await checkpoint()
