@@ -50,9 +50,9 @@ class Held:
 
     def __init__(self, number: int, lost: deque[Held], maker: Task | None = None) -> None:
         """Without handles. maker: if a call has made it; then it is collected."""
-        self.number = number
-        self.lost = lost
-        self.maker = maker
+        self.number: int = number
+        self.lost: deque[Held] = lost
+        self.maker: Task | None = maker
         self.collected: bool = maker is not None
         self.kept: bool = False
         self.origin: Held | None = None

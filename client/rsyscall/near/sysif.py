@@ -126,7 +126,7 @@ class OtherCallsBlocked(SyscallSendError):
 
     def __init__(self, call: str, blocked: Sequence[str]) -> None:
         """call: what was not made."""
-        self.blocked = tuple(blocked)
+        self.blocked: tuple[str, ...] = tuple(blocked)
         shown = [*self.blocked[:_MOST_SHOWN], *(["..."] if len(blocked) > _MOST_SHOWN else [])]
         super().__init__(
             f"{call}: concerns the state of one thread, and other calls are blocked in theirs"
