@@ -139,7 +139,7 @@ class Conveniences:
         path with a NUL; OSError as the calls report it, and then only a part may have been written.
         A checkpoint; if cancelled, likewise. open(2), write(2).
         """
-        data = text.encode() if isinstance(text, str) else bytes(text)
+        data = os.fsencode(text) if isinstance(text, str) else bytes(text)
         if isinstance(path, FileDescriptor):
             await _write_all(path, data)
             return None
@@ -204,7 +204,7 @@ class Conveniences:
         with shield():
             found = await sock.getsockname()
         if not isinstance(found, type(addr)):
-            raise ValueError(f"addr: {addr} has become {found}")
+            raise ValueError(f"addr: {addr!r}, and the socket has {found!r}")
         return found
 
 

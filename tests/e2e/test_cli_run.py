@@ -255,6 +255,7 @@ def started(*args: str) -> Generator[tuple[subprocess.Popen[str], int]]:
         stdout=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        process_group=0,  # in one whose leader has no parent in the session nobody is stopped
     ) as process:
         assert process.stdout is not None
         try:

@@ -374,6 +374,10 @@ static void check_output(const uint8_t *p, const uint8_t *end, int ring) {
             last_id = id;
             break;
         }
+        case RS_MSG_STALL:
+            REQUIRE(last_type == RS_MSG_HELLO || last_type == RS_MSG_RESULT);
+            type = RS_MSG_RESULT;
+            break;
         case RS_MSG_BELL:
         case RS_MSG_FDS:
             REQUIRE(!ring && last_type == RS_MSG_RESULT);

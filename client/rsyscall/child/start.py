@@ -480,7 +480,10 @@ async def _start_there(parent: Task, flags: CLONE, address: int) -> Child:
     keep = kept(parent)
     spin = recent_spin()
     page_size = _page_size(parent)
+    space = parent.address_space
     with shield():
+        await settled(space)
+        started = space.started
         parent.sysif.starting += 1
         try:
             begun = await begin_there(parent, int(flags), address, keep, page_size, spin)
@@ -489,6 +492,8 @@ async def _start_there(parent: Task, flags: CLONE, address: int) -> Child:
             raise
         finally:
             parent.sysif.starting -= 1
+        if started != space.started:  # as in _start
+            begun.memory.dumpable = space.dumpable
         return await _serve(parent, flags, begun, keep, address, spin[0])
 
 

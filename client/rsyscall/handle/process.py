@@ -306,7 +306,7 @@ class ChildPid(Pid):
             if self.death_state is None and self.pidfd >= 0:
                 if _ends.soon and not _ends.waiters:
                     await checkpoint()
-                    if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, 0, _SOON_US):
+                    if self.pidfd < 0 or lib.rs_wait_readable(self.pidfd, 0, _SOON_US):
                         return
                 await self._sleep()
 

@@ -20,6 +20,7 @@ import trio
 import rsyscall
 from leaks import threads
 from rsyscall.memory.allocator import AllocatorClient
+from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.child import ChildInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.sysif.remote import RemoteSyscallInterface
@@ -173,7 +174,9 @@ def watch_the_doors(replace: Callable[[type, str, object], None]) -> None:
 # ---- accounting ----
 
 
-def _account(process: rsyscall.Process) -> dict[str, object]:
+async def _account(process: rsyscall.Process) -> dict[str, object]:
+    if not process.task.sysif.immediate:  # without the threads it keeps for calls that may block
+        await process.task.sysif.syscall(SYS.setresuid, -1, -1, -1)
     there = Path(f"/proc/{int(process.pid)}")
     allocator = process.task.allocator
     assert isinstance(allocator, AllocatorClient)
@@ -208,13 +211,13 @@ async def at_every_point(row: Row, process: rsyscall.Process, directory: Path) -
     """See this module's documentation; returns how many points there were."""
     await _once(row, process, directory, _MOST)  # what is made when it is first needed
     gc.collect()
-    before = _account(process)
+    before = await _account(process)
     for at in range(_MOST):
         found = await _once(row, process, directory, at)
-        after = _account(process)
+        after = await _account(process)
         if after != before:
             gc.collect()  # what is in a cycle is not freed at once
-            after = _account(process)
+            after = await _account(process)
         changed = {
             name: (before[name], after[name]) for name in before if after[name] != before[name]
         }

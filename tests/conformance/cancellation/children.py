@@ -39,6 +39,32 @@ async def cloning(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
     yield Case(process.clone, judge)
 
 
+@row("`ChildProcess.map_ids`", "nothing is mapped, or the user ids alone")
+async def mapping_ids(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
+    one = [(0, 0, 1)]
+    async with await process.clone(CLONE.NEWUSER, False) as child:
+
+        async def judge(cancelled: bool, _: Any) -> None:
+            uids, gids = [
+                bool(Path(f"/proc/{int(child.pid)}/{kind}_map").read_text())
+                for kind in ("uid", "gid")
+            ]
+            assert (uids and gids) if not cancelled else not gids
+
+        yield Case(lambda: child.map_ids(one, one), judge)
+
+
+@row("`Process.open_channels`, `open_async_channels`", "there are none")
+async def opening_channels(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
+    async def judge(cancelled: bool, channels: Any) -> None:
+        if not cancelled:
+            ((ours, theirs),) = channels
+            await ours.close()
+            await theirs.close()
+
+    yield Case(lambda: process.open_channels(1), judge)
+
+
 @row("`Process.spawn`", "there is no child, or it was killed and waited for")
 async def spawning(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
     async def judge(cancelled: bool, child: Any) -> None:
