@@ -11,7 +11,7 @@
 
 enum {
     ROOM = 65536,
-    LOOKED_NS = 10000 /* looked for an answer again and again at most, before sleeping */
+    LOCKED_NS = 10000 /* looked for an answer with the interpreter's lock held */
 };
 
 typedef struct {
@@ -149,15 +149,22 @@ static PyObject *socket_take(PyObject *object, PyObject *unused) {
 
 /* Wait a little for something to come: it is cheaper than trio's loop, if it does. */
 static int await_answer(Socket *self) {
-    uint64_t ns = patience_now(&self->patience), start = now_ns();
+    /* Twice the spin of a ring: the other end is not looking, and has to be woken first. */
+    uint64_t ns = 2 * patience_now(&self->patience), start = now_ns();
     struct pollfd fd = {self->fd, POLLIN, 0};
     int come = poll(&fd, 1, 0), looked = 0;
-    if (ns > LOOKED_NS)
-        ns = LOOKED_NS;
-    while (!come && now_ns() - start < ns) {
+    PyThreadState *unlocked = NULL;
+    while (!come) {
+        uint64_t spent = now_ns() - start;
+        if (spent >= ns)
+            break;
+        if (spent >= LOCKED_NS && !unlocked)
+            unlocked = PyEval_SaveThread();
         come = poll(&fd, 1, 0);
         looked = 1;
     }
+    if (unlocked)
+        PyEval_RestoreThread(unlocked);
     if (!come || looked) /* what was there at once says nothing about looking */
         patience_learn(&self->patience, come > 0);
     ns = patience_now(&self->doze);

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 
 import trio
 
@@ -100,28 +100,49 @@ async def _floor_socket(stub: RawStub, n: int) -> float:
 
 
 async def socket_calls(scale: Scale) -> list[Row]:
-    """One awaited call over the socketpair, and a bare ping-pong with the same stub."""
+    """One awaited call over the socketpair, and a bare ping-pong with the same stub.
+
+    Where the two ends run decides more than what they do: to wake a CPU that is idle takes several
+    times as long as all the rest, and the scheduler changes its mind between rounds, for each of
+    them by itself. So they are put on the same CPU, and then on two; as it comes is recorded.
+    """
     n = scale.slow
     async with rsyscall.open_process(ring=False) as process:
         with raw_stub() as blocking, raw_stub() as stub:
             sock = trio.socket.from_stdlib_socket(stub.sock.dup())
+            pids = [int(process.pid), blocking.pid, stub.pid]
+            cpus = sorted(os.sched_getaffinity(0))
             with sock:
                 subjects: dict[str, Callable[[], Awaitable[float]]] = {
                     "C": lambda: _floor_socket(blocking, n),
                     "bare": lambda: _trio_socket(stub, sock, n),
                     "ours": lambda: _getppid(process, n),
                 }
-                samples = await interleave("socket calls", subjects, scale.rounds)
+                with _on_cpus({0: cpus[0], **dict.fromkeys(pids, cpus[0])}):
+                    one = await interleave("socket calls, one CPU", subjects, scale.rounds)
+                with _on_cpus({0: cpus[0], **dict.fromkeys(pids, cpus[-1])}):
+                    two = await interleave("socket calls, two CPUs", subjects, scale.rounds)
+                free = await interleave("socket calls", subjects, scale.rounds)
+    name = "the same by sysif.syscall, socketpair, against a bare trio ping-pong"
     return [
+        ratio_row(name, one, "ours", "bare", budget=1.2, floor="C", direct="bare"),
         ratio_row(
-            "the same by sysif.syscall, socketpair, against a bare trio ping-pong",
-            samples,
+            "the same with the stub on another CPU",
+            two,
             "ours",
             "bare",
             budget=1.2,
             floor="C",
             direct="bare",
-        )
+        ),
+        ratio_row(
+            "the same wherever the scheduler puts them",
+            free,
+            "ours",
+            "bare",
+            floor="C",
+            direct="bare",
+        ),
     ]
 
 
@@ -233,7 +254,8 @@ async def busy_cpus(scale: Scale) -> list[Row]:
         }
         with _busy_cpus():
             busy = await interleave("all CPUs busy", subjects, scale.rounds)
-        with _on_one_cpu(0, int(ring.pid), int(socket.pid)):
+        cpu = min(os.sched_getaffinity(0))
+        with _on_cpus(dict.fromkeys([0, int(ring.pid), int(socket.pid)], cpu)):
             one = await interleave("both ends on one CPU", subjects, scale.rounds)
     name = "ring against socketpair, all CPUs kept busy by others"
     return [
@@ -250,13 +272,13 @@ async def busy_cpus(scale: Scale) -> list[Row]:
 
 
 @contextlib.contextmanager
-def _on_one_cpu(*pids: int) -> Generator[None]:
-    """Have these processes share a CPU, though they began with more and so were told to spin."""
+def _on_cpus(where: Mapping[int, int]) -> Generator[None]:
+    """Have each process, 0 being this one, keep to a CPU, though they began with all of them."""
     before = os.sched_getaffinity(0)
     try:
-        for pid in pids:
-            os.sched_setaffinity(pid, {min(before)})
+        for pid, cpu in where.items():
+            os.sched_setaffinity(pid, {cpu})
         yield
     finally:
-        for pid in pids:
+        for pid in where:
             os.sched_setaffinity(pid, before)

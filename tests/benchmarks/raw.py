@@ -18,10 +18,11 @@ _SECONDS = 60
 
 
 class RawStub:
-    """A stub that has said HELLO, and the blocking socket to it."""
+    """A stub that has said HELLO, its pid, and the blocking socket to it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, pid: int) -> None:
         self.sock = sock
+        self.pid = pid
         self._next_id = 1000  # so that ids keep their length for long
         sock.sendall(_frame(encode(Hello())))
         header = sock.recv(HEADER.size, socket.MSG_WAITALL)
@@ -63,7 +64,7 @@ def raw_stub(under: Sequence[str] = ()) -> Generator[RawStub]:
     with ours:
         try:
             ours.settimeout(_SECONDS)
-            stub = RawStub(ours)
+            stub = RawStub(ours, process.pid)
             ours.setblocking(True)
             yield stub
         finally:

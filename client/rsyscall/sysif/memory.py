@@ -191,6 +191,8 @@ class MemoryRoads(SyscallInterface):
         start = int(address)
         check_range(start, length)
         await checkpoint()
+        if length <= CHUNK and (here := self._here(start, length)) is not None:
+            return ffi.unpack(ffi.cast("char *", here), length)
         parts: list[bytes] = []
         for at in range(start, start + max(length, 1), CHUNK):
             if parts:
@@ -206,6 +208,9 @@ class MemoryRoads(SyscallInterface):
         start, view = int(address), memoryview(buffer).cast("B")
         check_range(start, len(view))
         await checkpoint()
+        if len(view) <= CHUNK and (here := self._here(start, len(view))) is not None:
+            ffi.memmove(view, ffi.cast("char *", here), len(view))
+            return
         for offset in range(0, len(view), CHUNK):
             if offset:
                 await checkpoint()
@@ -234,7 +239,7 @@ class MemoryRoads(SyscallInterface):
     async def _read_chunk(self, address: int, length: int) -> bytes | None:
         here = self._here(address, length)
         if here is not None:
-            return bytes(ffi.buffer(ffi.cast("char *", here), length))
+            return ffi.unpack(ffi.cast("char *", here), length)
         if length and (self._pid or await self._choose(length)) and not self._stale():
             got = vm_read(self._pid, self._pidfd, address, length)
             if isinstance(got, bytes):
