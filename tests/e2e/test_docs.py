@@ -47,7 +47,7 @@ def test_example(example: Example, tmp_path: Path) -> None:
     program = tmp_path / "example.py"
     program.write_text("\n" * (example.line - 1) + example.code)
     done = subprocess.run(
-        [sys.executable, "-W", "error", program],
+        [sys.executable, "-u", "-W", "error", program],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
