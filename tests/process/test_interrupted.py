@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import rsyscall
 from process.blocking import (
@@ -18,6 +20,7 @@ from process.blocking import (
     SECONDS,
     Blocked,
     cancelled_in,
+    sleeping,
     tasks,
 )
 from rsyscall.near.sysif import Interrupted
@@ -165,3 +168,65 @@ async def test_a_process_that_blocks_all_signals_is_interrupted(process: rsyscal
             await sysif.call(SYS.read, (eventfd, Ret(8), 8))
 
         await cancelled_in(process, SYS.read, read)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_server_that_is_stuck(
+    process: rsyscall.Process, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process stands for a call that no signal reaches."""
+    monkeypatch.setattr("rsyscall.sysif._interrupt.GRACE_SECONDS", 0.1)
+    sysif, pid = process.task.sysif, int(process.pid)
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    ended: list[str] = []
+
+    async def read(scope: trio.CancelScope) -> None:
+        with scope:
+            with pytest.raises(rsyscall.SyscallHangup) as caught:
+                await sysif.call(SYS.read, (eventfd, Ret(8), 8))
+            ended.append(str(caught.value))
+
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            scopes = [trio.CancelScope() for _ in range(3)]
+            for scope in scopes:
+                nursery.start_soon(read, scope)
+            while sleeping(process, SYS.read) < len(scopes):
+                await sysif.syscall(SYS.getpid)
+            os.kill(pid, signal.SIGSTOP)
+            for scope in scopes if together else scopes[:1]:
+                scope.cancel()
+        assert len(ended) == 3
+        assert set(ended) == {
+            "the server is stuck: not to be interrupted in 0.1 s: "
+            f"read(fd={eventfd}, buf=<room for 8 bytes>, count=8)"
+        }
+        with pytest.raises(rsyscall.SyscallSendError, match="stuck"):
+            await sysif.syscall(SYS.getpid)
+        os.kill(pid, signal.SIGCONT)
+        while Path(f"/proc/{pid}").exists() and state(pid) != "Z":
+            await trio.lowlevel.checkpoint()
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def test_one_that_is_only_slow_is_not_stuck(
+    process: rsyscall.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsyscall.sysif._interrupt.GRACE_SECONDS", SECONDS)
+    sysif, pid = process.task.sysif, int(process.pid)
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sysif.call, SYS.read, (eventfd, Ret(8), 8))
+            while not sleeping(process, SYS.read):
+                await sysif.syscall(SYS.getpid)
+            os.kill(pid, signal.SIGSTOP)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            os.kill(pid, signal.SIGCONT)
+    assert nursery.cancel_scope.cancelled_caught
+    assert await sysif.syscall(SYS.getpid) == pid
