@@ -469,7 +469,7 @@ async def _begin(
     try:
         await _check(pid, memory, stack, s)
     except BaseException as exc:
-        await pid.end()
+        await pid.finish()
         if isinstance(exc, OSError):
             await explain_map(task, exc)
         raise

@@ -262,11 +262,11 @@ class Child:
         elif task.pidns is not self.pid.pid.task.pidns:
             task.near_process = await task.getpid()
 
-    async def end(self) -> ChildState:
-        """See AsyncChildPid.end; whom nobody may kill is told to end by closing its socket."""
+    async def finish(self) -> ChildState:
+        """See AsyncChildPid.finish; whom nobody may kill is told to end by closing its socket."""
         if not self.pid.may_kill():
             self.over("was to end")
-        return await self.pid.end()
+        return await self.pid.finish()
 
     async def died(self) -> None:
         """It is over, or is something else by now."""
@@ -322,7 +322,7 @@ async def start(
         await child.greet(ring)
     except BaseException:
         child.over("was never used")
-        await child.pid.end()
+        await child.pid.finish()
         raise
     return child
 
@@ -401,7 +401,7 @@ async def _start(
     except BaseException:  # its parent is dead: nobody would end it, nor close its pidfd
         if laid is not None:
             laid.close()
-        await AsyncChildPid(child_pid).end()
+        await AsyncChildPid(child_pid).finish()
         raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
@@ -425,7 +425,7 @@ async def _start(
                 child.sysif.begin(greeting, memory.halves())
         except BaseException:
             child.over("was never used")
-            await child.pid.end()
+            await child.pid.finish()
             raise
     return child
 
@@ -522,7 +522,7 @@ async def _serve(
         await child.greet(True)
     except BaseException:
         child.over("was never used")
-        await child.pid.end()
+        await child.pid.finish()
         raise
     return child
 
