@@ -65,6 +65,7 @@ struct rs_work {
     _Atomic uint32_t phase;  /* of a request whose call blocks */
     _Atomic uint32_t heard;  /* the signal that cancels it has been sent */
     uint32_t alone;          /* it must not be relieved */
+    uint32_t parent;         /* it has made a child */
     uint32_t deposed;        /* it has been */
     uint32_t blocked;        /* the same, as the leader sees it: until the reply is taken */
     uint8_t *reply;

@@ -145,6 +145,18 @@ int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
     return result;
 }
 
+int64_t rs_team_clone(struct rs_work *w, const uint64_t a[6]) {
+    /* In the child none of our handlers may run, and it has them until it has changed them. */
+    const uint64_t all = UINT64_MAX;
+    uint64_t mask;
+    if (w)
+        w->parent = 1;
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&mask), 8, 0, 0);
+    int64_t pid = rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5]);
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
+    return pid;
+}
+
 /* ---- what followers do ---- */
 
 /* Have the leader take what w has to give, its reply or its memory. */
@@ -201,7 +213,7 @@ static void follow(struct rs_session *s, struct rs_work *w) {
                             : s->blocked     ? SHORT_TICK_NS
                                              : TICK_NS);
         if (err == -RS_ETIMEDOUT && role == RESTING && w->index && !w->blocked &&
-            change(&w->role, RESTING, LEAVING))
+            !w->parent && change(&w->role, RESTING, LEAVING))
             leave(s, w);
     }
 }

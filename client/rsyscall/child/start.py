@@ -374,7 +374,7 @@ async def _start(
         await memory.write(stack, block)
         how = int(flags) | (_VM if vm else 0)
         try:
-            pid, here, there, inside = await start_child(parent, how, stack, memory.mask, cgroup)
+            pid, here, there, inside = await start_child(parent, how, stack, cgroup)
         except OSError as exc:
             await explain(parent, flags, exc)
             raise

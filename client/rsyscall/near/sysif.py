@@ -96,7 +96,7 @@ Probe: TypeAlias = tuple[SYS, tuple[SyscallArgument, ...]]
 MAX_IO = 1024 * 1024 - 4096
 
 _CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
-_SIG_SETMASK, _SIGKILL = 2, 9
+_SIGKILL = 9
 _P_PIDFD, _WEXITED, _WALL = 3, 4, 0x40000000
 #: What is asked of a pidfd, and told; and the parent's pid.
 _PIDFD_INFO = struct.Struct("@Q16xI36x")
@@ -121,7 +121,8 @@ class OtherCallsBlocked(SyscallSendError):
     """Not made, because other calls are blocked in the process: nothing has happened.
 
     It concerns the state of one thread (ids, capabilities, namespaces, filters, exec, ...), and the
-    threads of those others would keep what they have. blocked: what they are.
+    threads of those others would keep what they have. It has waited for a second: none of them has
+    ended, or others were blocked by then. blocked: what they are.
     """
 
     def __init__(self, call: str, blocked: Sequence[str]) -> None:
@@ -403,33 +404,18 @@ class SyscallInterface(abc.ABC):
     #: How many children are being made: nobody knows them yet, and nobody else may wait for them.
     starting = 0
 
-    async def start_child(
-        self, flags: int, stack: int, mask: int, *, parent: int = 0
-    ) -> tuple[int, int, int]:
+    async def start_child(self, flags: int, stack: int, *, parent: int = 0) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 
         flags: without CLONE_PIDFD, which is added. stack: where the child's stack pointer leads.
-        mask: the signals that the caller has blocked, as a set of bits. parent: the caller's pid,
-        as it sees itself; 0: unknown. Returns the pid, and the
-        number of a pidfd here and in the caller. OSError as the call reports it, or if the pidfd
-        cannot come here, and then the child has been killed. A checkpoint; if cancelled, there is
-        no child.
+        parent: the caller's pid, as it sees itself; 0: unknown. Returns the pid, and the number of
+        a pidfd here and in the caller. OSError as the call reports it, or if the pidfd cannot come
+        here, and then the child has been killed. A checkpoint; if cancelled, there is no child.
         """
-        everything, blocked = In(b"\xff" * 8), In(mask.to_bytes(8, sys.byteorder))
-        clone = (int(flags) | _CLONE_PIDFD, stack, Out(4))
-        batch = StepList()
-        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, everything, 0, 8)
-        batch.syscall(SYS.clone, *clone, on_error="continue")
-        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, blocked, 0, 8)
-        frame = batch.encode()
-        if not isinstance(frame, Frame):
-            raise AssertionError("these steps are plain")
-        reply = await self.batch_frame(frame, batch)
-        _, pid, _ = struct.unpack("3q", reply.values)
-        check_reply(SYS.clone, clone, pid)
-        there = int.from_bytes(reply.outs[0], sys.byteorder)
+        made = await self.call(SYS.clone, (int(flags) | _CLONE_PIDFD, stack, Out(4)))
+        there = int.from_bytes(made.outs[0], sys.byteorder)
         with shield():
-            return pid, await self.bring_pidfd(there, pid, parent), there
+            return made.value, await self.bring_pidfd(there, made.value, parent), there
 
     async def bring_pidfd(self, there: int, pid: int, parent: int = 0) -> int:
         """A pidfd here of a child, from its number in the caller.

@@ -10,8 +10,10 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -60,6 +62,9 @@ from rsyscall_protocol import (
 
 __all__ = ["RemoteSyscallInterface"]
 
+#: How long those that are under way may take until a call has to be alone in vain.
+PATIENCE_SECONDS = 1.0
+_T = TypeVar("_T")
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
 #: The status and the value of the first step of a batch that was refused.
@@ -171,28 +176,34 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         ring = self._ring
-        if ring is None:
-            if self._is_quiet:
-                sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
-                if type(sent) is int:
-                    if sent < 0:
-                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
-                    return sent
-                if sent is None or isinstance(sent, bytes | tuple):
+        try:
+            if ring is None:
+                if self._is_quiet:
+                    sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                    if type(sent) is int:
+                        if sent < 0:
+                            self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
+                        return sent
+                    if sent is None or isinstance(sent, bytes | tuple):
+                        args = (arg1, arg2, arg3, arg4, arg5, arg6)
+                        return (await self._answer(number, args, sent)).value
+            elif not self._out and (not self._waiters or self._quiet()):
+                answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                if type(answer) is int:
+                    if ring.rung or (self._reading and ring.ready):
+                        self._look_again(ring)
+                    if answer < 0:
+                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
+                    return answer
+                if answer is None or isinstance(answer, tuple):
                     args = (arg1, arg2, arg3, arg4, arg5, arg6)
-                    return (await self._answer(number, args, sent)).value
-        elif not self._out and (not self._waiters or self._quiet()):
-            answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
-            if type(answer) is int:
-                if ring.rung or (self._reading and ring.ready):
-                    self._look_again(ring)
-                if answer < 0:
-                    self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
-                return answer
-            if answer is None or isinstance(answer, tuple):
-                args = (arg1, arg2, arg3, arg4, arg5, arg6)
-                return (await self._finish(ring, number, args, answer)).value
-        return (await self._call(number, (arg1, arg2, arg3, arg4, arg5, arg6), (), False)).value
+                    return (await self._finish(ring, number, args, answer)).value
+            args = (arg1, arg2, arg3, arg4, arg5, arg6)
+            return (await self._call(number, args, (), False)).value
+        except OtherCallsBlocked as exc:
+            args = (arg1, arg2, arg3, arg4, arg5, arg6)
+            again = partial(self._call, number, args, (), False)
+            return (await self._patiently(exc, again)).value
 
     async def _answer(
         self, number: int, args: Sequence[SyscallArgument], sent: Answer | bytes | None
@@ -266,23 +277,26 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         """See SyscallInterface."""
         if len(args) > 6:
             raise ValueError(f"args: a system call takes at most six arguments, not {len(args)}")
-        if not fds and not return_fd:
-            await checkpoint()
-            ring = self._ring
-            if ring is None:
-                if self._is_quiet:
-                    sent = self._core.call(number, *args)
-                    if sent is None or isinstance(sent, int | bytes | tuple):
-                        return await self._answer(number, args, sent)
-            elif not self._out and (not self._waiters or self._quiet()):
-                answer = ring.call(number, *args)
-                if type(answer) is int:
-                    self._look_again(ring)
-                    self._check_reply(number, args, answer)
-                    return Reply(answer)
-                if answer is None or isinstance(answer, tuple):
-                    return await self._finish(ring, number, args, answer)
-        return await self._call(number, args, fds, return_fd)
+        try:
+            if not fds and not return_fd:
+                await checkpoint()
+                ring = self._ring
+                if ring is None:
+                    if self._is_quiet:
+                        sent = self._core.call(number, *args)
+                        if sent is None or isinstance(sent, int | bytes | tuple):
+                            return await self._answer(number, args, sent)
+                elif not self._out and (not self._waiters or self._quiet()):
+                    answer = ring.call(number, *args)
+                    if type(answer) is int:
+                        self._look_again(ring)
+                        self._check_reply(number, args, answer)
+                        return Reply(answer)
+                    if answer is None or isinstance(answer, tuple):
+                        return await self._finish(ring, number, args, answer)
+            return await self._call(number, args, fds, return_fd)
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._call, number, args, fds, return_fd))
 
     async def _call(
         self,
@@ -305,6 +319,12 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
     async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
+        try:
+            return await self._batch_once(request)
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._batch_once, request))
+
+    async def _batch_once(self, request: Batch) -> Batched:
         spin = 0 if self._ring is None else self._ring.spin_for(len(request.steps))
         reply = await self.exchange(lambda id_: replace(request, id=id_), spin=spin)
         if not isinstance(reply, Batched):
@@ -318,6 +338,14 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         def make(id_: int) -> Batch:
             return Batch(id_, (), BatchFlag.BRIEF if frame.brief else BatchFlag.NONE)
 
+        try:
+            return self._made(await self.exchange_frame(frame, make))
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._frame_once, frame, make))
+
+    async def _frame_once(
+        self, frame: BatchFrame, make: Callable[[int], Batch | Run]
+    ) -> Outcome | Batched:
         return self._made(await self.exchange_frame(frame, make))
 
     async def batch_fds(
@@ -343,7 +371,14 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         self, number: int, args: list[int | bytes], frame: BatchFrame
     ) -> Outcome | Batched:
         """See SyscallInterface."""
-        return self._made(await self.exchange_frame(frame, lambda id_: Run(id_, number, ())))
+
+        def make(id_: int) -> Run:
+            return Run(id_, number, ())
+
+        try:
+            return self._made(await self.exchange_frame(frame, make))
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._frame_once, frame, make))
 
     async def unprepare(self, number: int) -> None:
         """See SyscallInterface."""
@@ -413,7 +448,28 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         before = list(self._waiters.values())
         await self._exchange(lambda id_: Read(id_, 0, 0))
         for waiter in before:  # most have been answered by now
-            if waiter in self._waiters.values() and waiter.reply is None:
-                if waiter.over is None:
-                    waiter.over = trio.Event()
-                await waiter.over.wait()
+            while self._is_open(waiter):
+                await self._wait_change()
+
+    async def _patiently(
+        self, refused: OtherCallsBlocked, again: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        """Make a call that was refused once others are over that may only have been slow.
+
+        again: makes it. Raises what it was refused with when none of those has ended for long
+        enough. A checkpoint; if cancelled, nothing was sent.
+        """
+        until = trio.current_time() + PATIENCE_SECONDS
+        while True:
+            self._join()
+            before = list(self._waiters.values())
+            with trio.move_on_at(until) as patience:
+                await trio.lowlevel.checkpoint()
+                while before and all(map(self._is_open, before)):
+                    await self._wait_change()
+            if patience.cancelled_caught:
+                raise refused
+            try:
+                return await again()
+            except OtherCallsBlocked as exc:
+                refused = exc
