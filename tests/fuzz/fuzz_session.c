@@ -52,6 +52,7 @@ static uint8_t *ring_output;
 static size_t ring_output_len, ring_output_room;
 static int honest; /* it has read everything in its order so far */
 static uint64_t now;
+static uint64_t mask = FIRST; /* the signals that are blocked: some */
 
 static int32_t open_fd(enum owner owner) {
     REQUIRE(next_fd < MOST_FDS);
@@ -286,6 +287,12 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         return 8;
     case RS_NR_shutdown:
         return 0;
+    case RS_NR_rt_sigprocmask:
+        REQUIRE(a0 == RS_SIG_SETMASK);
+        if (a2)
+            memcpy((void *)(uintptr_t)a2, &mask, sizeof mask);
+        memcpy(&mask, (const void *)(uintptr_t)a1, sizeof mask);
+        return 0;
     default:
         fprintf(stderr, "system call %ld is not expected\n", (long)nr);
         abort();
@@ -331,7 +338,7 @@ int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64
 
 int64_t rs_clone_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                       uint64_t a5) {
-    REQUIRE(a1 != 0);
+    REQUIRE(a1 != 0 && mask == UINT64_MAX); /* its own stack, and no handlers of ours */
     return rs_client_call(nr, a0, a1, a2, a3, a4, a5);
 }
 
@@ -417,6 +424,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (flags & REFUSED)
         rs_session_refuse(&session, RS_ERR_PEER, "not served");
     rs_session_run(&session);
+    REQUIRE(mask == FIRST);
     close_fd(SOCKET);
     close_fd(PIDFD);
 

@@ -38,6 +38,8 @@ from rsyscall_protocol import (
     Struct,
 )
 
+F_DUPFD_CLOEXEC = 1030
+
 
 async def test_others_go_on(process: rsyscall.Process) -> None:
     sysif = process.task.sysif
@@ -66,6 +68,40 @@ async def test_as_many_as_there_may_be(process: rsyscall.Process) -> None:
     async with blocked(process, Size.HELPERS) as reads:
         await reads.release(1)
     assert reads.returned == Size.HELPERS
+
+
+async def test_one_more_holds_up_the_others_until_one_returns(process: rsyscall.Process) -> None:
+    sysif = process.task.sysif
+    others = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    held: list[int] = []
+
+    async def hold() -> None:
+        await sysif.call(SYS.read, (others, Ret(8), 8))
+
+    async def ask() -> None:
+        held.append(await sysif.syscall(SYS.getpid))
+
+    async with blocked(process, Size.HELPERS) as reads:
+        dup = reads.eventfd, F_DUPFD_CLOEXEC, 0
+        ours = (await sysif.call(SYS.fcntl, dup, return_fd=True)).fd
+        assert ours is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold)
+            with trio.fail_after(SECONDS):
+                while sleeping(process, SYS.read) <= Size.HELPERS:
+                    await trio.lowlevel.checkpoint()
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not held
+            os.eventfd_write(ours, 1)
+            with trio.fail_after(SECONDS):
+                while len(held) < 3:
+                    await trio.lowlevel.checkpoint()
+            assert sleeping(process, SYS.read) == Size.HELPERS
+            assert reads.returned == 1
+            await sysif.call(SYS.write, (others, In((1).to_bytes(8, "little")), 8))
+        os.close(ours)
 
 
 async def test_requests_of_all_kinds_beside_a_blocked_call(process: rsyscall.Process) -> None:

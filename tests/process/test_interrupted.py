@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import rsyscall
 from process.blocking import (
@@ -18,6 +20,7 @@ from process.blocking import (
     SECONDS,
     Blocked,
     cancelled_in,
+    sleeping,
     tasks,
 )
 from rsyscall.near.sysif import Interrupted
@@ -33,9 +36,11 @@ from rsyscall_protocol import (
     flatten,
 )
 
-#: How often a call is cancelled at a random instant; a hundred times as often takes two minutes.
-INSTANTS = int(os.environ.get("RSYSCALL_TEST_INSTANTS", "1000"))
-F_SETFL, F_GETPIPE_SZ = 4, 1032
+#: How often calls are cancelled at random instants; 100,000 times takes some minutes.
+INSTANTS = int(os.environ.get("RSYSCALL_TEST_INSTANTS", "300"))
+F_SETFL, F_SETPIPE_SZ, F_GETPIPE_SZ = 4, 1031, 1032
+#: What goes through a pipe, again and again: as much as one call may take, and a turn more.
+STREAM = bytes(range(256)) * 64
 
 
 async def test_all_are_cancelled(process: rsyscall.Process) -> None:
@@ -89,6 +94,58 @@ async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:
     assert written == taken + left
     assert cancelled > INSTANTS / 10
     assert taken > INSTANTS / 10
+
+
+async def test_the_bytes_of_a_pipe_are_those_that_are_told(process: rsyscall.Process) -> None:
+    """Reads and writes are cancelled at random instants: each byte comes through once, in order."""
+    sysif, moments = process.task.sysif, random.Random(7)
+    reader, writer = struct.unpack("ii", (await sysif.call(SYS.pipe2, (Out(8), 0))).outs[0])
+    size = await sysif.syscall(SYS.fcntl, writer, F_SETPIPE_SZ, 4096)
+    sent = received = 0
+    told = {"read": 0, "written": 0, "nothing read": 0, "nothing written": 0, "a part": 0}
+
+    async def write(count: int) -> None:
+        nonlocal sent
+        args = (writer, In(STREAM[sent % 256 :][:count]), count)
+        try:
+            wrote = (await sysif.call(SYS.write, args)).value
+        except trio.Cancelled:
+            told["nothing written"] += 1
+            raise
+        sent += wrote
+        told["written"] += 1
+        told["a part"] += wrote < count
+
+    async def read(count: int) -> None:
+        nonlocal received
+        try:
+            reply = await sysif.call(SYS.read, (reader, Ret(count), count))
+        except trio.Cancelled:
+            told["nothing read"] += 1
+            raise
+        assert reply.outs[0] == STREAM[received % 256 :][: reply.value]
+        received += reply.value
+        told["read"] += 1
+
+    with trio.fail_after(SECONDS + INSTANTS / 100):
+        for i in range(INSTANTS):
+            async with trio.open_nursery() as nursery:
+                one, other = (write, read) if i // 8 % 2 else (read, write)  # it fills up, or not
+                nursery.start_soon(one, moments.randrange(1, 3 * size))
+                for _ in range(moments.randrange(3)):
+                    await trio.lowlevel.checkpoint()
+                if moments.random() < 0.5:
+                    nursery.start_soon(other, moments.randrange(1, size))
+                for _ in range(moments.randrange(20)):
+                    await sysif.syscall(SYS.getpid)
+                nursery.cancel_scope.cancel()
+    for fd in (reader, writer):
+        await sysif.syscall(SYS.fcntl, fd, F_SETFL, os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            await read(size)
+    assert received == sent
+    assert min(told.values()) > INSTANTS / 50, told
 
 
 async def test_a_part_that_was_written_counts(process: rsyscall.Process) -> None:
@@ -165,3 +222,65 @@ async def test_a_process_that_blocks_all_signals_is_interrupted(process: rsyscal
             await sysif.call(SYS.read, (eventfd, Ret(8), 8))
 
         await cancelled_in(process, SYS.read, read)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_server_that_is_stuck(
+    process: rsyscall.Process, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process stands for a call that no signal reaches."""
+    monkeypatch.setattr("rsyscall.sysif._interrupt.GRACE_SECONDS", 0.1)
+    sysif, pid = process.task.sysif, int(process.pid)
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    ended: list[str] = []
+
+    async def read(scope: trio.CancelScope) -> None:
+        with scope:
+            with pytest.raises(rsyscall.SyscallHangup) as caught:
+                await sysif.call(SYS.read, (eventfd, Ret(8), 8))
+            ended.append(str(caught.value))
+
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            scopes = [trio.CancelScope() for _ in range(3)]
+            for scope in scopes:
+                nursery.start_soon(read, scope)
+            while sleeping(process, SYS.read) < len(scopes):
+                await sysif.syscall(SYS.getpid)
+            os.kill(pid, signal.SIGSTOP)
+            for scope in scopes if together else scopes[:1]:
+                scope.cancel()
+        assert len(ended) == 3
+        assert set(ended) == {
+            "the server is stuck: not to be interrupted in 0.1 s: "
+            f"read(fd={eventfd}, buf=<room for 8 bytes>, count=8)"
+        }
+        with pytest.raises(rsyscall.SyscallSendError, match="stuck"):
+            await sysif.syscall(SYS.getpid)
+        os.kill(pid, signal.SIGCONT)
+        while Path(f"/proc/{pid}").exists() and state(pid) != "Z":
+            await trio.lowlevel.checkpoint()
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def test_one_that_is_only_slow_is_not_stuck(
+    process: rsyscall.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsyscall.sysif._interrupt.GRACE_SECONDS", SECONDS)
+    sysif, pid = process.task.sysif, int(process.pid)
+    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sysif.call, SYS.read, (eventfd, Ret(8), 8))
+            while not sleeping(process, SYS.read):
+                await sysif.syscall(SYS.getpid)
+            os.kill(pid, signal.SIGSTOP)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            os.kill(pid, signal.SIGCONT)
+    assert nursery.cancel_scope.cancelled_caught
+    assert await sysif.syscall(SYS.getpid) == pid

@@ -27,8 +27,9 @@ from rsyscall._core import Outcome
 from rsyscall._core import Ring as _Ring
 from rsyscall._core import Socket as _Socket
 from rsyscall.near.sysif import ForkedError
+from rsyscall.sysif import _interrupt
 from rsyscall.sysif._frames import Dead, Frame, Waiter
-from rsyscall.sysif._interrupt import GRACE_SECONDS, MadeCall, describe, stuck, without_effect
+from rsyscall.sysif._interrupt import MadeCall, describe, stuck, without_effect
 from rsyscall.sysif.link import Link
 from rsyscall.sysif.ring import spin_us
 from rsyscall_protocol import (
@@ -383,7 +384,7 @@ class RequestLink(Link):
         data, _ = self._connection.send(Cancel(waiter.id))
         self._out.append(Frame(data, (), None))
         self._flush()
-        self._grace_until = min(self._grace_until, trio.current_time() + GRACE_SECONDS)
+        self._grace_until = min(self._grace_until, trio.current_time() + _interrupt.GRACE_SECONDS)
         if self._sleep is not None:
             self._sleep.deadline = self._grace_until
         if self._ring is not None and self._reader is not None:
@@ -395,7 +396,7 @@ class RequestLink(Link):
         now, left = time.monotonic(), math.inf
         for waiter in self._waiters.values():
             if waiter.cancelled is not None and waiter.reply is None:
-                left = min(left, waiter.cancelled + GRACE_SECONDS - now)
+                left = min(left, waiter.cancelled + _interrupt.GRACE_SECONDS - now)
                 if left <= 0:
                     self._die(Dead(stuck(waiter.call)))
                     return
