@@ -41,6 +41,11 @@ class Waiter:
         self.call: tuple[int, Sequence[SyscallArgument]] | None = None
         self.over: trio.Event | None = None  # for others who wait for the same
 
+    def refusal(self, exc: OSError) -> OSError:
+        """The reply, to be raised; not named here any more: see rsyscall._errors."""
+        self.reply = None
+        return exc
+
 
 class Frame:
     """A frame that has not left completely."""
