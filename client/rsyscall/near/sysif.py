@@ -333,10 +333,13 @@ class SyscallInterface(abc.ABC):
     async def read_memory_into(self, address: SupportsInt, buffer: bytearray | memoryview) -> None:
         """Fill a buffer of our own from what is at `address` of the task's memory.
 
-        OSError (EFAULT) if not all of it can be read; a leading part may have been. A checkpoint;
-        if cancelled, a leading part may have been read. process_vm_readv(2).
+        ValueError if it cannot be written. OSError (EFAULT) if not all of it can be read; a leading
+        part may have been. A checkpoint; if cancelled, a leading part may have been read.
+        process_vm_readv(2).
         """
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise ValueError("buffer: it cannot be written")
         view[:] = await self.read_memory(address, len(view))
 
     @abc.abstractmethod
