@@ -21,6 +21,7 @@ from rsyscall._checkpoint import checkpoint, due, pause
 from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome, StepList
 from rsyscall._core import Ring as _Ring
+from rsyscall._errors import noted
 from rsyscall.near.sysif import (
     OtherCallsBlocked,
     Reply,
@@ -119,9 +120,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         return self.peer
 
     async def _start_ring(self, size: int, halves: SharedHalves | None, *, must: bool) -> None:
-        problem: Exception
         if Feature.RING not in self._connection.features:
-            problem = OSError("the server has no shared memory for us")
+            number, why = None, "the server has no shared memory for us"
         else:
             result = await self._exchange(lambda id_: Ring(id_, size, self._core.spin_us))
             if result.value >= 0:
@@ -133,10 +133,10 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                     self._side = SideChannel(self._connection.limits)
                     return
                 raise self._no_ring("the server gave no shared memory")
-            problem = OSError(-result.value, os.strerror(-result.value))
+            number, why = -result.value, os.strerror(-result.value)
         if must:
-            problem.add_note("while moving the connection into shared memory")
-            raise problem
+            problem = OSError(why) if number is None else OSError(number, why)
+            raise noted(problem, "while moving the connection into shared memory")
 
     def _map_ring(self, size: int, halves: tuple[int, int] | SharedHalves) -> _Ring:
         limits = self._connection.limits
@@ -362,9 +362,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         """See SyscallInterface."""
         result = await self._exchange(lambda id_: Prepare(id_, steps, parameters, flags))
         if result.value < 0:
-            exc = OSError(-result.value, os.strerror(-result.value))
-            exc.add_note("while preparing a batch")
-            raise exc
+            why = os.strerror(-result.value)
+            raise noted(OSError(-result.value, why), "while preparing a batch")
         return result.value
 
     async def run(
