@@ -299,7 +299,7 @@ async def start(
     child.
     """
     check_flags(flags)
-    if vm and (parent.timens_for_children is not parent.timens or flags & _NEWTIME):
+    if vm and (parent.timens_for_children is not parent.timens or (flags and flags & _NEWTIME)):
         raise ValueError("vm: a child in another time namespace needs a private address space")
     address = entry(parent)
     await checkpoint()
