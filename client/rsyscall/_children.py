@@ -10,7 +10,7 @@ import os
 import select
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
@@ -28,7 +28,8 @@ from rsyscall.sysif.direct import DirectSyscallInterface
 
 if TYPE_CHECKING:
     from rsyscall.epoller import Epoller
-    from rsyscall.handle import Task
+    from rsyscall.handle import Pointer, Task, WrittenPointer
+    from rsyscall.sched import CLONE, Stack
 
 __all__ = ["ChildPidMonitor"]
 
@@ -91,6 +92,18 @@ class ChildPidMonitor:
         if pid.task is not self.cloning_task:
             raise ValueError(f"pid: {pid} is no child of {self.cloning_task}")
         return AsyncChildPid(pid)
+
+    async def clone(
+        self,
+        flags: CLONE,
+        child_stack: tuple[Pointer[Stack[Any]], WrittenPointer[Stack[Any]]],
+        ctid: None = None,
+    ) -> AsyncChildPid:
+        """Have the task make a child that runs code of yours, to be waited for; see Task.clone.
+
+        As a context manager it is killed and waited for at the end of the block.
+        """
+        return AsyncChildPid(await self.cloning_task.clone(flags, child_stack, ctid=ctid))
 
     async def adopt(self, pid: near.Pid | int) -> AsyncChildPid:
         """A child of the task that somebody else has made, or that has come to it, by its number.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import struct
 import sys
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,7 +21,8 @@ from rsyscall.child.start import Child
 from rsyscall.child.steps import call, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
-from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle import FileDescriptor, Task, WrittenPointer
+from rsyscall.handle.changes import provide
 from rsyscall.handle.process import ChildPid, ChildPidError
 from rsyscall.near.sysif import (
     Out,
@@ -33,11 +35,15 @@ from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
+from rsyscall.sysif.child import ChildInterface
+from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall_protocol import In
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
+    from rsyscall.fcntl import AT
     from rsyscall.monitor import AsyncChildPid
+    from rsyscall.unistd.exec import ArgList
 
 __all__ = ["Target", "execute", "has_exec", "signal_mask"]
 
@@ -109,7 +115,7 @@ class _Order:
         self,
         mask: bytes,
         dirfd: int,
-        name: bytes,
+        name: bytes | int,
         argv: int,
         envp: int,
         flags: int,
@@ -119,7 +125,8 @@ class _Order:
         batch.syscall(SYS.rt_sigprocmask, _SETMASK, In(mask), Out(8), 8)
         for sig in _IGNORED:
             batch.syscall(SYS.rt_sigaction, sig, _DEFAULT, 0, 8)
-        batch.syscall(SYS.execveat, dirfd, In(name), argv, envp, flags)
+        path = In(name) if isinstance(name, bytes) else name
+        batch.syscall(SYS.execveat, dirfd, path, argv, envp, flags)
         frame = batch.encode()
         if not isinstance(frame, Frame):
             raise AssertionError("these steps are plain")
@@ -202,19 +209,58 @@ class Target:
 
 async def execute(child: Child, target: Target, command: Command) -> AsyncChildPid:
     """Replace the child's program; see ChildProcess.execveat. command: what is shown of it."""
-    task, pid = child.task, child.pid.pid
     await unshare_child_files(child)
     if target.order is not None:
         await _until_known(child, target.order)
     else:
-        async with target.written(task) as order:
+        async with target.written(child.task) as order:
             await _until_known(child, order)
+    await _replaced(child, command)
+    return child.pid
+
+
+async def _replaced(child: Child, command: Command | None) -> None:
+    """It has exec'd."""
+    task, pid = child.task, child.pid.pid
     pid.did_exec(command)
     child.over("has exec'd")
     if task.address_space is not pid.task.address_space:
         task.address_space.end()
     await pid.clear_away()
-    return child.pid
+
+
+async def _execveat(
+    task: Task,
+    fd: FileDescriptor | None,
+    pathname: WrittenPointer[Any],
+    argv: WrittenPointer[ArgList],
+    envp: WrittenPointer[ArgList],
+    flags: AT | None,
+    command: Command | None,
+) -> None:
+    """See Task.execveat."""
+    if isinstance(task.sysif, DirectSyscallInterface):
+        raise PermissionError(errno.EPERM, "this would replace the interpreter; see os.execve")
+    child = task.sysif.child if isinstance(task.sysif, ChildInterface) else None
+    with contextlib.ExitStack() as stack:
+        dirfd = -100 if fd is None else int(stack.enter_context(fd.borrow(task)))
+        borrowed = [stack.enter_context(p.borrow(task)) for p in (pathname, argv, envp)]
+        name, args, variables = map(int, borrowed)
+        if isinstance(child, Child):
+            order = _Order(_NO_SIGNALS, dirfd, name, args, variables, int(flags or 0))
+            await unshare_child_files(child)
+            await _until_known(child, order)
+            await _replaced(child, command)
+            return
+        try:
+            await task.sysif.syscall(SYS.execveat, dirfd, name, args, variables, flags or 0)
+        except SyscallSendError:
+            raise
+        except SyscallHangup:
+            await task.sysif.close_interface()  # as it should
+
+
+provide(execveat=_execveat)
 
 
 @contextlib.asynccontextmanager

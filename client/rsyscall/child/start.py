@@ -38,7 +38,7 @@ from rsyscall.sysif.memory import pid_behind
 from rsyscall.sysif.ring import RING_SIZE, recent_spin
 from rsyscall_protocol import Feature, Hello
 
-__all__ = ["Child", "Lent", "check_flags", "entry", "start", "start_memory"]
+__all__ = ["Child", "Lent", "blocked_signals", "check_flags", "entry", "start", "start_memory"]
 
 _ALLOWED = CLONE.VM | CLONE.FS | CLONE.FILES | CLONE.IO | CLONE.SYSVSEM | NAMESPACES | CLONE.NEWTIME
 _TOGETHER = (
@@ -72,14 +72,14 @@ async def start_memory(task: Task, extra: int, *, shared: bool = False) -> Child
     shared: with a child that has a copy of the rest.
     """
     if task.address_space.ours:
-        mask = 0 if task.sysif.immediate else await _blocked(task)
+        mask = 0 if task.sysif.immediate else await blocked_signals(task)
         memory = OwnMemory(extra, shared=shared)
         memory.mask = mask
         return memory
     return await TaskMemory.make(task, extra, shared=shared)
 
 
-async def _blocked(task: Task) -> int:
+async def blocked_signals(task: Task) -> int:
     """The signals that a task has blocked, as a set of bits."""
     reply = await task.sysif.call(SYS.rt_sigprocmask, (0, 0, Out(8), 8))
     return int.from_bytes(reply.outs[0], sys.byteorder)
@@ -226,6 +226,7 @@ class Child:
             pidfd=lambda: pid.pidfd,
             spin=spin,
         )
+        self.sysif.child = self
         if shares_files:
             self.sysif.share()
         task.sysif = self.sysif

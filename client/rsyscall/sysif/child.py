@@ -69,6 +69,8 @@ class ChildInterface(RemoteSyscallInterface):
         self._sharers = 0
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
+        #: What makes use of it, if that is a child.
+        self.child: object | None = None
 
     def begin(self, greeting: Callable[[], Hello], halves: SharedHalves | tuple[int, int]) -> None:
         """Begin in shared memory that the child has, too.
