@@ -73,19 +73,31 @@ static void take_over(struct rs_session *s, struct rs_work *w, uint32_t bytes, u
 
 /* ---- who watches ---- */
 
+/* Nobody runs there any more. Not the other way round: should we be killed in between, whoever has
+ * the memory with us unmaps what the slots stand for. */
+static void drop(struct rs_session *s, uint32_t index) {
+    uint64_t at = rs_addr(s->slots[index]) - RS_SIZE_HELPER_STACK;
+    s->slots[index] = 0;
+    rs_sys3(RS_NR_munmap, at, RS_SIZE_HELPER_MEMORY, 0);
+}
+
 /* A helper that watches; 0, or -1 and s->stall says why. */
 static int start(struct rs_session *s, uint32_t index) {
-    int64_t at = rs_mmap(RS_HELPER_MEMORY, RS_PROT_READ | RS_PROT_WRITE,
+    int64_t at = rs_mmap(RS_SIZE_HELPER_MEMORY, RS_PROT_READ | RS_PROT_WRITE,
                          RS_MAP_PRIVATE | RS_MAP_ANONYMOUS | RS_MAP_NORESERVE, -1);
     if (at < 0) {
         s->stall = (uint32_t)-at;
         return -1;
     }
-    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_HELPER_STACK);
+    /* One page of it is used in many places. Refused where there are no huge pages anyway. */
+    rs_sys3(RS_NR_madvise, (uint64_t)at, RS_SIZE_HELPER_MEMORY, RS_MADV_NOHUGEPAGE);
+    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_SIZE_HELPER_STACK);
     rs_work_init(s, w);
     w->index = index;
     w->role = WATCHING;
-    if (!s->helpers) {
+    uint32_t is_first = !s->helpers;
+    s->helpers = index > s->helpers ? index : s->helpers;
+    if (is_first) {
         s->first.role = WORKING; /* as it has been, but nobody was there to care */
         const uint64_t act[4] = {rs_addr(rs_interrupt), RS_SA_RESTORER, rs_addr(rs_restore), 0};
         const uint64_t ours = 1ull << (RS_SIGNAL - 1);
@@ -94,15 +106,13 @@ static int start(struct rs_session *s, uint32_t index) {
         rs_sys(RS_NR_rt_sigprocmask, RS_SIG_UNBLOCK, rs_addr(&ours), 0, 8, 0, 0);
         s->tids[0] = (int32_t)rs_sys3(RS_NR_gettid, 0, 0, 0);
     }
-    s->helpers = index > s->helpers ? index : s->helpers;
     uint64_t *stack = (uint64_t *)w - 4;
     stack[0] = rs_addr(rs_helper_entry);
     stack[1] = rs_addr(w);
     int64_t tid = rs_clone_call(RS_NR_clone, CLONE_HELPER, rs_addr(stack),
                                 rs_addr(&s->tids[index]), 0, 0, 0);
     if (tid < 0) {
-        s->slots[index] = 0;
-        rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
+        drop(s, index);
         s->stall = (uint32_t)-tid;
         return -1;
     }
@@ -190,8 +200,7 @@ static void deliver(struct rs_session *s) {
             uint32_t index = w->index;
             while (poke(s, index, 0) != -RS_ESRCH) /* before, it still counts as a thread */
                 futex(&w->role, RS_FUTEX_WAIT, LEAVING, SHORT_TICK_NS / 4);
-            rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
-            s->slots[index] = 0;
+            drop(s, index);
             continue;
         }
         uint8_t *room = rs_tx_room(s, w->reply_len);

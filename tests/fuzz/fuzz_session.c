@@ -264,7 +264,7 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         REQUIRE(owners[a0] == SERVER && a1 >= RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN);
         return fails() ? -RS_ENOMEM : 0;
     case RS_NR_mmap:
-        if (a1 == RS_HELPER_MEMORY)
+        if (a1 == RS_SIZE_HELPER_MEMORY)
             return -RS_ENOMEM;
         REQUIRE(owners[a4] == SERVER);
         if (a1 > HALF || fails())

@@ -47,7 +47,7 @@ async def origin(
         yield process
 
 
-@pytest.fixture(params=["stub", "stub-no-ring", "child-private-memory"])
+@pytest.fixture(params=["stub", "stub-no-ring", "child", "child-private-memory"])
 async def process(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncGenerator[rsyscall.Process]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import struct
@@ -14,6 +16,7 @@ import trio
 import trio.testing
 
 import rsyscall
+from conformance.ways import WAYS
 from process.blocking import (
     EFD_SEMAPHORE,
     RW,
@@ -23,6 +26,7 @@ from process.blocking import (
     sleeping,
     tasks,
 )
+from process.seen import TRUE
 from rsyscall.sched import CLONE
 from rsyscall.sys.mman import MAP
 from rsyscall.sys.syscall import SYS
@@ -96,10 +100,11 @@ async def test_one_more_holds_up_the_others_until_one_returns(process: rsyscall.
             assert not held
             os.eventfd_write(ours, 1)
             with trio.fail_after(SECONDS):
-                while len(held) < 3:
+                # The kernel wakes all of them, and all but one go on waiting.
+                while (len(held), reads.returned) != (3, 1) or (
+                    sleeping(process, SYS.read) != Size.HELPERS
+                ):
                     await trio.lowlevel.checkpoint()
-            assert sleeping(process, SYS.read) == Size.HELPERS
-            assert reads.returned == 1
             await sysif.call(SYS.write, (others, In((1).to_bytes(8, "little")), 8))
         os.close(ours)
 
@@ -147,6 +152,53 @@ async def test_death_with_blocked_calls(process: rsyscall.Process) -> None:
     assert len(failed) == 20
     assert {str(exc) for exc in failed} == {str(failed[0])}
     assert "SIGKILL" in str(failed[0])
+
+
+def size(process: rsyscall.Process) -> int:
+    """Of all that it has mapped, in bytes."""
+    status = Path(f"/proc/{int(process.pid)}/status").read_text()
+    found = re.search(r"^VmSize:\s*(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+@pytest.mark.parametrize("way", ["direct", "child", "stub"])
+@pytest.mark.parametrize("ring", [True, False])
+@pytest.mark.parametrize("end", ["killed", "exits", "execs"])
+async def test_threads_leave_nothing_in_shared_memory(
+    way: str, ring: bool, end: str, tmp_path: Path
+) -> None:
+    count = 20
+    async with WAYS[way](tmp_path) as parent:
+        async with await parent.clone(ring=ring) as child:
+            await child.exit()  # and its memory is kept for the next one
+            await child.pid.wait()
+        before = size(parent)
+        child = await parent.clone(ring=ring)
+        eventfd = await child.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+
+        async def read() -> None:
+            with contextlib.suppress(rsyscall.SyscallHangup):
+                await child.task.sysif.call(SYS.read, (eventfd, Ret(8), 8))
+
+        with trio.fail_after(SECONDS):
+            async with trio.open_nursery() as nursery:
+                for _ in range(count):
+                    nursery.start_soon(read)
+                while sleeping(child, SYS.read) < count:
+                    await child.task.sysif.syscall(SYS.getpid)
+                assert size(parent) - before > (count - 1) * Size.HELPER_MEMORY
+                if end == "killed":
+                    await child.end()
+                else:
+                    nursery.cancel_scope.cancel()
+            if end == "exits":
+                await child.exit()
+                await child.pid.wait()
+            elif end == "execs":
+                await child.exec(TRUE)
+                await child.pid.check()
+        assert size(parent) - before < Size.HELPER_MEMORY
 
 
 async def test_what_only_reads_is_made_beside_a_blocked_call(process: rsyscall.Process) -> None:

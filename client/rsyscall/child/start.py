@@ -52,7 +52,7 @@ _INT = struct.Struct("@i")
 _VM, _NEWTIME = int(CLONE.VM), int(CLONE.NEWTIME)
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _MACHINE = os.uname().machine
-_FEATURES = Feature.RING | Feature.BATCH
+_FEATURES = Feature.RING | Feature.BATCH | Feature.CANCEL
 
 
 def check_flags(flags: CLONE) -> None:
@@ -373,6 +373,7 @@ async def _start(
             spin=spin if begun else (0, 0),
         )
         await memory.write(stack, block)
+        memory.block = stack if vm else 0
         how = int(flags) | (_VM if vm else 0)
         try:
             pid, here, there, inside = await start_child(parent, how, stack, cgroup)
@@ -416,9 +417,7 @@ async def _start(
         dumpable=memory.dumpable,
     )
     if begun:
-        # Threads of a child in our memory would leave their stacks in it.
-        features = _FEATURES if vm else _FEATURES | Feature.CANCEL
-        greeting = _greeting(parent, pid, address, features)
+        greeting = _greeting(parent, pid, address)
         try:
             if laid is not None:
                 child.sysif.begin(greeting, laid.take())
@@ -446,9 +445,7 @@ def _freeing(child_pid: ChildPid, memory: ChildMemory) -> Callable[[], Awaitable
     return free
 
 
-def _greeting(
-    parent: Task, pid: int, address: int, features: Feature = _FEATURES
-) -> Callable[[], Hello]:
+def _greeting(parent: Task, pid: int, address: int) -> Callable[[], Hello]:
     """What a child would say that has begun without a word."""
     page_size = _page_size(parent)
 
@@ -459,7 +456,7 @@ def _greeting(
             "pid": pid,
             "child": address,
         }
-        return Hello(features=features, limits=LIMITS, info=info)
+        return Hello(features=_FEATURES, limits=LIMITS, info=info)
 
     return greeting
 
@@ -510,6 +507,7 @@ async def _serve(
     child_pid = ChildPid(parent, near.Pid(begun.pid), begun.pidfd, begun.there)
     if isinstance(begun.memory, TaskMemory):
         child_pid.on_release_call(SYS.munmap, begun.memory.address, begun.memory.length)
+        child_pid.on_release(begun.memory.sweep)
     else:
         child_pid.on_release(_freeing(child_pid, begun.memory))
     table = _copied_table(begun.pid, keep, begun.own)

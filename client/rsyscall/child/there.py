@@ -95,6 +95,7 @@ async def begin_there(
                 size=RING_SIZE,
                 spin=spin,
             )
+            memory.block = at
             os.pwrite(halves[0], block, Size.RING_HEADER)
             pid, there = await _clone(parent, flags, memory, numbers, at, len(block))
             numbers = ()  # they are closed, and may be somebody else's
