@@ -286,7 +286,10 @@ class ChildPidMonitor:
                     failed = exc  # raised outside: in a nursery it would come in a group
                 nursery.cancel_scope.cancel()
             if failed is not None:
-                raise failed
+                try:
+                    raise failed
+                finally:
+                    failed = None  # see rsyscall._errors
         finally:
             with shield(), contextlib.suppress(SyscallError):
                 if kill:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._sigchld import Wakeups, wakeups
 from rsyscall.epoller import Epoller
 from rsyscall.epoller._shared import SharedRead
@@ -165,12 +165,19 @@ class AsyncChildPid:
         return f"the child (pid {pid.near.id}) {what}"
 
     async def end(self) -> ChildState:
-        """Kill it, if it still runs, and wait for it, cancelled or not.
+        """Kill it, if it still runs, and wait for it, cancelled or not; returns how it ended.
 
         PermissionError, naming the pid, if neither we nor its parent may kill it, such as a program
         that runs as somebody else by now, and it does not end by itself within a second: then it
-        runs on, and is nobody's to end any more; see detach. kill(2).
+        runs on, and is nobody's to end any more; see detach. A checkpoint; if cancelled, it has
+        ended. kill(2).
         """
+        state = await self.finish()
+        await checkpoint()
+        return state
+
+    async def finish(self) -> ChildState:
+        """`end`, for who has to clear away: not a checkpoint."""
         with shield():
             while self.pid.death_state is None:
                 may = await self._kill()
@@ -208,11 +215,14 @@ class AsyncChildPid:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Unless it is detached, see end; its pipes are closed, even when cancelled."""
+        """Unless it is detached, see end; its pipes are closed, even when cancelled.
+
+        Not a checkpoint.
+        """
         if self._detached:
             return
         try:
-            await self.end()
+            await self.finish()
         finally:
             for stream in self._streams:
                 stream.close()

@@ -156,7 +156,7 @@ class Process(Conveniences, HasConnection):
             if flags and CLONE.NEWTIME in flags:
                 await enter(process.task, clocks)
         except BaseException:
-            await process.end()
+            await process.finish()
             raise
         return process
 
@@ -312,18 +312,27 @@ class Process(Conveniences, HasConnection):
     async def end_children(self) -> None:
         """Kill the children that still run and wait for them, and for theirs, cancelled or not.
 
-        PermissionError of one that may not be killed, once all others have ended.
+        PermissionError of one that may not be killed, once all others have ended. A checkpoint; if
+        cancelled, they have ended.
         """
+        await self.finish_children()
+        await checkpoint()
+
+    async def finish_children(self) -> None:
+        """`end_children`, for who has to clear away: not a checkpoint."""
         refused: PermissionError | None = None
         while self._children:
             child = next(iter(self._children))
             try:
-                await child.end()
+                await child.finish()
             except PermissionError as exc:
                 refused = exc
             self._children.discard(child)
         if refused is not None:
-            raise refused
+            try:
+                raise refused
+            finally:
+                refused = None  # see rsyscall._errors
 
     def inherit_fd(self, fd: FileDescriptor) -> FileDescriptor:
         """A handle for a descriptor that our table has inherited; see Task.inherit_fd."""
@@ -409,8 +418,15 @@ class ChildProcess(Executing, Process):
     async def end(self) -> ChildState:
         """Kill it and its children, if they still run, and wait for them, cancelled or not.
 
-        PermissionError as of AsyncChildPid.end.
+        Returns how it ended. PermissionError as of AsyncChildPid.end. A checkpoint; if cancelled,
+        they have ended.
         """
+        state = await self.finish()
+        await checkpoint()
+        return state
+
+    async def finish(self) -> ChildState:
+        """`end`, for who has to clear away: not a checkpoint."""
 
         async def unblock() -> None:  # stopped or held up, it would never wait for its children
             await trio.sleep(_PATIENCE)
@@ -424,14 +440,17 @@ class ChildProcess(Executing, Process):
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(unblock)
                         try:
-                            await self.end_children()
+                            await self.finish_children()
                         except PermissionError as exc:  # outside of the nursery, not in a group
                             refused = exc
                         nursery.cancel_scope.cancel()
                 if refused is not None:
-                    raise refused
+                    try:
+                        raise refused
+                    finally:
+                        refused = None  # see rsyscall._errors
         finally:
-            state = await self._child.end()
+            state = await self._child.finish()
         return state
 
     async def __aenter__(self) -> Self:
@@ -439,5 +458,5 @@ class ChildProcess(Executing, Process):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """See end."""
-        await self.end()
+        """See end, but not a checkpoint."""
+        await self.finish()

@@ -199,6 +199,10 @@ class Size(enum.IntEnum):
     """how far relocations may lead"""
     HELPERS = 256
     """calls that may be blocked at a time before they hold up others"""
+    HELPER_STACK = 32768
+    """bytes of a thread's stack"""
+    HELPER_MEMORY = 3653632
+    """bytes that a thread has mapped, its stack first"""
     CHILD_MEMORY = 4718592
     """bytes that a child needs, zeroed"""
     REFUSAL = 4095

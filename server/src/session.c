@@ -443,8 +443,6 @@ void rs_session_run(struct rs_session *s) {
 __attribute__((used)) _Noreturn void rs_helper_main(struct rs_work *w);
 
 _Noreturn void rs_helper_main(struct rs_work *w) {
-    uint64_t mask = ~(1ull << (RS_SIGNAL - 1)); /* what comes for the process is the main thread's */
-    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
     do
         rs_team_follow(w->session, w);
     while (rs_lead(w->session));

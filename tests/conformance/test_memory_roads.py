@@ -14,8 +14,8 @@ import pytest
 import trio
 
 import rsyscall
-from conformance.seen import twin, unmapping
-from conformance.ways import WAYS
+from conformance.seen import nothing_sent, twin, unmapping
+from conformance.ways import WAYS, ended
 from rsyscall.far import AddressSpace
 from rsyscall.handle import Task
 from rsyscall.near.sysif import SyscallHangup
@@ -128,6 +128,14 @@ async def test_pointers_go_by_memmove_where_the_arena_is_mapped_here_too(task: T
     assert views.find(int(pointer.near), 2**30) is None
 
 
+async def test_a_buffer_that_cannot_be_written_is_not_filled(task: Task) -> None:
+    pointer = await task.ptr(b"what is there")
+    async with unmapping(await task.mmap(4096, RW, MAP.PRIVATE)) as mapping:
+        for address in (pointer.near, mapping.near.as_address()):
+            with nothing_sent(task), pytest.raises(ValueError, match="buffer: it cannot be writ"):
+                await task.sysif.read_memory_into(address, memoryview(bytes(10)))
+
+
 async def test_a_reader_of_much_memory_lets_others_run(task: Task) -> None:
     length = 32 * CHUNK
     turns = 0
@@ -235,7 +243,9 @@ async def test_a_process_that_has_died_is_no_other_process() -> None:
         mapping = await process.task.mmap(8192, RW, MAP.PRIVATE)
         await mapping.write(0, b"x" * 8192)
         assert roads(process.task).road == "process_vm"
+        pidfd = os.pidfd_open(int(process.pid))
         os.kill(int(process.pid), signal.SIGKILL)
+        await ended(pidfd)  # as long as it is dying its memory is there
         with pytest.raises(SyscallHangup):
             await mapping.read(0, 8192)
         with pytest.raises(SyscallHangup):

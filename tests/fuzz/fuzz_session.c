@@ -52,6 +52,7 @@ static uint8_t *ring_output;
 static size_t ring_output_len, ring_output_room;
 static int honest; /* it has read everything in its order so far */
 static uint64_t now;
+static uint64_t mask = FIRST; /* the signals that are blocked: some */
 
 static int32_t open_fd(enum owner owner) {
     REQUIRE(next_fd < MOST_FDS);
@@ -263,7 +264,7 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         REQUIRE(owners[a0] == SERVER && a1 >= RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN);
         return fails() ? -RS_ENOMEM : 0;
     case RS_NR_mmap:
-        if (a1 == RS_HELPER_MEMORY)
+        if (a1 == RS_SIZE_HELPER_MEMORY)
             return -RS_ENOMEM;
         REQUIRE(owners[a4] == SERVER);
         if (a1 > HALF || fails())
@@ -285,6 +286,12 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         *(uint64_t *)(uintptr_t)a2 = flags & IDLE ? 1 : 3;
         return 8;
     case RS_NR_shutdown:
+        return 0;
+    case RS_NR_rt_sigprocmask:
+        REQUIRE(a0 == RS_SIG_SETMASK);
+        if (a2)
+            memcpy((void *)(uintptr_t)a2, &mask, sizeof mask);
+        memcpy(&mask, (const void *)(uintptr_t)a1, sizeof mask);
         return 0;
     default:
         fprintf(stderr, "system call %ld is not expected\n", (long)nr);
@@ -331,7 +338,7 @@ int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64
 
 int64_t rs_clone_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                       uint64_t a5) {
-    REQUIRE(a1 != 0);
+    REQUIRE(a1 != 0 && mask == UINT64_MAX); /* its own stack, and no handlers of ours */
     return rs_client_call(nr, a0, a1, a2, a3, a4, a5);
 }
 
@@ -417,6 +424,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (flags & REFUSED)
         rs_session_refuse(&session, RS_ERR_PEER, "not served");
     rs_session_run(&session);
+    REQUIRE(mask == FIRST);
     close_fd(SOCKET);
     close_fd(PIDFD);
 

@@ -211,7 +211,7 @@ async def _begin(
 ) -> AsyncChildPid:
     flags = _VFORK | int(setup.unshare) & ~_NEWTIME | (0 if _is_private(task, setup) else _VM)
     try:
-        number, here, there, _ = await start_child(task, flags, stack, memory.mask)
+        number, here, there, _ = await start_child(task, flags, stack)
     except OSError as exc:
         await explain(task, setup.unshare, exc)
         raise
@@ -219,7 +219,7 @@ async def _begin(
     try:
         await _check(pid, memory, stack, s)
     except BaseException as exc:
-        await pid.end()
+        await pid.finish()
         if isinstance(exc, OSError):
             await explain_map(task, exc)
         raise

@@ -39,7 +39,7 @@ __all__ = ["Child", "start"]
 _VM, _NEWTIME = int(CLONE.VM), int(CLONE.NEWTIME)
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _MACHINE = os.uname().machine
-_FEATURES = Feature.RING | Feature.BATCH
+_FEATURES = Feature.RING | Feature.BATCH | Feature.CANCEL
 
 
 class Child:
@@ -115,11 +115,11 @@ class Child:
         elif task.pidns is not self.pid.pid.task.pidns:
             task.near_process = await task.getpid()
 
-    async def end(self) -> ChildState:
-        """See AsyncChildPid.end; whom nobody may kill is told to end by closing its socket."""
+    async def finish(self) -> ChildState:
+        """See AsyncChildPid.finish; whom nobody may kill is told to end by closing its socket."""
         if not self.pid.may_kill():
             self.over("was to end")
-        return await self.pid.end()
+        return await self.pid.finish()
 
     async def died(self) -> None:
         """It is over, or is something else by now."""
@@ -175,7 +175,7 @@ async def start(
         await child.greet(ring)
     except BaseException:
         child.over("was never used")
-        await child.pid.end()
+        await child.pid.finish()
         raise
     return child
 
@@ -225,9 +225,10 @@ async def _start(
             spin=spin if begun else (0, 0),
         )
         await memory.write(stack, block)
+        memory.block = stack if vm else 0
         how = int(flags) | (_VM if vm else 0)
         try:
-            pid, here, there, inside = await start_child(parent, how, stack, memory.mask, cgroup)
+            pid, here, there, inside = await start_child(parent, how, stack, cgroup)
         except OSError as exc:
             await explain(parent, flags, exc)
             raise
@@ -254,7 +255,7 @@ async def _start(
     except BaseException:  # its parent is dead: nobody would end it, nor close its pidfd
         if laid is not None:
             laid.close()
-        await AsyncChildPid(child_pid).end()
+        await AsyncChildPid(child_pid).finish()
         raise
     task = _task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
@@ -268,9 +269,7 @@ async def _start(
         dumpable=memory.dumpable,
     )
     if begun:
-        # Threads of a child in our memory would leave their stacks in it.
-        features = _FEATURES if vm else _FEATURES | Feature.CANCEL
-        greeting = _greeting(parent, pid, address, features)
+        greeting = _greeting(parent, pid, address)
         try:
             if laid is not None:
                 child.sysif.begin(greeting, laid.take())
@@ -278,7 +277,7 @@ async def _start(
                 child.sysif.begin(greeting, memory.halves())
         except BaseException:
             child.over("was never used")
-            await child.pid.end()
+            await child.pid.finish()
             raise
     return child
 
@@ -298,9 +297,7 @@ def _freeing(child_pid: ChildPid, memory: ChildMemory) -> Callable[[], Awaitable
     return free
 
 
-def _greeting(
-    parent: Task, pid: int, address: int, features: Feature = _FEATURES
-) -> Callable[[], Hello]:
+def _greeting(parent: Task, pid: int, address: int) -> Callable[[], Hello]:
     """What a child would say that has begun without a word."""
     page_size = page_size_of(parent)
 
@@ -311,7 +308,7 @@ def _greeting(
             "pid": pid,
             "child": address,
         }
-        return Hello(features=features, limits=LIMITS, info=info)
+        return Hello(features=_FEATURES, limits=LIMITS, info=info)
 
     return greeting
 
@@ -362,6 +359,7 @@ async def _serve(
     child_pid = ChildPid(parent, near.Pid(begun.pid), begun.pidfd, begun.there)
     if isinstance(begun.memory, TaskMemory):
         child_pid.on_release_call(SYS.munmap, begun.memory.address, begun.memory.length)
+        child_pid.on_release(begun.memory.sweep)
     else:
         child_pid.on_release(_freeing(child_pid, begun.memory))
     table = _copied_table(begun.pid, keep, begun.own)
@@ -375,7 +373,7 @@ async def _serve(
         await child.greet(True)
     except BaseException:
         child.over("was never used")
-        await child.pid.end()
+        await child.pid.finish()
         raise
     return child
 

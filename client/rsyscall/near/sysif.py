@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall._checkpoint import shield
 from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
+from rsyscall._errors import noted
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Batch,
@@ -96,7 +97,7 @@ Probe: TypeAlias = tuple[SYS, tuple[SyscallArgument, ...]]
 MAX_IO = 1024 * 1024 - 4096
 
 _CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
-_SIG_SETMASK, _SIGKILL = 2, 9
+_SIGKILL = 9
 _P_PIDFD, _WEXITED, _WALL = 3, 4, 0x40000000
 #: What is asked of a pidfd, and told; and the parent's pid.
 _PIDFD_INFO = struct.Struct("@Q16xI36x")
@@ -121,7 +122,8 @@ class OtherCallsBlocked(SyscallSendError):
     """Not made, because other calls are blocked in the process: nothing has happened.
 
     It concerns the state of one thread (ids, capabilities, namespaces, filters, exec, ...), and the
-    threads of those others would keep what they have. blocked: what they are.
+    threads of those others would keep what they have. It has waited for a second: none of them has
+    ended, or others were blocked by then. blocked: what they are.
     """
 
     def __init__(self, call: str, blocked: Sequence[str]) -> None:
@@ -232,13 +234,16 @@ def describe_call(number: int, args: Sequence[SyscallArgument]) -> str:
 def check_reply(number: int, args: Sequence[SyscallArgument], value: int) -> None:
     """Raise the OSError of a failed call, with the call as a note."""
     if -_MAX_ERRNO <= value < 0:
-        exc = OSError(-value, os.strerror(-value))
-        if value == -errno.EINTR:
-            exc = interrupted = Interrupted(errno.EINTR, os.strerror(errno.EINTR))
-            effect = CALLS[SYS(number).name][2] if number in _NUMBERS else ""
-            interrupted.effect = "" if effect == "partial" else effect
-        exc.add_note(f"in {describe_call(number, args)}")
-        raise exc
+        raise noted(_error(number, -value), f"in {describe_call(number, args)}")
+
+
+def _error(call: int, number: int) -> OSError:
+    if number != errno.EINTR:
+        return OSError(number, os.strerror(number))
+    exc = Interrupted(number, os.strerror(number))
+    effect = CALLS[SYS(call).name][2] if call in _NUMBERS else ""
+    exc.effect = "" if effect == "partial" else effect
+    return exc
 
 
 _Plain: TypeAlias = int | In | Out | Ret | InOut | Struct | FdArg
@@ -329,10 +334,13 @@ class SyscallInterface(abc.ABC):
     async def read_memory_into(self, address: SupportsInt, buffer: bytearray | memoryview) -> None:
         """Fill a buffer of our own from what is at `address` of the task's memory.
 
-        OSError (EFAULT) if not all of it can be read; a leading part may have been. A checkpoint;
-        if cancelled, a leading part may have been read. process_vm_readv(2).
+        ValueError if it cannot be written. OSError (EFAULT) if not all of it can be read; a leading
+        part may have been. A checkpoint; if cancelled, a leading part may have been read.
+        process_vm_readv(2).
         """
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise ValueError("buffer: it cannot be written")
         view[:] = await self.read_memory(address, len(view))
 
     @abc.abstractmethod
@@ -403,33 +411,18 @@ class SyscallInterface(abc.ABC):
     #: How many children are being made: nobody knows them yet, and nobody else may wait for them.
     starting = 0
 
-    async def start_child(
-        self, flags: int, stack: int, mask: int, *, parent: int = 0
-    ) -> tuple[int, int, int]:
+    async def start_child(self, flags: int, stack: int, *, parent: int = 0) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 
         flags: without CLONE_PIDFD, which is added. stack: where the child's stack pointer leads.
-        mask: the signals that the caller has blocked, as a set of bits. parent: the caller's pid,
-        as it sees itself; 0: unknown. Returns the pid, and the
-        number of a pidfd here and in the caller. OSError as the call reports it, or if the pidfd
-        cannot come here, and then the child has been killed. A checkpoint; if cancelled, there is
-        no child.
+        parent: the caller's pid, as it sees itself; 0: unknown. Returns the pid, and the number of
+        a pidfd here and in the caller. OSError as the call reports it, or if the pidfd cannot come
+        here, and then the child has been killed. A checkpoint; if cancelled, there is no child.
         """
-        everything, blocked = In(b"\xff" * 8), In(mask.to_bytes(8, sys.byteorder))
-        clone = (int(flags) | _CLONE_PIDFD, stack, Out(4))
-        batch = StepList()
-        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, everything, 0, 8)
-        batch.syscall(SYS.clone, *clone, on_error="continue")
-        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, blocked, 0, 8)
-        frame = batch.encode()
-        if not isinstance(frame, Frame):
-            raise AssertionError("these steps are plain")
-        reply = await self.batch_frame(frame, batch)
-        _, pid, _ = struct.unpack("3q", reply.values)
-        check_reply(SYS.clone, clone, pid)
-        there = int.from_bytes(reply.outs[0], sys.byteorder)
+        made = await self.call(SYS.clone, (int(flags) | _CLONE_PIDFD, stack, Out(4)))
+        there = int.from_bytes(made.outs[0], sys.byteorder)
         with shield():
-            return pid, await self.bring_pidfd(there, pid, parent), there
+            return made.value, await self.bring_pidfd(there, made.value, parent), there
 
     async def bring_pidfd(self, there: int, pid: int, parent: int = 0) -> int:
         """A pidfd here of a child, from its number in the caller.

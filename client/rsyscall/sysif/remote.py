@@ -10,8 +10,10 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -19,6 +21,7 @@ from rsyscall._checkpoint import checkpoint, due, pause
 from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome, StepList
 from rsyscall._core import Ring as _Ring
+from rsyscall._errors import noted
 from rsyscall.near.sysif import (
     OtherCallsBlocked,
     Reply,
@@ -60,6 +63,9 @@ from rsyscall_protocol import (
 
 __all__ = ["RemoteSyscallInterface"]
 
+#: How long those that are under way may take until a call has to be alone in vain.
+PATIENCE_SECONDS = 1.0
+_T = TypeVar("_T")
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
 #: The status and the value of the first step of a batch that was refused.
@@ -114,9 +120,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         return self.peer
 
     async def _start_ring(self, size: int, halves: SharedHalves | None, *, must: bool) -> None:
-        problem: Exception
         if Feature.RING not in self._connection.features:
-            problem = OSError("the server has no shared memory for us")
+            number, why = None, "the server has no shared memory for us"
         else:
             result = await self._exchange(lambda id_: Ring(id_, size, self._core.spin_us))
             if result.value >= 0:
@@ -128,10 +133,10 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                     self._side = SideChannel(self._connection.limits)
                     return
                 raise self._no_ring("the server gave no shared memory")
-            problem = OSError(-result.value, os.strerror(-result.value))
+            number, why = -result.value, os.strerror(-result.value)
         if must:
-            problem.add_note("while moving the connection into shared memory")
-            raise problem
+            problem = OSError(why) if number is None else OSError(number, why)
+            raise noted(problem, "while moving the connection into shared memory")
 
     def _map_ring(self, size: int, halves: tuple[int, int] | SharedHalves) -> _Ring:
         limits = self._connection.limits
@@ -171,28 +176,34 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         ring = self._ring
-        if ring is None:
-            if self._is_quiet:
-                sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
-                if type(sent) is int:
-                    if sent < 0:
-                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
-                    return sent
-                if sent is None or isinstance(sent, bytes | tuple):
+        try:
+            if ring is None:
+                if self._is_quiet:
+                    sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                    if type(sent) is int:
+                        if sent < 0:
+                            self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
+                        return sent
+                    if sent is None or isinstance(sent, bytes | tuple):
+                        args = (arg1, arg2, arg3, arg4, arg5, arg6)
+                        return (await self._answer(number, args, sent)).value
+            elif not self._out and (not self._waiters or self._quiet()):
+                answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                if type(answer) is int:
+                    if ring.rung or (self._reading and ring.ready):
+                        self._look_again(ring)
+                    if answer < 0:
+                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
+                    return answer
+                if answer is None or isinstance(answer, tuple):
                     args = (arg1, arg2, arg3, arg4, arg5, arg6)
-                    return (await self._answer(number, args, sent)).value
-        elif not self._out and (not self._waiters or self._quiet()):
-            answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
-            if type(answer) is int:
-                if ring.rung or (self._reading and ring.ready):
-                    self._look_again(ring)
-                if answer < 0:
-                    self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
-                return answer
-            if answer is None or isinstance(answer, tuple):
-                args = (arg1, arg2, arg3, arg4, arg5, arg6)
-                return (await self._finish(ring, number, args, answer)).value
-        return (await self._call(number, (arg1, arg2, arg3, arg4, arg5, arg6), (), False)).value
+                    return (await self._finish(ring, number, args, answer)).value
+            args = (arg1, arg2, arg3, arg4, arg5, arg6)
+            return (await self._call(number, args, (), False)).value
+        except OtherCallsBlocked as exc:
+            args = (arg1, arg2, arg3, arg4, arg5, arg6)
+            again = partial(self._call, number, args, (), False)
+            return (await self._patiently(exc, again)).value
 
     async def _answer(
         self, number: int, args: Sequence[SyscallArgument], sent: Answer | bytes | None
@@ -266,23 +277,26 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         """See SyscallInterface."""
         if len(args) > 6:
             raise ValueError(f"args: a system call takes at most six arguments, not {len(args)}")
-        if not fds and not return_fd:
-            await checkpoint()
-            ring = self._ring
-            if ring is None:
-                if self._is_quiet:
-                    sent = self._core.call(number, *args)
-                    if sent is None or isinstance(sent, int | bytes | tuple):
-                        return await self._answer(number, args, sent)
-            elif not self._out and (not self._waiters or self._quiet()):
-                answer = ring.call(number, *args)
-                if type(answer) is int:
-                    self._look_again(ring)
-                    self._check_reply(number, args, answer)
-                    return Reply(answer)
-                if answer is None or isinstance(answer, tuple):
-                    return await self._finish(ring, number, args, answer)
-        return await self._call(number, args, fds, return_fd)
+        try:
+            if not fds and not return_fd:
+                await checkpoint()
+                ring = self._ring
+                if ring is None:
+                    if self._is_quiet:
+                        sent = self._core.call(number, *args)
+                        if sent is None or isinstance(sent, int | bytes | tuple):
+                            return await self._answer(number, args, sent)
+                elif not self._out and (not self._waiters or self._quiet()):
+                    answer = ring.call(number, *args)
+                    if type(answer) is int:
+                        self._look_again(ring)
+                        self._check_reply(number, args, answer)
+                        return Reply(answer)
+                    if answer is None or isinstance(answer, tuple):
+                        return await self._finish(ring, number, args, answer)
+            return await self._call(number, args, fds, return_fd)
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._call, number, args, fds, return_fd))
 
     async def _call(
         self,
@@ -305,6 +319,12 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
     async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
+        try:
+            return await self._batch_once(request)
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._batch_once, request))
+
+    async def _batch_once(self, request: Batch) -> Batched:
         spin = 0 if self._ring is None else self._ring.spin_for(len(request.steps))
         reply = await self.exchange(lambda id_: replace(request, id=id_), spin=spin)
         if not isinstance(reply, Batched):
@@ -318,6 +338,14 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         def make(id_: int) -> Batch:
             return Batch(id_, (), BatchFlag.BRIEF if frame.brief else BatchFlag.NONE)
 
+        try:
+            return self._made(await self.exchange_frame(frame, make))
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._frame_once, frame, make))
+
+    async def _frame_once(
+        self, frame: BatchFrame, make: Callable[[int], Batch | Run]
+    ) -> Outcome | Batched:
         return self._made(await self.exchange_frame(frame, make))
 
     async def batch_fds(
@@ -334,16 +362,22 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         """See SyscallInterface."""
         result = await self._exchange(lambda id_: Prepare(id_, steps, parameters, flags))
         if result.value < 0:
-            exc = OSError(-result.value, os.strerror(-result.value))
-            exc.add_note("while preparing a batch")
-            raise exc
+            why = os.strerror(-result.value)
+            raise noted(OSError(-result.value, why), "while preparing a batch")
         return result.value
 
     async def run(
         self, number: int, args: list[int | bytes], frame: BatchFrame
     ) -> Outcome | Batched:
         """See SyscallInterface."""
-        return self._made(await self.exchange_frame(frame, lambda id_: Run(id_, number, ())))
+
+        def make(id_: int) -> Run:
+            return Run(id_, number, ())
+
+        try:
+            return self._made(await self.exchange_frame(frame, make))
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._frame_once, frame, make))
 
     async def unprepare(self, number: int) -> None:
         """See SyscallInterface."""
@@ -413,7 +447,28 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         before = list(self._waiters.values())
         await self._exchange(lambda id_: Read(id_, 0, 0))
         for waiter in before:  # most have been answered by now
-            if waiter in self._waiters.values() and waiter.reply is None:
-                if waiter.over is None:
-                    waiter.over = trio.Event()
-                await waiter.over.wait()
+            while self._is_open(waiter):
+                await self._wait_change()
+
+    async def _patiently(
+        self, refused: OtherCallsBlocked, again: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        """Make a call that was refused once others are over that may only have been slow.
+
+        again: makes it. Raises what it was refused with when none of those has ended for long
+        enough. A checkpoint; if cancelled, nothing was sent.
+        """
+        until = trio.current_time() + PATIENCE_SECONDS
+        while True:
+            self._join()
+            before = list(self._waiters.values())
+            with trio.move_on_at(until) as patience:
+                await trio.lowlevel.checkpoint()
+                while before and all(map(self._is_open, before)):
+                    await self._wait_change()
+            if patience.cancelled_caught:
+                raise refused
+            try:
+                return await again()
+            except OtherCallsBlocked as exc:
+                refused = exc

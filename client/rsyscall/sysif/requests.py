@@ -27,8 +27,9 @@ from rsyscall._core import Outcome
 from rsyscall._core import Ring as _Ring
 from rsyscall._core import Socket as _Socket
 from rsyscall.near.sysif import ForkedError
+from rsyscall.sysif import _interrupt
 from rsyscall.sysif._frames import Dead, Frame, Waiter
-from rsyscall.sysif._interrupt import GRACE_SECONDS, MadeCall, describe, stuck, without_effect
+from rsyscall.sysif._interrupt import MadeCall, describe, stuck, without_effect
 from rsyscall.sysif.link import Link
 from rsyscall.sysif.ring import spin_us
 from rsyscall_protocol import (
@@ -337,14 +338,12 @@ class RequestLink(Link):
             self._pass_on()  # KeyboardInterrupt may have torn us away before we took the role
         if waiter.reply is not None:
             if isinstance(waiter.reply, OSError):
-                raise waiter.reply
+                raise waiter.refusal(waiter.reply)
             if waiter.cancelled is not None and without_effect(waiter.reply, waiter.call):
                 await trio.lowlevel.checkpoint_if_cancelled()
             return waiter.reply
-        hangup = await self._explain()
-        if waiter.sent or self._dead is None:
-            raise hangup
-        raise self._dead.not_sent()
+        await self._explain()
+        raise self._hangup() if waiter.sent or self._dead is None else self._dead.not_sent()
 
     async def _read(self, waiter: Waiter) -> None:
         """Be the one who reads."""
@@ -383,7 +382,7 @@ class RequestLink(Link):
         data, _ = self._connection.send(Cancel(waiter.id))
         self._out.append(Frame(data, (), None))
         self._flush()
-        self._grace_until = min(self._grace_until, trio.current_time() + GRACE_SECONDS)
+        self._grace_until = min(self._grace_until, trio.current_time() + _interrupt.GRACE_SECONDS)
         if self._sleep is not None:
             self._sleep.deadline = self._grace_until
         if self._ring is not None and self._reader is not None:
@@ -395,7 +394,7 @@ class RequestLink(Link):
         now, left = time.monotonic(), math.inf
         for waiter in self._waiters.values():
             if waiter.cancelled is not None and waiter.reply is None:
-                left = min(left, waiter.cancelled + GRACE_SECONDS - now)
+                left = min(left, waiter.cancelled + _interrupt.GRACE_SECONDS - now)
                 if left <= 0:
                     self._die(Dead(stuck(waiter.call)))
                     return

@@ -65,6 +65,8 @@
 #define RS_SIZE_SIDE_MAX 300 /* bytes of the body of a frame beside a ring at most */
 #define RS_SIZE_STRUCT_DEPTH 3 /* how far relocations may lead */
 #define RS_SIZE_HELPERS 256 /* calls that may be blocked at a time before they hold up others */
+#define RS_SIZE_HELPER_STACK 32768 /* bytes of a thread's stack */
+#define RS_SIZE_HELPER_MEMORY 3653632 /* bytes that a thread has mapped, its stack first */
 #define RS_SIZE_CHILD_MEMORY 4718592 /* bytes that a child needs, zeroed */
 #define RS_SIZE_REFUSAL 4095 /* in place of an errno: not made, since others are blocked */
 #define RS_SIZE_ERROR_TEXT 255 /* bytes of the text of an ERROR at most */
