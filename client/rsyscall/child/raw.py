@@ -13,6 +13,7 @@ from rsyscall.child.refusals import explain
 from rsyscall.handle import Pointer, Task, WrittenPointer
 from rsyscall.handle.process import ProcessPid
 from rsyscall.sched import CLONE, Stack
+from rsyscall.sysif.direct import DirectSyscallInterface
 
 __all__ = ["clone"]
 
@@ -28,13 +29,16 @@ async def clone(
         pins.enter_context(room.borrow(task))
         stack = pins.enter_context(top.borrow(task))
         top.value.borrow_with(pins, task)
-        mask = 0 if task.sysif.immediate else await blocked_signals(task)
         try:
-            made = await start_child(task, int(flags), int(stack), mask)
+            if isinstance(task.sysif, DirectSyscallInterface):
+                made = task.sysif.start_bare_child(int(flags), int(stack))
+            else:
+                mask = await blocked_signals(task)
+                made = (await start_child(task, int(flags), int(stack), mask))[:3]
         except OSError as exc:
             await explain(task, flags, exc)
             raise
-        number, here, there, _ = made
+        number, here, there = made
         child = ProcessPid(task, near.Pid(number), here, there)
         child.keep(room, top, top.value.function)
         return child

@@ -283,6 +283,13 @@ class DirectSyscallInterface(MemoryRoads):
         check_reply(SYS.clone, (flags, stack), pid)
         return pid, pidfd[0], pidfd[0]
 
+    def start_bare_child(self, flags: int, stack: int) -> tuple[int, int, int]:
+        """start_child, of one that does not serve: its stack holds what it likes."""
+        pidfd = ffi.new("int32_t *")
+        pid = lib.rs_clone_bare(flags | _CLONE_PIDFD, stack, pidfd)
+        check_reply(SYS.clone, (flags, stack), pid)
+        return pid, pidfd[0], pidfd[0]
+
     async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
         """See SyscallInterface. Not a checkpoint."""
         told = wait_child(pidfd, int(options))
