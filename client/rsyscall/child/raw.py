@@ -8,7 +8,7 @@ from typing import Any
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.cgroup import start_child
-from rsyscall.child.lent import blocked_signals, check_flags, entry
+from rsyscall.child.lent import check_flags, entry
 from rsyscall.child.refusals import explain
 from rsyscall.handle import Pointer, Task, WrittenPointer
 from rsyscall.handle.process import ProcessPid
@@ -33,8 +33,7 @@ async def clone(
             if isinstance(task.sysif, DirectSyscallInterface):
                 made = task.sysif.start_bare_child(int(flags), int(stack))
             else:
-                mask = await blocked_signals(task)
-                made = (await start_child(task, int(flags), int(stack), mask))[:3]
+                made = (await start_child(task, int(flags), int(stack)))[:3]
         except OSError as exc:
             await explain(task, flags, exc)
             raise

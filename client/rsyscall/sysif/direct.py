@@ -153,7 +153,7 @@ class DirectSyscallInterface(MemoryRoads):
 
     def _check(self, number: int) -> None:
         flags = _FLAGS.get(number, BLOCKS)
-        if flags & REFUSED or number == SYS.clone:
+        if flags & REFUSED or number in (SYS.clone, SYS.clone3):
             raise SyscallSendError(
                 f"{describe_call(number, ())}: cannot be made as a plain call; nothing was done"
             )
