@@ -9,7 +9,7 @@ from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.cgroup import start_child
 from rsyscall.child.refusals import explain
-from rsyscall.child.start import blocked_signals, check_flags, entry
+from rsyscall.child.start import check_flags, entry
 from rsyscall.handle import Pointer, Task, WrittenPointer
 from rsyscall.handle.process import ProcessPid
 from rsyscall.sched import CLONE, Stack
@@ -28,9 +28,8 @@ async def clone(
         pins.enter_context(room.borrow(task))
         stack = pins.enter_context(top.borrow(task))
         top.value.borrow_with(pins, task)
-        mask = 0 if task.sysif.immediate else await blocked_signals(task)
         try:
-            made = await start_child(task, int(flags), int(stack), mask)
+            made = await start_child(task, int(flags), int(stack))
         except OSError as exc:
             await explain(task, flags, exc)
             raise
