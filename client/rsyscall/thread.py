@@ -22,7 +22,7 @@ from rsyscall.child.mappings import write_user_mappings as map_ids
 from rsyscall.child.plain import start_program
 from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
-from rsyscall.child.spawn import Descriptors, Setup, by_number
+from rsyscall.child.setup import Descriptors, Setup, by_number
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import full_environment

@@ -8,8 +8,8 @@ from typing import Any
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.cgroup import start_child
+from rsyscall.child.lent import check_flags, entry
 from rsyscall.child.refusals import explain
-from rsyscall.child.start import check_flags, entry
 from rsyscall.handle import Pointer, Task, WrittenPointer
 from rsyscall.handle.process import ProcessPid
 from rsyscall.sched import CLONE, Stack
