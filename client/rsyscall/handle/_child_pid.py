@@ -21,7 +21,7 @@ from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
 from rsyscall._core import Frame, StepList
 from rsyscall._raw import lib
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, Pid
-from rsyscall.near.sysif import ForkedError, SyscallError, SyscallHangup
+from rsyscall.near.sysif import SIGINFO_SIZE, ForkedError, Out, SyscallError, SyscallHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, ChildState, IdType, Siginfo, W
@@ -35,6 +35,7 @@ __all__ = ["ChildPid", "children_of"]
 
 
 _RUSAGE = struct.Struct("2q2q14q")
+_PEEK = int(W.EXITED | W.NOWAIT | W.ALL)
 _AT_ONCE, _NOWAIT = int(W.NOHANG | W.ALL), int(W.NOWAIT)
 
 #: How long at most to sleep at once for the end of a child that was told to, in microseconds.
@@ -292,6 +293,23 @@ class ChildPid(Pid):
             if known & _PIDFD_INFO_EXIT:
                 return ChildState.from_status(self.near.id, status)
         return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0)
+
+    async def wait_changed(self, options: int) -> bool:
+        """Have its parent sleep until there is a change of those that the options name, or its end.
+
+        False if that cannot be, or not any more: then the parent has other things to do, or would
+        be held up. A checkpoint; if cancelled, nothing has been taken.
+        """
+        task = self.task
+        if self.death_state is not None or task.pidns_for_children is not task.pidns:
+            await checkpoint()
+            return False
+        how = options & ~int(W.NOHANG) | _PEEK
+        args = int(IdType.PIDFD), self.pidfd_there, Out(SIGINFO_SIZE), how, 0
+        try:
+            return await task.sysif.call_giving_way(SYS.waitid, args) is not None
+        except (OSError, SyscallError):  # it is not there any more, or its parent is not
+            return False
 
     async def waitid(
         self, options: W, infop: Pointer[Siginfo], *, rusage: Pointer[Any] | None = None

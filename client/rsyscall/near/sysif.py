@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
 from rsyscall._errors import noted
 from rsyscall.sys.syscall import SYS
@@ -318,6 +318,18 @@ class SyscallInterface(abc.ABC):
         own.
         """
         return await self.call(number, args)
+
+    async def call_giving_way(
+        self, number: SYS | int, args: Sequence[SyscallArgument] = ()
+    ) -> Reply | None:
+        """`call` of what blocks, and is given up when something else must be made alone.
+
+        None then, and where it would hold up others, or too many do so already: nothing has
+        happened. A checkpoint; if cancelled, likewise.
+        """
+        del number, args
+        await checkpoint()
+        return None
 
     def expect(self, callers: int) -> None:
         """So many tasks have been woken just now and will use call_at_once: a hint, no promise."""

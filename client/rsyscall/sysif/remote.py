@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import trio
@@ -65,6 +65,8 @@ __all__ = ["RemoteSyscallInterface"]
 
 #: How long those that are under way may take until a call has to be alone in vain.
 PATIENCE_SECONDS = 1.0
+#: How many calls may be blocked that give way: each has a thread to itself.
+_MOST_GIVING_WAY = 16
 _T = TypeVar("_T")
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
@@ -298,6 +300,26 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         except OtherCallsBlocked as exc:
             return await self._patiently(exc, partial(self._call, number, args, fds, return_fd))
 
+    @cached_property
+    def _giving_way(self) -> set[trio.CancelScope]:
+        """What ends each of the calls that give way."""
+        return set()
+
+    async def call_giving_way(
+        self, number: SYS | int, args: Sequence[SyscallArgument] = ()
+    ) -> Reply | None:
+        """See SyscallInterface."""
+        if len(self._giving_way) >= _MOST_GIVING_WAY or self.stall_reason is not None:
+            await checkpoint()
+            return None
+        with trio.CancelScope() as scope:
+            self._giving_way.add(scope)
+            try:
+                return await self.call(number, args)
+            finally:
+                self._giving_way.discard(scope)
+        return None
+
     async def _call(
         self,
         number: SYS | int,
@@ -462,6 +484,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         while True:
             self._join()
             before = list(self._waiters.values())
+            for scope in self._giving_way:
+                scope.cancel()
             with trio.move_on_at(until) as patience:
                 await trio.lowlevel.checkpoint()
                 while before and all(map(self._is_open, before)):
