@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
@@ -314,6 +314,16 @@ class SyscallInterface(abc.ABC):
         own.
         """
         return await self.call(number, args)
+
+    async def wait_readable(self, fd: int) -> bool:
+        """Wait until a descriptor of the task can be read, or is none any more, holding up nothing.
+
+        fd: its number. Of a signalfd it counts what its own threads have been sent, not we. Whether
+        that is known: False, at once, if there is no way but to ask again and again. A checkpoint;
+        if cancelled, nothing has happened. poll(2).
+        """
+        await checkpoint()
+        return False
 
     def expect(self, callers: int) -> None:
         """So many tasks have been woken just now and will use call_at_once: a hint, no promise."""

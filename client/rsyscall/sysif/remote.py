@@ -56,6 +56,7 @@ from rsyscall_protocol import (
     Status,
     Step,
     Unprepare,
+    Watch,
     Write,
     flatten,
 )
@@ -317,6 +318,13 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         self._check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.fds[0] if result.fds else None)
 
+    async def wait_readable(self, fd: int) -> bool:
+        """See SyscallInterface."""
+        if Feature.CANCEL not in self._connection.features:
+            return await super().wait_readable(fd)
+        result = await self._exchange(lambda id_: Watch(id_, fd), spin=-1)
+        return result.value != -errno.EBUSY
+
     async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
         try:
@@ -445,7 +453,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
     async def barrier(self) -> None:
         """See SyscallInterface."""
-        before = list(self._waiters.values())
+        before = self._working()
         await self._exchange(lambda id_: Read(id_, 0, 0))
         for waiter in before:  # most have been answered by now
             while self._is_open(waiter):
@@ -462,7 +470,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         until = trio.current_time() + PATIENCE_SECONDS
         while True:
             self._join()
-            before = list(self._waiters.values())
+            before = self._working()
             with trio.move_on_at(until) as patience:
                 await trio.lowlevel.checkpoint()
                 while before and all(map(self._is_open, before)):
