@@ -374,6 +374,7 @@ int32_t rs_check_request(const uint8_t *body, uint32_t len) {
     struct rs_limits limits;
     const char *why;
     rs_limits_default(&limits);
-    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING | 1 << RS_MSG_CANCEL,
+    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING | 1 << RS_MSG_CANCEL |
+                                           1 << RS_MSG_WATCH,
                              &limits, entries, &batch, &request, &why);
 }

@@ -253,9 +253,9 @@ class AsyncSignalfd:
 
     fd: where they are read. signal_block: what has blocked them. next_signal: its `wait()` returns
     the next signal, as SignalfdSiginfo, to all who wait for it; so several can share the signals of
-    a process, such as SIGCHLD. It is seen at most 50 ms after it has come. What comes while nobody
-    waits is there for the next who does; equal signals may have become one. As a context manager it
-    is closed at the end of the block.
+    a process, such as SIGCHLD. docs/blocking.md says when it is seen. What comes while nobody waits
+    is there for the next who does; equal signals may have become one. As a context manager it is
+    closed at the end of the block.
     """
 
     def __init__(self, fd: FileDescriptor, signal_block: SignalBlock, *, blocked: bool) -> None:
@@ -263,6 +263,7 @@ class AsyncSignalfd:
         self.fd = fd
         self.signal_block = signal_block
         self._blocked = blocked
+        self._sleep = trio.CancelScope()
         #: How many have been read so far: who has looked at something notes it before.
         self.seen: int = 0
         self.next_signal: SharedRead[SignalfdSiginfo] = SharedRead(self._read)
@@ -299,7 +300,8 @@ class AsyncSignalfd:
 
     async def _read(self) -> SignalfdSiginfo:
         # Whether a signalfd is readable depends on who asks: the kernel looks at the signals of the
-        # caller of epoll_wait. We would ask here, about our own. So it is read, ever less often.
+        # caller of epoll_wait. We would ask here, about our own. So its server asks; where that
+        # cannot, it is read, ever less often.
         pause = _SHORTEST
         while True:
             if not self.fd.valid:
@@ -308,8 +310,10 @@ class AsyncSignalfd:
             try:
                 info = SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))
             except BlockingIOError:
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONGEST)
+                with trio.CancelScope() as self._sleep:
+                    if not await self.fd.task.sysif.wait_readable(int(self.fd.near)):
+                        await trio.sleep(pause)
+                        pause = min(2 * pause, _LONGEST)
             else:
                 self.seen += 1
                 return info
@@ -323,6 +327,7 @@ class AsyncSignalfd:
             if self.fd.valid:
                 with contextlib.suppress(SyscallError):
                     await self.fd.close()
+            self._sleep.cancel()
             if self._blocked:
                 self._blocked = False
                 with contextlib.suppress(SyscallError):

@@ -314,6 +314,7 @@ static const uint8_t field_count[] = {
     [RS_MSG_CALL] = 6,    [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,     [RS_MSG_ERROR] = 4,
     [RS_MSG_BYE] = 1,     [RS_MSG_RING] = 4, [RS_MSG_BATCH] = 5,     [RS_MSG_PREPARE] = 5,
     [RS_MSG_RUN] = 5,     [RS_MSG_UNPREPARE] = 3, [RS_MSG_CANCEL] = 2,
+    [RS_MSG_WATCH] = 3,
 };
 
 /* [code, offset, text], of which only the code is of use here. */
@@ -380,7 +381,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         FAIL(RS_ERR_ARITY, "a message without a type");
     if (rs_next(&r, &v) || v.kind != RS_UINT)
         FAIL(RS_ERR_FIELD, "a message's type is no unsigned integer");
-    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_STALL)
+    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_WATCH)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
     if (!(allowed >> out->type & 1))
@@ -414,6 +415,10 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
     case RS_MSG_UNPREPARE:
         if (!is_uint(&r, UINT32_MAX, &out->which))
             FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no unsigned integer");
+        break;
+    case RS_MSG_WATCH:
+        if (!is_uint(&r, INT32_MAX, &out->which))
+            FAIL(RS_ERR_FIELD, "WATCH: no file descriptor");
         break;
     case RS_MSG_RING:
         err = decode_ring(&r, out, why);

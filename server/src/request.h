@@ -100,7 +100,7 @@ struct rs_request {
     uint32_t steps;
     uint32_t parameters;      /* PREPARE */
     struct rs_reader program; /* the steps */
-    uint64_t which;           /* RUN, UNPREPARE; RUN has its arguments in entries */
+    uint64_t which;           /* RUN, UNPREPARE; of a WATCH the descriptor; RUN has its arguments in entries */
 };
 
 void rs_limits_default(struct rs_limits *limits);

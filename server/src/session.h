@@ -55,6 +55,12 @@ struct rs_side {
     uint8_t bytes[RS_SIZE_HEADER + RS_SIZE_SIDE_MAX];
 };
 
+/* A WATCH that has not been answered. */
+struct rs_watch {
+    uint64_t id;
+    int32_t fd;
+};
+
 /* A thread, and what it works on. */
 struct rs_work {
     struct rs_session *session; /* first: it tells whoever clears away that this is one */
@@ -112,6 +118,9 @@ struct rs_session {
     uint32_t stall, stall_told; /* why no helper can be made: an errno */
     _Atomic uint32_t turn, watching, kicked;
     struct rs_work *_Atomic done; /* replies to be taken */
+
+    uint32_t watch_count, rounds;
+    struct rs_watch watches[RS_SIZE_WATCHES];
 
     struct rs_ring ring; /* used once ring_on */
     uint32_t ring_on;

@@ -78,6 +78,7 @@ enum {
     RS_ENOMEM = 12,
     RS_EINVAL = 22,
     RS_EFAULT = 14,
+    RS_EBUSY = 16,
     RS_ENFILE = 23,
     RS_EMFILE = 24,
     RS_ESRCH = 3,

@@ -310,7 +310,7 @@ static int yield(struct rs_session *s) {
 
 int rs_team_tidy(struct rs_session *s) {
     deliver(s);
-    if (s->stall && !s->stall_told) {
+    if (s->stall && !s->stall_told && s->state == RS_STATE_OPEN) {
         uint8_t *frame = rs_tx_room(s, 32), *p = frame + RS_SIZE_HEADER;
         s->stall_told = 1;
         if (frame) {

@@ -31,7 +31,7 @@ enum owner { NOBODY, SERVER, CLIENT };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const uint8_t hello[] = "\xce\0\0\0\x0f\x96\x01\xa8rsyscall\x01\x01\x03\x80";
+static const uint8_t hello[] = "\xce\0\0\0\x0f\x96\x01\xa8rsyscall\x01\x01\x07\x80";
 static const uint8_t call_flags[RS_CALLS] = {
 #define RS_FLAGS(nr, flags) [nr] = (flags),
     RS_CALL_FLAGS(RS_FLAGS)
@@ -226,9 +226,12 @@ static int64_t fake_poll(struct rs_pollfd *fds, uint64_t n, const int64_t *timeo
     if (flags & IDLE && timeout && turn++ % 2)
         return 0;
     REQUIRE(n >= 1 && fds[0].fd == SOCKET && fds[0].events);
-    if (session.ring_on && session.state != RS_STATE_FAILED) /* whoever sleeps has said so */
+    int sleeps = !timeout || timeout[0] || timeout[1];
+    if (sleeps && session.ring_on && session.state != RS_STATE_FAILED) /* and has said so */
         REQUIRE(half(1)->parked & RS_PARKED_DATA);
     fds[0].revents = fds[0].events;
+    for (uint64_t i = 1; i < n; i++) /* of what is watched some */
+        fds[i].revents = i > 1 && (fds[i].fd + turn++) % 3 == 0 ? fds[i].events : 0;
     return 1;
 }
 
@@ -377,8 +380,8 @@ static void check_output(const uint8_t *p, const uint8_t *end, int ring) {
             uint64_t id = rs_number(&r);
             REQUIRE(last_type == RS_MSG_HELLO || last_type == RS_MSG_RESULT);
             type = RS_MSG_RESULT;
-            REQUIRE(id > last_id);
-            last_id = id;
+            REQUIRE(id > last_id || session.watches[0].id);
+            last_id = id > last_id ? id : last_id;
             break;
         }
         case RS_MSG_STALL:

@@ -19,7 +19,7 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 #: them. Memory comes from an allocator and is reached by READ and WRITE; invalidate is a close that
 #: may not happen, as_argument a call that returns something else; send_to and is_same_file are of
 #: two processes; garbage is not a call's; two keep or compare our idea of the signal mask,
-#: others change what we believe of the task, or make another; and some take pointers only, of
+#: others change what we believe of the task, or make another; and some take pointers only, to
 #: memory that is there.
 NO_CALLS: dict[type, set[str]] = {
     Task: {

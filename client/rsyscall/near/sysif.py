@@ -331,6 +331,16 @@ class SyscallInterface(abc.ABC):
         await checkpoint()
         return None
 
+    async def wait_readable(self, fd: int) -> bool:
+        """Wait until a descriptor of the task can be read, or is none any more, holding up nothing.
+
+        fd: its number. Of a signalfd it counts what its own threads have been sent, not we. Whether
+        that is known: False, at once, if there is no way but to ask again and again. A checkpoint;
+        if cancelled, nothing has happened. poll(2).
+        """
+        await checkpoint()
+        return False
+
     def expect(self, callers: int) -> None:
         """So many tasks have been woken just now and will use call_at_once: a hint, no promise."""
         return

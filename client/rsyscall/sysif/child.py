@@ -230,6 +230,10 @@ class DeadInterface(SyscallInterface):
         """Raise."""
         await self._fail()
 
+    async def wait_readable(self, fd: int) -> bool:
+        """Raise."""
+        await self._fail()
+
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """Raise."""
         await self._fail()

@@ -290,6 +290,11 @@ class DirectSyscallInterface(MemoryRoads):
         check_reply(SYS.clone, (flags, stack), pid)
         return pid, pidfd[0], pidfd[0]
 
+    async def wait_readable(self, fd: int) -> bool:
+        """See SyscallInterface."""
+        await trio.lowlevel.wait_readable(fd)
+        return True
+
     async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
         """See SyscallInterface. Not a checkpoint."""
         told = wait_child(pidfd, int(options))

@@ -57,6 +57,7 @@ from rsyscall_protocol import (
     Status,
     Step,
     Unprepare,
+    Watch,
     Write,
     flatten,
 )
@@ -339,6 +340,13 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         self._check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.fds[0] if result.fds else None)
 
+    async def wait_readable(self, fd: int) -> bool:
+        """See SyscallInterface."""
+        if Feature.CANCEL not in self._connection.features:
+            return await super().wait_readable(fd)
+        result = await self._exchange(lambda id_: Watch(id_, fd), spin=-1)
+        return result.value != -errno.EBUSY
+
     async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
         try:
@@ -466,7 +474,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
     async def barrier(self) -> None:
         """See SyscallInterface."""
-        before = list(self._waiters.values())
+        before = self._working()
         await self._exchange(lambda id_: Read(id_, 0, 0))
         for waiter in before:  # most have been answered by now
             while self._is_open(waiter):
@@ -483,7 +491,7 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         until = trio.current_time() + PATIENCE_SECONDS
         while True:
             self._join()
-            before = list(self._waiters.values())
+            before = self._working()
             for scope in self._giving_way:
                 scope.cancel()
             with trio.move_on_at(until) as patience:

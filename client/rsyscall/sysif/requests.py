@@ -43,6 +43,7 @@ from rsyscall_protocol import (
     Result,
     Run,
     Size,
+    State,
 )
 from rsyscall_protocol._pending import Program
 
@@ -76,7 +77,11 @@ class RequestLink(Link):
 
     def under_way(self) -> list[str]:
         """What has been sent and has no reply yet, the oldest first."""
-        return [describe(waiter.call) for waiter in self._waiters.values()]
+        return [describe(waiter.call) for waiter in self._working()]
+
+    def _working(self) -> list[Waiter]:
+        """Those for which the server does something."""
+        return [waiter for waiter in self._waiters.values() if not waiter.held]
 
     def _join(self) -> None:
         """Have the connection look after the request that was alone, since it is not any more."""
@@ -102,8 +107,8 @@ class RequestLink(Link):
         """Send a request, made with the id it is given, and wait for its reply.
 
         call: what it is, if it is one call. spin: for how many microseconds an answer may well be
-        worth waiting. ValueError for one that cannot be sent; see the contract of near.sysif. A
-        checkpoint; if cancelled, nothing was sent.
+        worth waiting; -1 for one that the server holds. ValueError for one that cannot be sent; see
+        the contract of near.sysif. A checkpoint; if cancelled, nothing was sent.
         """
         connection = self._connection
         self._join()
@@ -217,9 +222,9 @@ class RequestLink(Link):
         call: MadeCall | None,
     ) -> Result | Batched:
         waiter = self._waiters[id_] = Waiter(id_)
-        waiter.call = call
+        waiter.call, waiter.held = call, spin < 0
         try:
-            if self._ring is not None and not self._out and not fds:
+            if self._ring is not None and not self._out and not fds and spin >= 0:
                 data = self._at_once(self._ring, data, id_, waiter, spin)
             return await self._push(waiter, data, fds)
         finally:
@@ -377,8 +382,11 @@ class RequestLink(Link):
         if waiter.cancelled is not None or self._dead is not None:
             return
         waiter.cancelled = time.monotonic()
-        if Feature.CANCEL not in self._connection.features or self._stall is not None:
+        stalls = self._stall is not None and not waiter.held
+        if Feature.CANCEL not in self._connection.features or stalls:
             return  # nobody would read it before it is answered
+        if self._connection.state is not State.OPEN:
+            return  # it is about to be answered, from shared memory
         data, _ = self._connection.send(Cancel(waiter.id))
         self._out.append(Frame(data, (), None))
         self._flush()
