@@ -20,9 +20,8 @@ from rsyscall.sys.socket import AF, SOCK
 
 def test_the_numbers_are_those_of_the_headers() -> None:
     lines = ["#include <net/if.h>", "#include <sys/ioctl.h>", "#include <linux/if_tun.h>"]
-    values: list[tuple[str, int]] = [
-        (f"SIOC{name}", value) for name, value in SIOC.__members__.items()
-    ]
+    values: list[tuple[str, int]] = []
+    values += [(f"SIOC{name}", value) for name, value in SIOC.__members__.items()]
     values += [(f"IFF_{name}", value) for name, value in IFF.__members__.items() if value]
     values += [("TUNSETIFF", TUNSETIFF), ("sizeof(struct ifreq)", Ifreq.sizeof())]
     lines += [f'_Static_assert({name} == {int(value)}, "{name}");' for name, value in values]
