@@ -160,14 +160,14 @@ int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
     return result;
 }
 
-int64_t rs_team_clone(struct rs_work *w, const uint64_t a[6]) {
+int64_t rs_team_clone(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
     /* In the child none of our handlers may run, and it has them until it has changed them. */
     const uint64_t all = UINT64_MAX;
     uint64_t mask;
     if (w)
         w->parent = 1;
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&mask), 8, 0, 0);
-    int64_t pid = rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5]);
+    int64_t pid = rs_clone_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
     return pid;
 }
