@@ -43,6 +43,7 @@ from rsyscall_protocol import (
     StepFlag,
     Struct,
     Unprepare,
+    Watch,
     Write,
 )
 from rsyscall_protocol._arguments import out_sizes
@@ -194,6 +195,7 @@ def all_requests(ids: st.SearchStrategy[int] = uint64s) -> st.SearchStrategy[Req
         requests(ids),
         runs(ids),
         st.builds(Unprepare, ids, uint32s),
+        st.builds(Watch, ids, st.integers(0, 2**31 - 1)),
         st.builds(Ring, ids, st.sampled_from([4096, 2**16, 2**20]), uint32s),
     )
 

@@ -53,6 +53,7 @@ from rsyscall_protocol import (
     StepFlag,
     Struct,
     Unprepare,
+    Watch,
     Write,
 )
 
@@ -172,6 +173,7 @@ _EVENTS: dict[MessageType, type[Event]] = {
     MessageType.UNPREPARE: Unprepare,
     MessageType.CANCEL: Cancel,
     MessageType.STALL: Stall,
+    MessageType.WATCH: Watch,
 }
 
 

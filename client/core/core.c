@@ -198,9 +198,27 @@ void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size) {
     struct rs_session *s = (struct rs_session *)(uintptr_t)session;
     uint8_t *half = (uint8_t *)(uintptr_t)halves;
     memset(s, 0, offsetof(struct rs_session, made));
+    memset(&s->first, 0, offsetof(struct rs_work, packets));
     memset(&s->store, 0, offsetof(struct rs_store, bytes));
     for (int i = 0; i < 2; i++, half += RS_SIZE_RING_HEADER + size)
         memset(half, 0, RS_SIZE_RING_PARKED + 64);
+}
+
+/* By way of the kernel: the child may have unmapped it. */
+static int look(uint64_t address, void *to, uint64_t size) {
+    struct rs_iovec local = {rs_addr(to), size}, remote = {address, size};
+    return rs_sys(RS_NR_process_vm_readv, (uint64_t)rs_getpid(), rs_addr(&local), 1,
+                  rs_addr(&remote), 1, 0) == (int64_t)size;
+}
+
+void rs_child_sweep(uint64_t session) {
+    uint64_t slots[RS_SIZE_HELPERS], belongs;
+    if (!look(session + offsetof(struct rs_session, slots[1]), slots, sizeof slots))
+        return;
+    for (uint32_t i = 0; i < RS_SIZE_HELPERS; i++) /* or have written there what came to its mind */
+        if (slots[i] && slots[i] % 4096 == 0 && look(slots[i], &belongs, sizeof belongs) &&
+            belongs == session)
+            rs_sys3(RS_NR_munmap, slots[i] - RS_SIZE_HELPER_STACK, RS_SIZE_HELPER_MEMORY, 0);
 }
 
 int64_t rs_child_map(uint64_t length) {
@@ -345,6 +363,7 @@ int32_t rs_check_request(const uint8_t *body, uint32_t len) {
     struct rs_limits limits;
     const char *why;
     rs_limits_default(&limits);
-    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING | 1 << RS_MSG_CANCEL,
+    return rs_decode_request(body, len, RS_WHEN_INIT | RS_WHEN_OPEN | RS_BATCHES | 1 << RS_MSG_RING | 1 << RS_MSG_CANCEL |
+                                           1 << RS_MSG_WATCH,
                              &limits, entries, &batch, &request, &why);
 }

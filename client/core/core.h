@@ -39,6 +39,7 @@ int32_t rs_wait_readable(int32_t fd, uint32_t spin_us, uint32_t sleep_us);
 uint64_t rs_child_address(void);
 
 /* Make a child's session and the memory of its ring, which another child has used, as good as new. */
+void rs_child_sweep(uint64_t session);
 void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size);
 
 /* Map the memory of a child: so many bytes, of which the first page stays a guard. An address, or

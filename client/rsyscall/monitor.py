@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._sigchld import Wakeups, wakeups
 from rsyscall.epoller import Epoller
 from rsyscall.epoller._shared import SharedRead
@@ -35,8 +35,8 @@ __all__ = ["AsyncChildPid", "AsyncSignalfd", "ChildPidMonitor"]
 _CHANGES = int(W.EXITED | W.STOPPED | W.CONTINUED)
 _MODES = int(W.NOWAIT | W.ALL | W.CLONE)
 
-#: How long to wait for the end of a child alone before it is also asked whether it has stopped, and
-#: then how long at least and at most until it is asked again, in seconds.
+#: How long to wait for the end of a child alone before its parent waits for its stops, too; and
+#: where that cannot, how long at least and at most until it is asked again, in seconds.
 _FIRST, _SHORT, _LONG = 0.01, 0.01, 0.1
 
 #: How long to wait before a signal is looked for again, at least and at most, in seconds.
@@ -112,23 +112,35 @@ class AsyncChildPid:
             return await self._wait_exit(options)
         if isinstance(self.pid.task.sysif, DirectSyscallInterface):
             with wakeups() as signals:
-                return await self._wait_change(options, signals)
-        return await self._wait_change(options, None)
+                if signals is not None:
+                    return await self._wait_change_here(options, signals)
+        return await self._wait_change_there(options)
 
-    async def _wait_change(self, options: W, signals: Wakeups | None) -> ChildState:
-        # A pidfd tells the end, and nothing tells the rest but the signal to the parent. That of
-        # another process nobody tells us; so it is asked, ever less often.
-        pause = _FIRST
+    # A pidfd tells the end, and nothing tells the rest but the signal to the parent.
+
+    async def _wait_change_here(self, options: W, signals: Wakeups) -> ChildState:
         while True:
-            scope = trio.CancelScope() if signals is None else signals.next()
+            scope = signals.next()
             state = await self.pid.read_state(options)
             if state is not None:
                 return state
-            if signals is None:
-                scope.deadline = trio.current_time() + pause
-                pause = min(max(_SHORT, 1.5 * pause), _LONG)
             with scope:
                 await self.pid.wait_readable()
+
+    async def _wait_change_there(self, options: W) -> ChildState:
+        # The signal of another process nobody tells us. So that waits itself; where it cannot, it
+        # is asked, ever less often. Most end soon, and need no thread for that.
+        pause, wait = _FIRST, False
+        while True:
+            state = await self.pid.read_state(options)
+            if state is not None:
+                return state
+            if wait and await self.pid.wait_changed(int(options)):
+                pause, wait = _SHORT, False
+                continue
+            with trio.move_on_after(pause):
+                await self.pid.wait_readable()
+            pause, wait = min(max(_SHORT, 1.5 * pause), _LONG), True
 
     async def _wait_exit(self, options: W) -> ChildState:
         while True:
@@ -165,12 +177,19 @@ class AsyncChildPid:
         return f"the child (pid {pid.near.id}) {what}"
 
     async def end(self) -> ChildState:
-        """Kill it, if it still runs, and wait for it, cancelled or not.
+        """Kill it, if it still runs, and wait for it, cancelled or not; returns how it ended.
 
         PermissionError, naming the pid, if neither we nor its parent may kill it, such as a program
         that runs as somebody else by now, and it does not end by itself within a second: then it
-        runs on, and is nobody's to end any more; see detach. kill(2).
+        runs on, and is nobody's to end any more; see detach. A checkpoint; if cancelled, it has
+        ended. kill(2).
         """
+        state = await self.finish()
+        await checkpoint()
+        return state
+
+    async def finish(self) -> ChildState:
+        """`end`, for who has to clear away: not a checkpoint."""
         with shield():
             while self.pid.death_state is None:
                 may = await self._kill()
@@ -208,11 +227,14 @@ class AsyncChildPid:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Unless it is detached, see end; its pipes are closed, even when cancelled."""
+        """Unless it is detached, see end; its pipes are closed, even when cancelled.
+
+        Not a checkpoint.
+        """
         if self._detached:
             return
         try:
-            await self.end()
+            await self.finish()
         finally:
             for stream in self._streams:
                 stream.close()
@@ -231,9 +253,9 @@ class AsyncSignalfd:
 
     fd: where they are read. signal_block: what has blocked them. next_signal: its `wait()` returns
     the next signal, as SignalfdSiginfo, to all who wait for it; so several can share the signals of
-    a process, such as SIGCHLD. It is seen at most 50 ms after it has come. What comes while nobody
-    waits is there for the next who does; equal signals may have become one. As a context manager it
-    is closed at the end of the block.
+    a process, such as SIGCHLD. docs/blocking.md says when it is seen. What comes while nobody waits
+    is there for the next who does; equal signals may have become one. As a context manager it is
+    closed at the end of the block.
     """
 
     def __init__(self, fd: FileDescriptor, signal_block: SignalBlock, *, blocked: bool) -> None:
@@ -241,6 +263,7 @@ class AsyncSignalfd:
         self.fd = fd
         self.signal_block = signal_block
         self._blocked = blocked
+        self._sleep = trio.CancelScope()
         #: How many have been read so far: who has looked at something notes it before.
         self.seen: int = 0
         self.next_signal: SharedRead[SignalfdSiginfo] = SharedRead(self._read)
@@ -277,7 +300,8 @@ class AsyncSignalfd:
 
     async def _read(self) -> SignalfdSiginfo:
         # Whether a signalfd is readable depends on who asks: the kernel looks at the signals of the
-        # caller of epoll_wait. We would ask here, about our own. So it is read, ever less often.
+        # caller of epoll_wait. We would ask here, about our own. So its server asks; where that
+        # cannot, it is read, ever less often.
         pause = _SHORTEST
         while True:
             if not self.fd.valid:
@@ -286,8 +310,10 @@ class AsyncSignalfd:
             try:
                 info = SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))
             except BlockingIOError:
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONGEST)
+                with trio.CancelScope() as self._sleep:
+                    if not await self.fd.task.sysif.wait_readable(int(self.fd.near)):
+                        await trio.sleep(pause)
+                        pause = min(2 * pause, _LONGEST)
             else:
                 self.seen += 1
                 return info
@@ -301,6 +327,7 @@ class AsyncSignalfd:
             if self.fd.valid:
                 with contextlib.suppress(SyscallError):
                     await self.fd.close()
+            self._sleep.cancel()
             if self._blocked:
                 self._blocked = False
                 with contextlib.suppress(SyscallError):

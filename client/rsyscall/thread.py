@@ -22,7 +22,7 @@ from rsyscall.child.mappings import write_user_mappings as map_ids
 from rsyscall.child.plain import start_program
 from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
-from rsyscall.child.spawn import Descriptors, Setup, by_number
+from rsyscall.child.setup import Descriptors, Setup, by_number
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import full_environment
@@ -156,7 +156,7 @@ class Process(Conveniences, HasConnection):
             if flags and CLONE.NEWTIME in flags:
                 await enter(process.task, clocks)
         except BaseException:
-            await process.end()
+            await process.finish()
             raise
         return process
 
@@ -312,13 +312,19 @@ class Process(Conveniences, HasConnection):
     async def end_children(self) -> None:
         """Kill the children that still run and wait for them, and for theirs, cancelled or not.
 
-        PermissionError of one that may not be killed, once all others have ended.
+        PermissionError of one that may not be killed, once all others have ended. A checkpoint; if
+        cancelled, they have ended.
         """
+        await self.finish_children()
+        await checkpoint()
+
+    async def finish_children(self) -> None:
+        """`end_children`, for who has to clear away: not a checkpoint."""
         refused: PermissionError | None = None
         while self._children:
             child = next(iter(self._children))
             try:
-                await child.end()
+                await child.finish()
             except PermissionError as exc:
                 refused = exc
             self._children.discard(child)
@@ -412,8 +418,15 @@ class ChildProcess(Executing, Process):
     async def end(self) -> ChildState:
         """Kill it and its children, if they still run, and wait for them, cancelled or not.
 
-        PermissionError as of AsyncChildPid.end.
+        Returns how it ended. PermissionError as of AsyncChildPid.end. A checkpoint; if cancelled,
+        they have ended.
         """
+        state = await self.finish()
+        await checkpoint()
+        return state
+
+    async def finish(self) -> ChildState:
+        """`end`, for who has to clear away: not a checkpoint."""
 
         async def unblock() -> None:  # stopped or held up, it would never wait for its children
             await trio.sleep(_PATIENCE)
@@ -427,7 +440,7 @@ class ChildProcess(Executing, Process):
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(unblock)
                         try:
-                            await self.end_children()
+                            await self.finish_children()
                         except PermissionError as exc:  # outside of the nursery, not in a group
                             refused = exc
                         nursery.cancel_scope.cancel()
@@ -437,7 +450,7 @@ class ChildProcess(Executing, Process):
                     finally:
                         refused = None  # see rsyscall._errors
         finally:
-            state = await self._child.end()
+            state = await self._child.finish()
         return state
 
     async def __aenter__(self) -> Self:
@@ -445,5 +458,5 @@ class ChildProcess(Executing, Process):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """See end."""
-        await self.end()
+        """See end, but not a checkpoint."""
+        await self.finish()

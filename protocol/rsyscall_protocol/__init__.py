@@ -56,6 +56,7 @@ from rsyscall_protocol._events import (
     Stall,
     Step,
     Unprepare,
+    Watch,
     Write,
 )
 from rsyscall_protocol._limits import Limits
@@ -116,6 +117,7 @@ __all__ = [
     "StepFlag",
     "Struct",
     "Unprepare",
+    "Watch",
     "Write",
     "decode",
     "diagram",

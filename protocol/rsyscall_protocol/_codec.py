@@ -27,9 +27,11 @@ from rsyscall_protocol._events import (
     Run,
     Stall,
     Unprepare,
+    Watch,
     Write,
 )
 from rsyscall_protocol._fields import (
+    INT32,
     INT64,
     MAX_ERRNO,
     UINT32,
@@ -146,6 +148,7 @@ _FIELDS = {
     MessageType.UNPREPARE: 3,
     MessageType.CANCEL: 2,
     MessageType.STALL: 2,
+    MessageType.WATCH: 3,
 }
 
 
@@ -195,6 +198,9 @@ def _shape(value: object, limits: Limits, allowed: Container[MessageType]) -> Ev
         case MessageType.UNPREPARE:
             id_ = uint(fields[1], UINT64, "the id of a request")
             request = Unprepare(id_, uint(fields[2], UINT32, "UNPREPARE: the program"))
+        case MessageType.WATCH:
+            id_ = uint(fields[1], UINT64, "the id of a request")
+            request = Watch(id_, uint(fields[2], INT32, "WATCH: the file descriptor"))
         case _:
             id_ = uint(fields[1], UINT64, "the id of a request")
             address = uint(fields[2], UINT64, "READ or WRITE: the address")
@@ -229,6 +235,8 @@ def check_request(request: Request, limits: Limits) -> None:
             check_run(request, limits)
         case Unprepare(_, program):
             uint(int(program), UINT32, "program")
+        case Watch(_, fd):
+            uint(int(fd), INT32, "fd")
         case Ring(_, size, spin):
             check_ring_size(size)
             uint(spin, UINT32, "spin")

@@ -37,6 +37,7 @@ from rsyscall_protocol._events import (
     Run,
     Stall,
     Unprepare,
+    Watch,
     Write,
 )
 from rsyscall_protocol._limits import Limits
@@ -69,6 +70,7 @@ _TYPES: dict[type[Event], MessageType] = {
     Unprepare: MessageType.UNPREPARE,
     Cancel: MessageType.CANCEL,
     Stall: MessageType.STALL,
+    Watch: MessageType.WATCH,
 }
 _NEEDS = {
     MessageType.RING: Feature.RING,
@@ -78,6 +80,7 @@ _NEEDS = {
     MessageType.UNPREPARE: Feature.BATCH,
     MessageType.CANCEL: Feature.CANCEL,
     MessageType.STALL: Feature.CANCEL,
+    MessageType.WATCH: Feature.CANCEL,
 }
 
 _GREETING = (State.IDLE, State.GREETED)

@@ -49,6 +49,8 @@ class MessageType(enum.IntEnum):
     """interrupt a request that is under way"""
     STALL = 17
     """from now on a call that blocks holds up the others"""
+    WATCH = 18
+    """wait for a file descriptor, beside everything else"""
 
 
 class ArgumentType(enum.IntEnum):
@@ -122,7 +124,7 @@ class Feature(enum.IntFlag):
     BATCH = 2
     """BATCH, PREPARE, RUN and UNPREPARE are understood"""
     CANCEL = 4
-    """calls that block hold up no others, and CANCEL and STALL are understood"""
+    """calls that block hold up no others, and CANCEL, STALL and WATCH are understood"""
 
 
 class ErrorCode(enum.IntEnum):
@@ -199,6 +201,12 @@ class Size(enum.IntEnum):
     """how far relocations may lead"""
     HELPERS = 256
     """calls that may be blocked at a time before they hold up others"""
+    WATCHES = 16
+    """WATCHes that may be under way at a time"""
+    HELPER_STACK = 32768
+    """bytes of a thread's stack"""
+    HELPER_MEMORY = 3653632
+    """bytes that a thread has mapped, its stack first"""
     CHILD_MEMORY = 4718592
     """bytes that a child needs, zeroed"""
     REFUSAL = 4095

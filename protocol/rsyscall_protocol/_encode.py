@@ -38,6 +38,7 @@ from rsyscall_protocol._events import (
     Stall,
     Step,
     Unprepare,
+    Watch,
     Write,
 )
 from rsyscall_protocol._fields import UINT64, uint
@@ -126,6 +127,8 @@ def encode(event: Event) -> bytes:
             return pack([MessageType.RUN, id, len(fds), program, _exts(args)])
         case Unprepare(id, program):
             return pack([MessageType.UNPREPARE, id, program])
+        case Watch(id, fd):
+            return pack([MessageType.WATCH, id, fd])
         case Batched(id, outs, values, statuses, stopped):
             return pack([MessageType.BATCHED, id, outs, values, statuses, stopped])
         case Ring(id, size, spin):

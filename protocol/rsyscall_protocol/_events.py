@@ -156,6 +156,14 @@ class Unprepare:
 
 
 @record
+class Watch:
+    """Answer once a file descriptor of the server is readable."""
+
+    id: int
+    fd: int
+
+
+@record
 class Batched:
     """What became of a batch.
 
@@ -202,5 +210,5 @@ class Bye:
     """The client has no more requests; or the server has answered all of them."""
 
 
-Request: TypeAlias = Call | Read | Write | Ring | Batch | Prepare | Run | Unprepare
+Request: TypeAlias = Call | Read | Write | Ring | Batch | Prepare | Run | Unprepare | Watch
 Event: TypeAlias = Hello | Request | Result | Batched | Error | Bye | Bell | Fds | Cancel | Stall

@@ -70,6 +70,7 @@ TRANSITIONS: dict[State, dict[tuple[Role, M], State]] = {
         (C, M.RUN): State.OPEN,
         (C, M.UNPREPARE): State.OPEN,
         (C, M.CANCEL): State.OPEN,
+        (C, M.WATCH): State.OPEN,
         (S, M.RESULT): State.OPEN,
         (S, M.BATCHED): State.OPEN,
         (S, M.STALL): State.OPEN,

@@ -30,6 +30,7 @@ from bodies import (
     RING,
     STALL,
     UNPREPARE,
+    WATCH,
     Vector,
     ext,
     hello,
@@ -368,6 +369,7 @@ def refused() -> Iterator[tuple[str, list[Vector]]]:
         "RUN": run(),
         "UNPREPARE": [UNPREPARE, 1, 0],
         "CANCEL": [CANCEL, 1],
+        "WATCH": [WATCH, 1, 0],
         "RING": [RING, 1, 4096, 0],
     }.items():
         other = greeting(features=2 if name == "RING" else 1)

@@ -28,6 +28,7 @@ from bodies import (
     UINT32,
     UINT64,
     UNPREPARE,
+    WATCH,
     Vector,
     call,
     compact,
@@ -228,7 +229,7 @@ def wrong_steps() -> Iterator[tuple[str, object, object]]:
 
 
 def programs() -> Iterator[tuple[str, object, object]]:
-    """PREPARE, RUN, UNPREPARE and CANCEL."""
+    """PREPARE, RUN, UNPREPARE, CANCEL and WATCH."""
     yield "PREPARE of nothing", prepare(), meant_prepare()
     yield (
         "PREPARE with parameters",
@@ -292,6 +293,10 @@ def programs() -> Iterator[tuple[str, object, object]]:
     yield "CANCEL of no integer", [CANCEL, b""], "FIELD"
     yield "CANCEL without an id", [CANCEL], "ARITY"
     yield "CANCEL with a field too many", [CANCEL, 1, 0], "ARITY"
+    yield "WATCH", [WATCH, 1, 2**31 - 1], {"type": "WATCH", "id": 1, "fd": 2**31 - 1}
+    yield "WATCH of a negative descriptor", [WATCH, 1, -1], "FIELD"
+    yield "WATCH of a descriptor of 32 bits", [WATCH, 1, 2**31], "FIELD"
+    yield "WATCH with a field too many", [WATCH, 1, 7, 0], "ARITY"
 
 
 def rings() -> Iterator[tuple[str, object, object]]:

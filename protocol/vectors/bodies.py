@@ -9,7 +9,7 @@ from typing import Any
 import msgpack  # pyright: ignore[reportMissingTypeStubs] - it has none
 
 HELLO, CALL, RESULT, READ, WRITE, ERROR, BYE, RING, BELL, FDS = range(1, 11)
-BATCH, BATCHED, PREPARE, RUN, UNPREPARE, CANCEL, STALL = range(11, 18)
+BATCH, BATCHED, PREPARE, RUN, UNPREPARE, CANCEL, STALL, WATCH = range(11, 19)
 IN, OUT, INOUT, STRUCT, RET, FD, REF, PARAM = range(1, 9)
 UINT32, UINT64, INT64 = 2**32, 2**64, 2**63
 DEFAULTS = {
@@ -345,12 +345,12 @@ def others() -> Iterator[tuple[str, object, object]]:
     yield "a map", {0: 7}, "FIELD"
     yield "an integer", 7, "FIELD"
     yield "a message of type 0", [0], "UNKNOWN_TYPE"
-    yield "a message of type 18", [18], "UNKNOWN_TYPE"
+    yield "a message of type 19", [19], "UNKNOWN_TYPE"
     yield "a message of the largest type", [UINT64 - 1], "UNKNOWN_TYPE"
     yield "a message of a negative type", [-1], "FIELD"
     yield "a message whose type is a string", ["BYE"], "FIELD"
     yield "a message whose type is true", [True], "FIELD"
-    yield "a message of unknown type with an array for a key", [18, {(): 0}], "UNKNOWN_TYPE"
+    yield "a message of unknown type with an array for a key", [19, {(): 0}], "UNKNOWN_TYPE"
 
 
 def results() -> Iterator[tuple[str, object, object]]:

@@ -80,7 +80,7 @@ def servers() -> Iterator[tuple[str, list[Vector]]]:
     yield "a CALL before HELLO", [took(nothing()), error("STATE")]
     yield "a wrong CALL before HELLO", [took(frame([2])), error("STATE")]
     yield "an ERROR before HELLO", [took(frame([ERROR, 1, 0, ""])), error("STATE")]
-    yield "an unknown message before HELLO", [took(frame([18])), error("UNKNOWN_TYPE")]
+    yield "an unknown message before HELLO", [took(frame([19])), error("UNKNOWN_TYPE")]
     yield "a second HELLO", [*HELLO_TAKEN, took(HELLO_FRAME), error("STATE", AT)]
     yield (
         "a RESULT from a client",

@@ -55,14 +55,14 @@ _Noreturn void rs_child_main(struct rs_child *c) {
     dispositions(c->flags);
     for (; c->range_count; c->range_count--, range += 2)
         rs_sys3(RS_NR_close_range, range[0], range[1], 0);
-    /* Helpers would leave their stacks in shared memory, and be in the way of what a batch changes. */
-    uint32_t how = c->flags & (RS_CHILD_SHARED | RS_CHILD_RUN) ? RS_SINGLE : 0;
-    rs_session_init(s, c->socket, c->pidfd, how, c->page_size);
+    rs_session_init(s, c->socket, c->pidfd, c->flags & RS_CHILD_RUN ? RS_SINGLE : 0, c->page_size);
     if (c->flags & RS_CHILD_RUN) {
         c->reply_len = rs_session_batch(s, (uint8_t *)(uintptr_t)c->data, c->size);
         c->reply = rs_addr(s->work->tx);
         end(127);
     }
+    c->reply = rs_addr(&s->slots[1]);
+    c->reply_len = RS_SIZE_HELPERS;
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&c->mask), 0, 8, 0, 0);
     if (c->size)
         rs_session_begin(s, (void *)(uintptr_t)c->data, c->size, c->spin_us, c->spin_turns);

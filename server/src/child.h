@@ -24,8 +24,8 @@ struct rs_child {
     uint32_t page_size;
     uint32_t size;     /* of a half of the ring, 0 if there is none; with RUN of the body */
     uint32_t spin_us, spin_turns;
-    uint64_t reply;    /* with RUN, once it has failed: the address of a BATCHED */
-    uint32_t reply_len;
+    uint64_t reply;    /* with RUN, once it has failed: the address of a BATCHED; else of slots */
+    uint32_t reply_len; /* its bytes; else how many slots there are */
     uint32_t reserved;
 };
 

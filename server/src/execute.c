@@ -295,7 +295,7 @@ int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs
         if (nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
             mark(guard, (int32_t)(uint32_t)a[0], 0);
         if (nr == RS_NR_clone)
-            result = rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5]);
+            result = rs_team_clone(guard->work, a);
         else if (guard->work && (nr >= RS_CALLS || rs_call_flags[nr] & RS_CALL_BLOCKS))
             result = rs_team_call(guard->work, nr, a);
         else

@@ -109,6 +109,26 @@ static int decode_nr(struct rs_reader *r, uint64_t *nr, const char **why) {
     return 0;
 }
 
+/* PR_GET_DUMPABLE and SET, PR_SET_CHILD_SUBREAPER and GET: of the memory, and of the process. */
+enum { LOW_OPS = 1 << 3 | 1 << 4, HIGH_OPS = 1 << (36 - 32) | 1 << (37 - 32) };
+
+uint32_t rs_class(uint64_t nr, uint64_t first, uint64_t second) {
+    if (nr >= RS_CALLS)
+        return RS_CALL_BLOCKS;
+    uint32_t class = rs_call_flags[nr];
+    if ((nr == RS_NR_prctl && first < 64 && (LOW_OPS | (uint64_t)HIGH_OPS << 32) >> first & 1) ||
+        (nr == RS_NR_rt_sigprocmask && !second))
+        class &= ~(uint32_t)RS_CALL_THREAD;
+    return class;
+}
+
+static uint32_t class_of(uint64_t nr, const struct rs_entry *e, uint32_t count) {
+    uint64_t a[2] = {0, 0};
+    for (uint32_t i = 0; i < 2 && i < count; i++)
+        a[i] = e[i].type ? UINT64_MAX : e[i].value;
+    return rs_class(nr, a[0], a[1]);
+}
+
 static int decode_call(struct rs_reader *r, const struct rs_limits *limits, struct rs_entry *entries,
                        struct rs_request *out, const char **why) {
     struct rs_scope scope = {0, 0, 0, 0, 0, 0, 0, 0};
@@ -127,7 +147,7 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
         return err;
     out->count = scope.count;
     out->reserve += scope.reserve;
-    out->classes = rs_class(out->nr);
+    out->classes = class_of(out->nr, entries, out->count);
     return 0;
 }
 
@@ -204,7 +224,7 @@ static int check_undo(struct rs_reader r, const struct rs_limits *limits, struct
         return err;
     if (scope.outs)
         FAIL(RS_ERR_FIELD, "an undo has outputs");
-    batch->classes |= rs_class(undo.nr);
+    batch->classes |= class_of(undo.nr, entries, undo.count);
     return 0;
 }
 
@@ -218,14 +238,14 @@ int rs_check_steps(struct rs_reader r, uint32_t steps, const struct rs_limits *l
         uint64_t nr, a[6];
         if (rs_plain_step(&r, &nr, a)) {
             batch->first_out[scope.step] = 0;
-            batch->classes |= rs_class(nr);
+            batch->classes |= rs_class(nr, a[0], a[1]);
             continue;
         }
         int err = rs_decode_step(&r, limits, entries, &scope, &step, why);
         if (err)
             return err;
         batch->first_out[scope.step] = scope.first_out;
-        batch->classes |= rs_class(step.nr);
+        batch->classes |= class_of(step.nr, entries, step.count);
         if (step.undo.p && (err = check_undo(step.undo, limits, entries, scope, batch, why)))
             return err;
     }
@@ -294,6 +314,7 @@ static const uint8_t field_count[] = {
     [RS_MSG_CALL] = 6,    [RS_MSG_READ] = 4, [RS_MSG_WRITE] = 4,     [RS_MSG_ERROR] = 4,
     [RS_MSG_BYE] = 1,     [RS_MSG_RING] = 4, [RS_MSG_BATCH] = 5,     [RS_MSG_PREPARE] = 5,
     [RS_MSG_RUN] = 5,     [RS_MSG_UNPREPARE] = 3, [RS_MSG_CANCEL] = 2,
+    [RS_MSG_WATCH] = 3,
 };
 
 /* [code, offset, text], of which only the code is of use here. */
@@ -360,7 +381,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         FAIL(RS_ERR_ARITY, "a message without a type");
     if (rs_next(&r, &v) || v.kind != RS_UINT)
         FAIL(RS_ERR_FIELD, "a message's type is no unsigned integer");
-    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_STALL)
+    if (v.number < RS_MSG_HELLO || v.number > RS_MSG_WATCH)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
     if (!(allowed >> out->type & 1))
@@ -394,6 +415,10 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
     case RS_MSG_UNPREPARE:
         if (!is_uint(&r, UINT32_MAX, &out->which))
             FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no unsigned integer");
+        break;
+    case RS_MSG_WATCH:
+        if (!is_uint(&r, INT32_MAX, &out->which))
+            FAIL(RS_ERR_FIELD, "WATCH: no file descriptor");
         break;
     case RS_MSG_RING:
         err = decode_ring(&r, out, why);

@@ -10,9 +10,9 @@
 
 /* Flags of the calls, by number: RS_CALL_*. Of what is not known the worst is thought. */
 extern const uint8_t rs_call_flags[RS_CALLS];
-static inline uint32_t rs_class(uint64_t nr) {
-    return nr < RS_CALLS ? rs_call_flags[nr] : RS_CALL_BLOCKS;
-}
+/* The RS_CALL_* of a call whose first two arguments are these. In two calls it depends on them
+ * whether one thread is concerned. */
+uint32_t rs_class(uint64_t nr, uint64_t first, uint64_t second);
 
 /* The negotiated limits, by the names of protocol.toml. */
 struct rs_limits {
@@ -100,7 +100,7 @@ struct rs_request {
     uint32_t steps;
     uint32_t parameters;      /* PREPARE */
     struct rs_reader program; /* the steps */
-    uint64_t which;           /* RUN, UNPREPARE; RUN has its arguments in entries */
+    uint64_t which;           /* RUN, UNPREPARE; of a WATCH the descriptor; RUN has its arguments in entries */
 };
 
 void rs_limits_default(struct rs_limits *limits);

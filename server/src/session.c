@@ -23,6 +23,7 @@ static void drop_replies(struct rs_session *s) {
 
 void rs_fail(struct rs_session *s, uint32_t code, uint64_t offset, const char *why) {
     s->state = RS_STATE_FAILED;
+    s->watch_count = 0;
     drop_fds(s);
     if (s->ring_on) { /* the last word goes over the socket: the ring may be what is broken */
         s->ring_on = 0;
@@ -113,7 +114,7 @@ static void unclaim(struct rs_session *s) {
 
 /* Whether the limits admit one more request. */
 static int admits(const struct rs_session *s) {
-    return s->reply_count + s->blocked < s->limits.outstanding &&
+    return s->reply_count + s->blocked + s->watch_count < s->limits.outstanding &&
            (s->tx_len - s->tx_pos) + s->held + s->work->request.reserve <= s->limits.window;
 }
 
@@ -126,6 +127,8 @@ static uint32_t answer(struct rs_session *s, struct rs_work *w, uint8_t *reply, 
         return rs_run(req, &s->limits, w->entries, &w->batch, w->packets[0].fds, &w->guard, reply);
     case RS_MSG_PREPARE:
         return rs_result(req->id, rs_keep(&s->store, req, &s->limits), reply);
+    case RS_MSG_WATCH:
+        return rs_result(req->id, -RS_EBUSY, reply);
     case RS_MSG_UNPREPARE:
         return rs_result(req->id, rs_unkeep(&s->store, req->which), reply);
     default:
@@ -201,6 +204,8 @@ static int request(struct rs_session *s, uint64_t start, uint64_t end) {
     s->last_id = req->id;
     if (req->type == RS_MSG_RING)
         return ring(s, start);
+    if (req->type == RS_MSG_WATCH && rs_watch(s))
+        return 0;
     if (req->count > STRETCH_ENTRIES || req->steps > STRETCH_ENTRIES)
         s->stretched = 1;
 
@@ -230,7 +235,7 @@ static uint32_t allowed(const struct rs_session *s) {
     if (s->features & RS_FEATURE_RING && !s->ring_on)
         messages |= 1 << RS_MSG_RING;
     if (s->features & RS_FEATURE_CANCEL)
-        messages |= 1 << RS_MSG_CANCEL;
+        messages |= 1 << RS_MSG_CANCEL | 1 << RS_MSG_WATCH;
     return messages;
 }
 
@@ -254,9 +259,12 @@ static int frame(struct rs_session *s, uint64_t start, uint32_t len) {
         break;
     case RS_MSG_CANCEL:
         rs_team_cancel(s, s->work->request.id);
+        if (s->work->request.id)
+            rs_watch_end(s, s->work->request.id);
         break;
     case RS_MSG_BYE:
         s->state = RS_STATE_CLOSING;
+        rs_watch_end(s, 0);
         if (!fds_match(s, start, end))
             rs_fail(s, RS_ERR_FDS, start, "file descriptors that no frame announced");
         break;
@@ -388,6 +396,9 @@ int rs_lead(struct rs_session *s) {
             return err;
         if ((s->helpers || s->stall) && rs_team_tidy(s))
             return RS_DEPOSED;
+        /* Who is never idle is asked all the same. */
+        if (s->watch_count && !(++s->rounds % 64) && rs_socket_wait(s, 1, 0, 0) == RS_GONE)
+            return 0;
         if (err || rs_flush(s))
             return 0;
         if (s->state != RS_STATE_INIT && s->state != RS_STATE_OPEN)
@@ -443,8 +454,6 @@ void rs_session_run(struct rs_session *s) {
 __attribute__((used)) _Noreturn void rs_helper_main(struct rs_work *w);
 
 _Noreturn void rs_helper_main(struct rs_work *w) {
-    uint64_t mask = ~(1ull << (RS_SIGNAL - 1)); /* what comes for the process is the main thread's */
-    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
     do
         rs_team_follow(w->session, w);
     while (rs_lead(w->session));

@@ -20,7 +20,7 @@ enum rs_state { RS_STATE_INIT, RS_STATE_OPEN, RS_STATE_CLOSING, RS_STATE_FAILED 
 
 enum rs_session_flags {
     RS_IN_PROCESS = 1, /* a thread in somebody's interpreter */
-    RS_SINGLE = 2,     /* no helpers */
+    RS_SINGLE = 2,     /* no helpers: there is nothing but a batch */
 };
 
 /* Descriptors that came with one read, and the bytes [start, end) of the stream it brought. */
@@ -55,9 +55,15 @@ struct rs_side {
     uint8_t bytes[RS_SIZE_HEADER + RS_SIZE_SIDE_MAX];
 };
 
+/* A WATCH that has not been answered. */
+struct rs_watch {
+    uint64_t id;
+    int32_t fd;
+};
+
 /* A thread, and what it works on. */
 struct rs_work {
-    struct rs_session *session;
+    struct rs_session *session; /* first: it tells whoever clears away that this is one */
     struct rs_guard guard; /* for its calls */
     struct rs_request request;
     uint32_t index;          /* in the session's slots */
@@ -65,6 +71,7 @@ struct rs_work {
     _Atomic uint32_t phase;  /* of a request whose call blocks */
     _Atomic uint32_t heard;  /* the signal that cancels it has been sent */
     uint32_t alone;          /* it must not be relieved */
+    uint32_t parent;         /* it has made a child */
     uint32_t deposed;        /* it has been */
     uint32_t blocked;        /* the same, as the leader sees it: until the reply is taken */
     uint8_t *reply;
@@ -82,7 +89,8 @@ struct rs_work {
 };
 
 /* A helper has its stack below its struct rs_work; the handler of a signal needs most of it. */
-enum { RS_HELPER_STACK = 32768, RS_HELPER_MEMORY = RS_HELPER_STACK + sizeof(struct rs_work) };
+_Static_assert(RS_SIZE_HELPER_STACK + sizeof(struct rs_work) == RS_SIZE_HELPER_MEMORY,
+               "SPEC.md promises that");
 
 /* 4 MiB of address space; a page that was never needed costs nothing. */
 struct rs_session {
@@ -111,12 +119,16 @@ struct rs_session {
     _Atomic uint32_t turn, watching, kicked;
     struct rs_work *_Atomic done; /* replies to be taken */
 
+    uint32_t watch_count, rounds;
+    struct rs_watch watches[RS_SIZE_WATCHES];
+
     struct rs_ring ring; /* used once ring_on */
     uint32_t ring_on;
     uint32_t ring_shared; /* its memory belongs to whoever started us: its size, or 0 */
     struct rs_spin spin;
     struct rs_side side;
-    struct rs_work *slots[1 + RS_SIZE_HELPERS]; /* the first is the main thread's */
+    /* The first is the main thread's. What another one stands for is mapped, should we end now. */
+    struct rs_work *slots[1 + RS_SIZE_HELPERS];
     int32_t tids[1 + RS_SIZE_HELPERS];
     uint8_t made[RS_MADE_BITS / 8];
     struct rs_store store;

@@ -101,13 +101,18 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
 }
 
 enum rs_wait rs_socket_wait(struct rs_session *s, int reading, int writing, int64_t timeout) {
-    struct rs_pollfd fds[2] = {
-        {rs_socket(s), (int16_t)((reading ? RS_POLLIN : 0) | (writing ? RS_POLLOUT : 0)), 0},
-        {s->guard.fds[1], RS_POLLIN, 0},
-    };
+    struct rs_pollfd fds[2 + RS_SIZE_WATCHES];
+    uint32_t watches = reading ? s->watch_count : 0;
+    fds[0] = (struct rs_pollfd){
+        rs_socket(s), (int16_t)((reading ? RS_POLLIN : 0) | (writing ? RS_POLLOUT : 0)), 0};
+    fds[1] = (struct rs_pollfd){s->guard.fds[1], RS_POLLIN, 0}; /* if there is none, nothing */
+    for (uint32_t i = 0; i < watches; i++)
+        fds[2 + i] = (struct rs_pollfd){s->watches[i].fd, RS_POLLIN, 0};
     uint32_t turn = rs_team_sleep(s);
-    int64_t n = rs_poll_until(fds, s->guard.fds[1] >= 0 ? 2 : 1, timeout, &s->done);
+    int64_t n = rs_poll_until(fds, 2 + watches, timeout, &s->done);
     rs_team_wake(s, turn);
+    if (n > 0 && watches)
+        rs_watch_told(s, fds + 2);
     if (n == -RS_EINTR)
         return RS_READY;
     if (n == 0)

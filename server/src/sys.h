@@ -78,6 +78,7 @@ enum {
     RS_ENOMEM = 12,
     RS_EINVAL = 22,
     RS_EFAULT = 14,
+    RS_EBUSY = 16,
     RS_ENFILE = 23,
     RS_EMFILE = 24,
     RS_ESRCH = 3,
@@ -111,6 +112,7 @@ enum {
     RS_F_DUPFD_CLOEXEC = 1030,
     RS_FD_CLOEXEC = 1,
     RS_MADV_DONTNEED = 4,
+    RS_MADV_NOHUGEPAGE = 15,
 
     RS_PROT_READ = 1,
     RS_PROT_WRITE = 2,

@@ -20,7 +20,7 @@ enum {
 };
 enum role { NONE, RESTING, WATCHING, WORKING, LEADING, LEAVING };
 enum phase { RUNNING, CANCELLED, OVER };
-enum { NOBODY = 2 }; /* of watching: all are blocked */
+enum { NOBODY = 2 }; /* of watching: all are blocked; the first that is not any more will */
 
 /* How long a call may keep the others waiting; less if others are blocked already. */
 enum { TICK_NS = 1000000, SHORT_TICK_NS = 100000, REST_NS = 900000000 };
@@ -73,18 +73,31 @@ static void take_over(struct rs_session *s, struct rs_work *w, uint32_t bytes, u
 
 /* ---- who watches ---- */
 
-static void start(struct rs_session *s, uint32_t index) {
-    int64_t at = rs_mmap(RS_HELPER_MEMORY, RS_PROT_READ | RS_PROT_WRITE,
+/* Nobody runs there any more. Not the other way round: should we be killed in between, whoever has
+ * the memory with us unmaps what the slots stand for. */
+static void drop(struct rs_session *s, uint32_t index) {
+    uint64_t at = rs_addr(s->slots[index]) - RS_SIZE_HELPER_STACK;
+    s->slots[index] = 0;
+    rs_sys3(RS_NR_munmap, at, RS_SIZE_HELPER_MEMORY, 0);
+}
+
+/* A helper that watches; 0, or -1 and s->stall says why. */
+static int start(struct rs_session *s, uint32_t index) {
+    int64_t at = rs_mmap(RS_SIZE_HELPER_MEMORY, RS_PROT_READ | RS_PROT_WRITE,
                          RS_MAP_PRIVATE | RS_MAP_ANONYMOUS | RS_MAP_NORESERVE, -1);
     if (at < 0) {
         s->stall = (uint32_t)-at;
-        return;
+        return -1;
     }
-    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_HELPER_STACK);
+    /* One page of it is used in many places. Refused where there are no huge pages anyway. */
+    rs_sys3(RS_NR_madvise, (uint64_t)at, RS_SIZE_HELPER_MEMORY, RS_MADV_NOHUGEPAGE);
+    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_SIZE_HELPER_STACK);
     rs_work_init(s, w);
     w->index = index;
     w->role = WATCHING;
-    if (!s->helpers) {
+    uint32_t is_first = !s->helpers;
+    s->helpers = index > s->helpers ? index : s->helpers;
+    if (is_first) {
         s->first.role = WORKING; /* as it has been, but nobody was there to care */
         const uint64_t act[4] = {rs_addr(rs_interrupt), RS_SA_RESTORER, rs_addr(rs_restore), 0};
         const uint64_t ours = 1ull << (RS_SIGNAL - 1);
@@ -93,17 +106,17 @@ static void start(struct rs_session *s, uint32_t index) {
         rs_sys(RS_NR_rt_sigprocmask, RS_SIG_UNBLOCK, rs_addr(&ours), 0, 8, 0, 0);
         s->tids[0] = (int32_t)rs_sys3(RS_NR_gettid, 0, 0, 0);
     }
-    s->helpers = index > s->helpers ? index : s->helpers;
     uint64_t *stack = (uint64_t *)w - 4;
     stack[0] = rs_addr(rs_helper_entry);
     stack[1] = rs_addr(w);
     int64_t tid = rs_clone_call(RS_NR_clone, CLONE_HELPER, rs_addr(stack),
                                 rs_addr(&s->tids[index]), 0, 0, 0);
     if (tid < 0) {
-        s->slots[index] = 0;
-        rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
+        drop(s, index);
         s->stall = (uint32_t)-tid;
+        return -1;
     }
+    return 0;
 }
 
 /* Have somebody watch. Afterwards watching is set, even if there is nobody who could. */
@@ -119,10 +132,12 @@ static void call_watcher(struct rs_session *s) {
             return;
         }
     }
-    if (free <= RS_SIZE_HELPERS)
-        start(s, free);
-    else
-        s->watching = NOBODY;
+    if (free <= RS_SIZE_HELPERS && !s->stall && !start(s, free))
+        return;
+    s->watching = NOBODY;
+    for (struct rs_work *w = s->done; w; w = w->next) /* has come back, and did not see that yet */
+        if (w->role != LEAVING && change(&s->watching, NOBODY, 1))
+            wake(w, WATCHING);
 }
 
 int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
@@ -145,6 +160,18 @@ int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
     return result;
 }
 
+int64_t rs_team_clone(struct rs_work *w, const uint64_t a[6]) {
+    /* In the child none of our handlers may run, and it has them until it has changed them. */
+    const uint64_t all = UINT64_MAX;
+    uint64_t mask;
+    if (w)
+        w->parent = 1;
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&mask), 8, 0, 0);
+    int64_t pid = rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5]);
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
+    return pid;
+}
+
 /* ---- what followers do ---- */
 
 /* Have the leader take what w has to give, its reply or its memory. */
@@ -165,10 +192,33 @@ static _Noreturn void leave(struct rs_session *s, struct rs_work *w) {
         rs_sys3(RS_NR_exit, 0, 0, 0);
 }
 
+static void deliver(struct rs_session *s) {
+    struct rs_work *next;
+    for (struct rs_work *w = atomic_exchange(&s->done, 0); w; w = next) {
+        next = w->next;
+        if (w->role == LEAVING) {
+            uint32_t index = w->index;
+            while (poke(s, index, 0) != -RS_ESRCH) /* before, it still counts as a thread */
+                futex(&w->role, RS_FUTEX_WAIT, LEAVING, SHORT_TICK_NS / 4);
+            drop(s, index);
+            continue;
+        }
+        uint8_t *room = rs_tx_room(s, w->reply_len);
+        if (room) { /* always, as it was reserved */
+            memmove(room, w->reply, w->reply_len);
+            rs_reply_add(s, w->reply_len, w->reply_fd);
+        }
+        s->held -= w->request.reserve;
+        s->blocked--;
+        w->guard.stop = 0;
+        w->phase = RUNNING;
+        w->blocked = 0;
+    }
+}
+
 static void follow(struct rs_session *s, struct rs_work *w) {
     uint32_t seen = 0;
-    change(&w->role, WORKING, RESTING);
-    change(&s->watching, NOBODY, 0);
+    change(&w->role, WORKING, change(&s->watching, NOBODY, 1) ? WATCHING : RESTING);
     for (;;) {
         uint32_t role = w->role, now = s->turn;
         if (role == LEADING)
@@ -180,12 +230,18 @@ static void follow(struct rs_session *s, struct rs_work *w) {
                 if (!change(&s->turn, now, now & ~(uint32_t)KINDS))
                     continue;
                 struct rs_work *old = s->work;
+                if (w->blocked) { /* all others are, too: its own reply is where tx will be */
+                    uint8_t *end = w->tx + RS_TX_SIZE - w->reply_len;
+                    memmove(end, w->reply, w->reply_len);
+                    w->reply = end;
+                }
                 take_over(s, w, RS_SIZE_HEADER + s->frame_len, old->request.nfds > 0);
                 old->blocked = 1;
                 s->blocked++;
                 s->held += old->request.reserve;
                 w->role = LEADING;
                 s->watching = 0;
+                deliver(s);
                 return;
             }
             if (change(&w->role, WATCHING, RESTING)) {
@@ -201,7 +257,7 @@ static void follow(struct rs_session *s, struct rs_work *w) {
                             : s->blocked     ? SHORT_TICK_NS
                                              : TICK_NS);
         if (err == -RS_ETIMEDOUT && role == RESTING && w->index && !w->blocked &&
-            change(&w->role, RESTING, LEAVING))
+            !w->parent && change(&w->role, RESTING, LEAVING))
             leave(s, w);
     }
 }
@@ -231,31 +287,6 @@ int rs_team_finish(struct rs_session *s, struct rs_work *w, uint8_t *reply, uint
 
 /* ---- what the leader does ---- */
 
-static void deliver(struct rs_session *s) {
-    struct rs_work *next;
-    for (struct rs_work *w = atomic_exchange(&s->done, 0); w; w = next) {
-        next = w->next;
-        if (w->role == LEAVING) {
-            uint32_t index = w->index;
-            while (poke(s, index, 0) != -RS_ESRCH) /* before, it still counts as a thread */
-                futex(&w->role, RS_FUTEX_WAIT, LEAVING, SHORT_TICK_NS / 4);
-            rs_sys3(RS_NR_munmap, rs_addr(w) - RS_HELPER_STACK, RS_HELPER_MEMORY, 0);
-            s->slots[index] = 0;
-            continue;
-        }
-        uint8_t *room = rs_tx_room(s, w->reply_len);
-        if (room) { /* always, as it was reserved */
-            memcpy(room, w->reply, w->reply_len);
-            rs_reply_add(s, w->reply_len, w->reply_fd);
-        }
-        s->held -= w->request.reserve;
-        s->blocked--;
-        w->guard.stop = 0;
-        w->phase = RUNNING;
-        w->blocked = 0;
-    }
-}
-
 uint32_t rs_team_sleep(struct rs_session *s) {
     uint32_t turn = (s->turn & ~(uint32_t)KINDS) + ROUND;
     s->turn = turn | SLEEP;
@@ -279,7 +310,7 @@ static int yield(struct rs_session *s) {
 
 int rs_team_tidy(struct rs_session *s) {
     deliver(s);
-    if (s->stall && !s->stall_told) {
+    if (s->stall && !s->stall_told && s->state == RS_STATE_OPEN) {
         uint8_t *frame = rs_tx_room(s, 32), *p = frame + RS_SIZE_HEADER;
         s->stall_told = 1;
         if (frame) {

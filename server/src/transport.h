@@ -3,6 +3,7 @@
 #define RS_TRANSPORT_H
 
 #include "session.h"
+#include "sys.h"
 
 static inline int32_t rs_socket(const struct rs_session *s) { return s->guard.fds[0]; }
 
@@ -42,6 +43,13 @@ void rs_team_cancel(struct rs_session *s, uint64_t id);
 /* Be the main thread, and the only one: 0. RS_DEPOSED if it is to look at this frame; -1 if calls are
  * blocked. */
 int rs_team_alone(struct rs_session *s);
+
+/* watch.c. Begin the one in the request: 1, or 0 if there are too many. */
+int rs_watch(struct rs_session *s);
+/* Answer the one with this id, or all if it is 0, that nothing has happened. */
+void rs_watch_end(struct rs_session *s, uint64_t id);
+/* Answer those that something has happened to, in the order of s->watches. */
+void rs_watch_told(struct rs_session *s, const struct rs_pollfd *fds);
 
 /* arch/<arch>/syscall.S */
 void rs_interrupt(void);

@@ -80,7 +80,9 @@ CLASSES: list[type] = [
 
 #: What is meant for other modules of ours.
 INSIDE: dict[type, set[str]] = {
-    AsyncChildPid: {"post_mortem"},
+    AsyncChildPid: {"post_mortem", "finish"},
+    ChildProcess: {"finish", "finish_children"},
+    Process: {"finish_children"},
     Epoller: {"confirm_end", "control", "remove"},
 }
 

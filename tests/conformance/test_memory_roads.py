@@ -15,7 +15,7 @@ import trio
 
 import rsyscall
 from conformance.seen import nothing_sent, twin, unmapping
-from conformance.ways import WAYS
+from conformance.ways import WAYS, ended
 from rsyscall.far import AddressSpace
 from rsyscall.handle import Task
 from rsyscall.near.sysif import SyscallHangup
@@ -243,7 +243,9 @@ async def test_a_process_that_has_died_is_no_other_process() -> None:
         mapping = await process.task.mmap(8192, RW, MAP.PRIVATE)
         await mapping.write(0, b"x" * 8192)
         assert roads(process.task).road == "process_vm"
+        pidfd = os.pidfd_open(int(process.pid))
         os.kill(int(process.pid), signal.SIGKILL)
+        await ended(pidfd)  # as long as it is dying its memory is there
         with pytest.raises(SyscallHangup):
             await mapping.read(0, 8192)
         with pytest.raises(SyscallHangup):

@@ -42,6 +42,7 @@ from rsyscall_protocol import (
     StepFlag,
     Struct,
     Unprepare,
+    Watch,
     Write,
     encode,
 )
@@ -94,6 +95,9 @@ EVENTS: list[Event] = [
     Unprepare(38, 0),
     Run(39, 1),
     Unprepare(40, 0),
+    Watch(41, 5),
+    Watch(42, 6),
+    Cancel(42),
     Write(2**64 - 1, 2**64 - 1, b""),
     Error(ErrorCode.INTERNAL, 12, "why"),
     Ring(50, 4096, 20),

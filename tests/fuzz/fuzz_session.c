@@ -31,7 +31,7 @@ enum owner { NOBODY, SERVER, CLIENT };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const uint8_t hello[] = "\xce\0\0\0\x0f\x96\x01\xa8rsyscall\x01\x01\x03\x80";
+static const uint8_t hello[] = "\xce\0\0\0\x0f\x96\x01\xa8rsyscall\x01\x01\x07\x80";
 static const uint8_t call_flags[RS_CALLS] = {
 #define RS_FLAGS(nr, flags) [nr] = (flags),
     RS_CALL_FLAGS(RS_FLAGS)
@@ -52,6 +52,7 @@ static uint8_t *ring_output;
 static size_t ring_output_len, ring_output_room;
 static int honest; /* it has read everything in its order so far */
 static uint64_t now;
+static uint64_t mask = FIRST; /* the signals that are blocked: some */
 
 static int32_t open_fd(enum owner owner) {
     REQUIRE(next_fd < MOST_FDS);
@@ -225,9 +226,12 @@ static int64_t fake_poll(struct rs_pollfd *fds, uint64_t n, const int64_t *timeo
     if (flags & IDLE && timeout && turn++ % 2)
         return 0;
     REQUIRE(n >= 1 && fds[0].fd == SOCKET && fds[0].events);
-    if (session.ring_on && session.state != RS_STATE_FAILED) /* whoever sleeps has said so */
+    int sleeps = !timeout || timeout[0] || timeout[1];
+    if (sleeps && session.ring_on && session.state != RS_STATE_FAILED) /* and has said so */
         REQUIRE(half(1)->parked & RS_PARKED_DATA);
     fds[0].revents = fds[0].events;
+    for (uint64_t i = 1; i < n; i++) /* of what is watched some */
+        fds[i].revents = i > 1 && (fds[i].fd + turn++) % 3 == 0 ? fds[i].events : 0;
     return 1;
 }
 
@@ -263,7 +267,7 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         REQUIRE(owners[a0] == SERVER && a1 >= RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN);
         return fails() ? -RS_ENOMEM : 0;
     case RS_NR_mmap:
-        if (a1 == RS_HELPER_MEMORY)
+        if (a1 == RS_SIZE_HELPER_MEMORY)
             return -RS_ENOMEM;
         REQUIRE(owners[a4] == SERVER);
         if (a1 > HALF || fails())
@@ -285,6 +289,12 @@ int64_t rs_sys(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, u
         *(uint64_t *)(uintptr_t)a2 = flags & IDLE ? 1 : 3;
         return 8;
     case RS_NR_shutdown:
+        return 0;
+    case RS_NR_rt_sigprocmask:
+        REQUIRE(a0 == RS_SIG_SETMASK);
+        if (a2)
+            memcpy((void *)(uintptr_t)a2, &mask, sizeof mask);
+        memcpy(&mask, (const void *)(uintptr_t)a1, sizeof mask);
         return 0;
     default:
         fprintf(stderr, "system call %ld is not expected\n", (long)nr);
@@ -331,7 +341,7 @@ int64_t rs_client_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64
 
 int64_t rs_clone_call(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                       uint64_t a5) {
-    REQUIRE(a1 != 0);
+    REQUIRE(a1 != 0 && mask == UINT64_MAX); /* its own stack, and no handlers of ours */
     return rs_client_call(nr, a0, a1, a2, a3, a4, a5);
 }
 
@@ -370,8 +380,8 @@ static void check_output(const uint8_t *p, const uint8_t *end, int ring) {
             uint64_t id = rs_number(&r);
             REQUIRE(last_type == RS_MSG_HELLO || last_type == RS_MSG_RESULT);
             type = RS_MSG_RESULT;
-            REQUIRE(id > last_id);
-            last_id = id;
+            REQUIRE(id > last_id || session.watches[0].id);
+            last_id = id > last_id ? id : last_id;
             break;
         }
         case RS_MSG_STALL:
@@ -417,6 +427,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (flags & REFUSED)
         rs_session_refuse(&session, RS_ERR_PEER, "not served");
     rs_session_run(&session);
+    REQUIRE(mask == FIRST);
     close_fd(SOCKET);
     close_fd(PIDFD);
 

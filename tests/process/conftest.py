@@ -45,3 +45,13 @@ async def origin(
     """The parent, in a few ways: for what depends on little more than whose memory it is."""
     async with WAYS[request.param](tmp_path) as process:
         yield process
+
+
+@pytest.fixture(params=["stub", "stub-no-ring", "child", "child-private-memory"])
+async def process(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[rsyscall.Process]:
+    """One with followers: a call that blocks holds up no others."""
+    async with WAYS[request.param](tmp_path) as process:
+        assert not process.task.can_stall
+        yield process

@@ -1,17 +1,14 @@
-"""Calls that block: they hold up no others, and what concerns one thread is made by one alone."""
+"""Calls that block hold up no others."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import random
 import re
 import select
 import signal
-import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,123 +17,32 @@ import trio.testing
 
 import rsyscall
 from conformance.ways import WAYS
-from rsyscall.near.sysif import Interrupted, OtherCallsBlocked
+from process.blocking import (
+    EFD_SEMAPHORE,
+    RW,
+    SECONDS,
+    blocked,
+    left,
+    sleeping,
+    tasks,
+)
+from process.seen import TRUE
 from rsyscall.sched import CLONE
-from rsyscall.sys.mman import MAP, PROT
+from rsyscall.sys.mman import MAP
 from rsyscall.sys.syscall import SYS
 from rsyscall.tasks.pair import open_pair
 from rsyscall_protocol import (
     Batch,
-    Batched,
     FdArg,
     In,
     Out,
     Ret,
     Size,
-    Status,
     Step,
     Struct,
-    flatten,
 )
 
-SECONDS = 30
-#: How often a call is cancelled at a random instant; a hundred times as often takes two minutes.
-INSTANTS = int(os.environ.get("RSYSCALL_TEST_INSTANTS", "1000"))
-RW = PROT.READ | PROT.WRITE
-EFD_SEMAPHORE = 1
-F_SETFL, F_GETPIPE_SZ = 4, 1032
-PR_SET_PDEATHSIG = 1
-
-
-@pytest.fixture(params=["stub", "stub-no-ring", "child-private-memory"])
-async def process(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncGenerator[rsyscall.Process]:
-    async with WAYS[request.param](tmp_path) as process:
-        assert not process.task.can_stall
-        yield process
-
-
-def tasks(process: rsyscall.Process) -> list[Path]:
-    return list(Path(f"/proc/{int(process.pid)}/task").iterdir())
-
-
-def field(task: Path, name: str) -> list[str]:
-    found = re.search(rf"^{name}:(.*)$", (task / "status").read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1].split()
-
-
-async def left(task: Path) -> None:
-    """Return once a thread has ended, of which only its directory tells."""
-    with trio.fail_after(SECONDS):
-        while await trio.Path(task).exists():
-            await trio.lowlevel.checkpoint()
-
-
-def sleeping(process: rsyscall.Process, number: SYS) -> int:
-    """How many threads are in this call."""
-    found = 0
-    for task in tasks(process):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += (task / "syscall").read_text().split()[0] == str(int(number))
-    return found
-
-
-async def cancelled_in(
-    process: rsyscall.Process, number: SYS, function: Callable[[], Awaitable[None]]
-) -> None:
-    """Run it, and cancel it once its call is blocked."""
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(function)
-            while not sleeping(process, number):
-                await process.task.sysif.syscall(SYS.getpid)
-            nursery.cancel_scope.cancel()
-
-
-class Blocked:
-    """So many reads that wait for an eventfd."""
-
-    def __init__(self, process: rsyscall.Process, eventfd: int, nursery: trio.Nursery) -> None:
-        self.process = process
-        self.sysif = process.task.sysif
-        self.eventfd = eventfd
-        self.nursery = nursery
-        self.returned = 0
-
-    async def start(self, count: int) -> None:
-        """Return once they are all waiting in the kernel."""
-        for _ in range(count):
-            self.nursery.start_soon(self._read)
-        with trio.fail_after(SECONDS):
-            while sleeping(self.process, SYS.read) < count:
-                await self.sysif.syscall(SYS.getpid)  # whose answer tells that others go on
-
-    async def _read(self) -> None:
-        reply = await self.sysif.call(SYS.read, (self.eventfd, Ret(8), 8))
-        assert reply.outs[0] == (1).to_bytes(8, "little")
-        self.returned += 1
-
-    async def release(self, count: int) -> None:
-        """Let so many return."""
-        await self.sysif.call(SYS.write, (self.eventfd, In(count.to_bytes(8, "little")), 8))
-
-
-@contextlib.asynccontextmanager
-async def blocked(process: rsyscall.Process, count: int) -> AsyncGenerator[Blocked]:
-    """So many calls are blocked inside, and return at the end."""
-    eventfd = await process.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            reads = Blocked(process, eventfd, nursery)
-            try:
-                await reads.start(count)
-                yield reads
-            finally:
-                with trio.CancelScope(shield=True):
-                    await reads.release(count - reads.returned)
-    await process.task.sysif.syscall(SYS.close, eventfd)
+F_DUPFD_CLOEXEC = 1030
 
 
 async def test_others_go_on(process: rsyscall.Process) -> None:
@@ -168,6 +74,41 @@ async def test_as_many_as_there_may_be(process: rsyscall.Process) -> None:
     assert reads.returned == Size.HELPERS
 
 
+async def test_one_more_holds_up_the_others_until_one_returns(process: rsyscall.Process) -> None:
+    sysif = process.task.sysif
+    others = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+    held: list[int] = []
+
+    async def hold() -> None:
+        await sysif.call(SYS.read, (others, Ret(8), 8))
+
+    async def ask() -> None:
+        held.append(await sysif.syscall(SYS.getpid))
+
+    async with blocked(process, Size.HELPERS) as reads:
+        dup = reads.eventfd, F_DUPFD_CLOEXEC, 0
+        ours = (await sysif.call(SYS.fcntl, dup, return_fd=True)).fd
+        assert ours is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold)
+            with trio.fail_after(SECONDS):
+                while sleeping(process, SYS.read) <= Size.HELPERS:
+                    await trio.lowlevel.checkpoint()
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not held
+            os.eventfd_write(ours, 1)
+            with trio.fail_after(SECONDS):
+                # The kernel wakes all of them, and all but one go on waiting.
+                while (len(held), reads.returned) != (3, 1) or (
+                    sleeping(process, SYS.read) != Size.HELPERS
+                ):
+                    await trio.lowlevel.checkpoint()
+            await sysif.call(SYS.write, (others, In((1).to_bytes(8, "little")), 8))
+        os.close(ours)
+
+
 async def test_requests_of_all_kinds_beside_a_blocked_call(process: rsyscall.Process) -> None:
     async with blocked(process, 3):
         data = os.urandom(25 * 4096)
@@ -191,70 +132,6 @@ async def test_requests_of_all_kinds_beside_a_blocked_call(process: rsyscall.Pro
         await mapping.munmap()
 
 
-async def test_no_helper_keeps_the_ids(process: rsyscall.Process) -> None:
-    """A thread that was made before would be uid 0 still."""
-    old = os.getuid()
-    new = old or 12345
-    sysif = process.task.sysif
-    async with blocked(process, 3):
-        pass
-    assert len(tasks(process)) > 1
-    await sysif.syscall(SYS.setresuid, new, new, new)
-    (task,) = tasks(process)
-    assert field(task, "Uid") == [str(new)] * 4
-    async with blocked(process, 3):
-        for task in tasks(process):
-            assert field(task, "Uid") == [str(new)] * 4
-
-
-@pytest.mark.parametrize(
-    ("name", "args"),
-    [
-        ("setresuid", (-1, -1, -1)),
-        ("setresgid", (-1, -1, -1)),
-        ("unshare", (CLONE.FS,)),
-        ("prctl", (PR_SET_PDEATHSIG, signal.SIGTERM)),
-        ("rt_sigprocmask", (0, In(bytes(8)), 0, 8)),
-        ("sched_setaffinity", (0, 8, In(b"\xff" * 8))),
-        ("landlock_restrict_self", (-1, 0)),
-        ("seccomp", (-1, 0, 0)),
-        ("capset", (In(b"\x26\x05\x08\x20" + bytes(4)), In(bytes(24)))),
-        ("setns", (-1, 0)),
-        ("execve", (In(b"\0"), 0, 0)),
-        ("exit", (1,)),
-    ],
-)
-async def test_per_thread_state_is_refused_beside_a_blocked_call(
-    process: rsyscall.Process, name: str, args: Sequence[int | In]
-) -> None:
-    sysif = process.task.sysif
-    async with blocked(process, 2):
-        with pytest.raises(OtherCallsBlocked) as caught:
-            await sysif.call(SYS[name], args)
-        assert str(caught.value).startswith(f"{name}(")
-        assert [call.partition("(")[0] for call in caught.value.blocked] == ["read", "read"]
-        assert "nothing was done" in str(caught.value)
-        # The same in a batch, of which no step is made.
-        steps = Step(SYS.umask, (0o777,)), Step(SYS[name], flatten(args))
-        with pytest.raises(OtherCallsBlocked):
-            await sysif.batch(Batch(0, steps))
-        assert await sysif.syscall(SYS.umask, 0o22) != 0o777
-
-
-async def test_namespaces_of_all_threads(process: rsyscall.Process) -> None:
-    """With a helper alive unshare(CLONE_NEWUSER) is EINVAL, and CLONE_NEWNS leaves it behind."""
-    sysif = process.task.sysif
-    for flag, name in [(CLONE.NEWUSER, "user"), (CLONE.NEWNS, "mnt"), (CLONE.NEWUTS, "uts")]:
-        async with blocked(process, 2):
-            pass
-        assert len(tasks(process)) > 1
-        await sysif.syscall(SYS.unshare, flag)
-        async with blocked(process, 2):
-            found = {os.readlink(task / "ns" / name) for task in tasks(process)}
-        assert len(found) == 1
-        assert found != {os.readlink(f"/proc/self/ns/{name}")}
-
-
 async def test_death_with_blocked_calls(process: rsyscall.Process) -> None:
     failed: list[Exception] = []
 
@@ -275,6 +152,53 @@ async def test_death_with_blocked_calls(process: rsyscall.Process) -> None:
     assert len(failed) == 20
     assert {str(exc) for exc in failed} == {str(failed[0])}
     assert "SIGKILL" in str(failed[0])
+
+
+def size(process: rsyscall.Process) -> int:
+    """Of all that it has mapped, in bytes."""
+    status = Path(f"/proc/{int(process.pid)}/status").read_text()
+    found = re.search(r"^VmSize:\s*(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+@pytest.mark.parametrize("way", ["direct", "child", "stub"])
+@pytest.mark.parametrize("ring", [True, False])
+@pytest.mark.parametrize("end", ["killed", "exits", "execs"])
+async def test_threads_leave_nothing_in_shared_memory(
+    way: str, ring: bool, end: str, tmp_path: Path
+) -> None:
+    count = 20
+    async with WAYS[way](tmp_path) as parent:
+        async with await parent.clone(ring=ring) as child:
+            await child.exit()  # and its memory is kept for the next one
+            await child.pid.wait()
+        before = size(parent)
+        child = await parent.clone(ring=ring)
+        eventfd = await child.task.sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
+
+        async def read() -> None:
+            with contextlib.suppress(rsyscall.SyscallHangup):
+                await child.task.sysif.call(SYS.read, (eventfd, Ret(8), 8))
+
+        with trio.fail_after(SECONDS):
+            async with trio.open_nursery() as nursery:
+                for _ in range(count):
+                    nursery.start_soon(read)
+                while sleeping(child, SYS.read) < count:
+                    await child.task.sysif.syscall(SYS.getpid)
+                assert size(parent) - before > (count - 1) * Size.HELPER_MEMORY
+                if end == "killed":
+                    await child.end()
+                else:
+                    nursery.cancel_scope.cancel()
+            if end == "exits":
+                await child.exit()
+                await child.pid.wait()
+            elif end == "execs":
+                await child.exec(TRUE)
+                await child.pid.check()
+        assert size(parent) - before < Size.HELPER_MEMORY
 
 
 async def test_what_only_reads_is_made_beside_a_blocked_call(process: rsyscall.Process) -> None:
@@ -300,126 +224,6 @@ async def test_the_process_ends_beside_a_blocked_call(process: rsyscall.Process)
                 await process.task.sysif.syscall(SYS.getpid)
             nursery.start_soon(fail, SYS.exit_group, 0)
     assert ended == 2
-
-
-# ---- cancellation ----
-
-
-async def test_all_are_cancelled(process: rsyscall.Process) -> None:
-    sysif = process.task.sysif
-    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            reads = Blocked(process, eventfd, nursery)
-            await reads.start(200)
-            for _ in range(1000):
-                await sysif.syscall(SYS.getpid)
-            nursery.cancel_scope.cancel()
-    assert reads.returned == 0
-    # None of them is left to take this, and none is blocked.
-    await reads.release(1)
-    assert (await sysif.call(SYS.read, (eventfd, Ret(8), 8))).outs == ((1).to_bytes(8, "little"),)
-    await sysif.syscall(SYS.setresuid, -1, -1, -1)
-    assert len(tasks(process)) == 1
-
-
-async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:
-    """A call that is cancelled at a random instant has happened, or has not."""
-    sysif, moments = process.task.sysif, random.Random(6)
-    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
-    written = taken = cancelled = 0
-
-    async def take(scope: trio.CancelScope) -> None:
-        nonlocal taken, cancelled
-        with scope:
-            await sysif.call(SYS.read, (eventfd, Ret(8), 8))
-            taken += 1
-        cancelled += scope.cancelled_caught
-
-    with trio.fail_after(SECONDS + INSTANTS / 100):
-        for _ in range(INSTANTS):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(take, scope := trio.CancelScope())
-                for _ in range(moments.randrange(3)):
-                    await trio.lowlevel.checkpoint()
-                if moments.random() < 0.3:
-                    await sysif.call(SYS.write, (eventfd, In((1).to_bytes(8, "little")), 8))
-                    written += 1
-                for _ in range(moments.randrange(20)):
-                    await sysif.syscall(SYS.getpid)
-                scope.cancel()
-    await sysif.syscall(SYS.fcntl, eventfd, F_SETFL, os.O_NONBLOCK)
-    left = 0
-    with contextlib.suppress(BlockingIOError):
-        while await sysif.call(SYS.read, (eventfd, Ret(8), 8)):
-            left += 1
-    assert written == taken + left
-    assert cancelled > INSTANTS / 10
-    assert taken > INSTANTS / 10
-
-
-async def test_a_part_that_was_written_counts(process: rsyscall.Process) -> None:
-    """Of a write that is cancelled when the pipe is full, what is in it is told."""
-    sysif = process.task.sysif
-    _, writer = struct.unpack("ii", (await sysif.call(SYS.pipe2, (Out(8), 0))).outs[0])
-    size = await sysif.syscall(SYS.fcntl, writer, F_GETPIPE_SZ)
-    wrote: list[int] = []
-
-    async def write() -> None:
-        args = (writer, In(bytes(2 * size)), 2 * size)
-        wrote.append((await sysif.call(SYS.write, args)).value)
-
-    await cancelled_in(process, SYS.write, write)
-    assert wrote == [size]
-
-
-async def test_a_connect_that_goes_on(process: rsyscall.Process, tmp_path: Path) -> None:
-    """EINTR is not the same as nothing there, and not told as such."""
-    sysif = process.task.sysif
-    path = str(tmp_path / "socket")
-    address = struct.pack("H", socket.AF_UNIX) + os.fsencode(path) + b"\0"
-    caught: list[Interrupted] = []
-    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
-        listener.bind(path)
-        listener.listen(0)
-        first.connect(path)  # and there is no room for a second one
-        fd = await sysif.syscall(SYS.socket, socket.AF_UNIX, socket.SOCK_STREAM, 0)
-
-        async def connect() -> None:
-            try:
-                await sysif.call(SYS.connect, (fd, In(address), len(address)))
-            except Interrupted as exc:
-                caught.append(exc)
-
-        await cancelled_in(process, SYS.connect, connect)
-    assert [exc.effect for exc in caught] == ["continues"]
-
-
-@pytest.mark.parametrize("undone", [True, False])
-async def test_a_batch_is_cancelled_in_a_step(process: rsyscall.Process, undone: bool) -> None:
-    sysif = process.task.sysif
-    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
-    before = await sysif.syscall(SYS.umask, 0o22)
-    await sysif.syscall(SYS.umask, before)
-    steps = (
-        Step(SYS.umask, (0o77,), undo=(SYS.umask, (before,)) if undone else None),
-        Step(SYS.read, flatten((eventfd, Ret(8), 8))),
-        Step(SYS.umask, (0o707,)),
-    )
-    told: list[Batched] = []
-
-    async def run() -> None:
-        told.append(await sysif.batch(Batch(0, steps)))
-
-    await cancelled_in(process, SYS.read, run)
-    mask = await sysif.syscall(SYS.umask, before)
-    if undone:  # as if it had never been sent
-        assert not told
-        assert mask == before
-    else:
-        assert mask == 0o77
-        assert list(told[0].statuses) == [Status.DONE, Status.BLOCKED, Status.NOT_STARTED]
-        assert told[0].stopped == 1
 
 
 # ---- where there are no threads ----
@@ -465,15 +269,3 @@ async def test_where_the_kernel_refuses(process: rsyscall.Process) -> None:
 async def test_a_server_of_one_thread() -> None:
     async with open_pair() as process:
         assert "one call at a time" in str(process.task.stall_reason)
-
-
-async def test_a_process_that_blocks_all_signals_is_interrupted(process: rsyscall.Process) -> None:
-    sysif = process.task.sysif
-    await sysif.call(SYS.rt_sigprocmask, (2, In(b"\xff" * 8), 0, 8))
-    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
-    for _ in range(2):
-
-        async def read() -> None:
-            await sysif.call(SYS.read, (eventfd, Ret(8), 8))
-
-        await cancelled_in(process, SYS.read, read)

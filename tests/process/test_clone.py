@@ -149,7 +149,7 @@ async def test_the_first_in_a_pid_namespace_is_one(parent: rsyscall.Process) -> 
         assert int(await child.task.getpid()) == int(child.task.near_process) == 1
         assert int(await child.task.getppid()) == 0
         async with await child.clone() as grandchild:
-            assert int(await grandchild.task.getpid()) == int(grandchild.pid) == 2
+            assert int(await grandchild.task.getpid()) == int(grandchild.pid) > 1
             assert int(await grandchild.task.getppid()) == 1
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import platform
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +57,7 @@ async def test_a_stolen_status_is_unknown_unless_the_pidfd_tells() -> None:
 
 async def test_a_status_that_no_pidfd_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     """As before Linux 6.15: a request that no pidfd knows."""
-    monkeypatch.setattr("rsyscall.handle.process._PIDFD_GET_INFO", 0xC040FFFF)
+    monkeypatch.setattr("rsyscall.handle._child_pid._PIDFD_GET_INFO", 0xC040FFFF)
     async with await local_process.spawn(TRUE) as child:
         await child.pid.wait_readable()
         os.waitpid(int(child), 0)
@@ -136,6 +139,24 @@ async def test_a_bad_address_in_a_child_kills_the_child_alone() -> None:
             await child.task.sysif.syscall(SYS.mprotect, session, Size.CHILD_MEMORY, 0)
         state = await child.pid.waitpid(W.EXITED)
         assert (state.code, state.sig) == (CLD.KILLED, SIG.KILL)
+
+
+async def test_a_child_that_scribbles_over_its_own_memory_harms_itself_alone() -> None:
+    """There it says where its threads had their stacks; nothing of ours is unmapped for that."""
+    async with await local_process.clone(ring=True) as child:
+        ring = getattr(child.task.sysif, "_halves")  # noqa: B009 - nobody else wants to know
+        session = ring.address - Size.CHILD_MEMORY
+        precious = mmap.mmap(-1, 2 * Size.HELPER_MEMORY)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(precious)) + Size.HELPER_STACK
+        words = struct.pack("@Q", address) * (Size.CHILD_MEMORY // 8)
+        own = os.open("/proc/self/mem", os.O_RDWR)
+        await child.pid.kill(SIG.STOP)
+        assert (await child.pid.wait()).code is CLD.STOPPED
+        os.pwrite(own, words, session)
+        os.close(own)
+        await child.pid.kill(SIG.KILL)
+        assert (await child.pid.waitpid(W.EXITED)).sig == SIG.KILL
+        precious[:] = bytes(len(precious))  # it is still there
 
 
 async def test_handlers_of_the_interpreter_do_not_run_in_a_child() -> None:

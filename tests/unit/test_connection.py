@@ -45,6 +45,7 @@ from rsyscall_protocol import (
     Step,
     Struct,
     Unprepare,
+    Watch,
     Write,
     encode,
 )
@@ -71,6 +72,7 @@ EVENTS: dict[MessageType, Event] = {
     MessageType.UNPREPARE: Unprepare(4, 0),
     MessageType.CANCEL: Cancel(2),
     MessageType.STALL: Stall(1),
+    MessageType.WATCH: Watch(4, 5),
 }
 HELLOS: list[tuple[Role, Event]] = [(CLIENT, Hello()), (SERVER, Hello())]
 PREPARED: list[tuple[Role, Event]] = [(CLIENT, Prepare(1, ())), (SERVER, Result(1, 0))]

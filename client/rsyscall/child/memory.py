@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
 import struct
 import sys
@@ -49,8 +50,9 @@ _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
 _MAP = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
 _MAP_SHARED = lib.MAP_SHARED | lib.MAP_ANONYMOUS
 _NOHUGEPAGE, _SETMASK = 15, 2
-#: Where in it the address of a BATCHED stands, and its length.
+#: Where in it the address of a BATCHED stands, and its length; or of slots, and their number.
 REPLY_AT = 72
+_SLOTS = struct.Struct("@QI")
 _BLOCK = struct.Struct("@QQQQQIIiiIIIIQII")
 
 
@@ -113,6 +115,9 @@ class ChildMemory(abc.ABC):
     #: Whether another child can have it afterwards.
     reusable = True
 
+    #: Where the block is of a child that serves in the same memory as whoever made it; 0: none.
+    block = 0
+
     def __init__(self, address: int, extra: int) -> None:
         """extra: the bytes behind what every child needs."""
         self.address: int = address
@@ -161,6 +166,7 @@ class OwnMemory(ChildMemory):
             self.address: int = lib.rs_direct(SYS.mmap, *args)
             check_reply(SYS.mmap, args, self.address)
             lib.rs_direct(SYS.mprotect, self.address, _PAGE, lib.PROT_NONE, 0, 0, 0)
+            _shared.add(self.address)
         elif extra <= RING_ROOM and _spare:
             self.address = _spare.pop()
             self.length: int = _USUAL
@@ -197,6 +203,9 @@ class OwnMemory(ChildMemory):
         self.address = 0
         if _mapped.pop(address, 0) == 0:  # or we are a copy of whoever has mapped it
             return
+        _shared.discard(address)
+        if self.reusable:
+            lib.rs_child_sweep(address + _SESSION_AT)
         if keep and self.length == _USUAL and len(_spare) < _MOST_SPARE:
             _spare.append(address)
         else:
@@ -216,13 +225,17 @@ class _Halves(SharedHalves):
         pass
 
 
-#: What is in use: how long it is, by address.
+#: What is in use: how long it is, by address; and what children have that share nothing else.
 _mapped: dict[int, int] = {}
+_shared = set[int]()
 
 
 def _after_fork_in_child() -> None:
     while _mapped:
-        lib.rs_direct(SYS.munmap, *_mapped.popitem(), 0, 0, 0, 0)
+        address, length = _mapped.popitem()
+        if address not in _shared:
+            lib.rs_child_sweep(address + _SESSION_AT)
+        lib.rs_direct(SYS.munmap, address, length, 0, 0, 0, 0)
     while _spare:
         lib.rs_direct(SYS.munmap, _spare.pop(), _USUAL, 0, 0, 0, 0)
 
@@ -272,8 +285,30 @@ class TaskMemory(ChildMemory):
         """Read from it. A checkpoint."""
         return await self.task.sysif.read_memory(address, length)
 
+    async def sweep(self) -> None:
+        """Unmap what the threads of a child that is over have left there. A checkpoint."""
+        at, self.block = self.block, 0
+        if at:
+            slots, count = _SLOTS.unpack(await self.read(at + REPLY_AT, _SLOTS.size))
+            left = b""
+            if slots:
+                left = await self.read(slots, 8 * min(count, Size.HELPERS))
+            for slot in memoryview(left).cast("Q"):
+                # The child may have written there whatever came to its mind.
+                if slot and slot % _PAGE == 0 and await self._belongs(slot):
+                    args = slot - Size.HELPER_STACK, Size.HELPER_MEMORY
+                    await self.task.sysif.syscall(SYS.munmap, *args)
+
+    async def _belongs(self, slot: int) -> bool:
+        try:
+            return int.from_bytes(await self.read(slot, 8), sys.byteorder) == self.session
+        except OSError:
+            return False
+
     async def free(self, *, sound: bool = True) -> None:
         """Unmap it; nothing if that was done before. A checkpoint."""
+        with contextlib.suppress(OSError):
+            await self.sweep()
         address = self.address
         self.address = 0
         if address:

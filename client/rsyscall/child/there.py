@@ -20,7 +20,7 @@ from rsyscall.child.here import Begun
 from rsyscall.child.memory import RING_ROOM, SHARED, TaskMemory, start_block
 from rsyscall.child.steps import Plain, call, run
 from rsyscall.handle import Task
-from rsyscall.near.sysif import FdArg, In, Out, SyscallError, check_reply
+from rsyscall.near.sysif import FdArg, Out, SyscallError, check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE
@@ -28,11 +28,10 @@ from rsyscall_protocol import Batch, Feature, Hello, Size, Step, StepFlag
 
 __all__ = ["begin_there", "can_begin"]
 
-_PIDFD, _F_DUPFD_CLOEXEC, _SETMASK = 0x1000, 1030, 2
+_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
 _HALF = Size.RING_HEADER + RING_SIZE
 _MAP = lib.MAP_SHARED | lib.MAP_FIXED | lib.MAP_POPULATE
 _SEALS = lib.F_SEAL_SEAL | lib.F_SEAL_SHRINK | lib.F_SEAL_GROW
-_ALL = In(b"\xff" * 8)
 
 
 def can_begin(parent: Task) -> bool:
@@ -96,6 +95,7 @@ async def begin_there(
                 size=RING_SIZE,
                 spin=spin,
             )
+            memory.block = at
             os.pwrite(halves[0], block, Size.RING_HEADER)
             pid, there = await _clone(parent, flags, memory, numbers, at, len(block))
             numbers = ()  # they are closed, and may be somebody else's
@@ -143,11 +143,8 @@ async def _clone(
     both = read | lib.PROT_WRITE
     batch.syscall(SYS.mmap, memory.extra + _HALF, _HALF, both, _MAP, server, 0)
     batch.syscall(SYS.pread64, client, at, length, Size.RING_HEADER)
-    batch.syscall(SYS.rt_sigprocmask, _SETMASK, _ALL, 0, 8)
     args = (flags | int(lib.CLONE_VM) | _PIDFD, at, Out(4))
     clone = batch.syscall(SYS.clone, *args, on_error="continue")
-    mask = In(memory.mask.to_bytes(8, "little"))
-    batch.syscall(SYS.rt_sigprocmask, _SETMASK, mask, 0, 8)
     for number in numbers:
         batch.syscall(SYS.close, number, on_error="continue")
     done = await batch.run(parent.sysif)

@@ -6,6 +6,7 @@ import os
 import struct
 from typing import TypeVar
 
+from rsyscall._checkpoint import checkpoint
 from rsyscall.epoller._afd import AsyncFileDescriptor
 from rsyscall.struct import Struct
 
@@ -25,8 +26,7 @@ class AsyncReadBuffer:
     """What has been read from a descriptor and not been taken yet.
 
     fd: the descriptor. Every method reads as much as it needs; EOFException if that does not come,
-    and what has come stays. All are checkpoints if they have to read; if cancelled, nothing was
-    taken.
+    and what has come stays. All are checkpoints; if cancelled, nothing was taken.
     """
 
     def __init__(self, fd: AsyncFileDescriptor) -> None:
@@ -53,6 +53,7 @@ class AsyncReadBuffer:
         """Exactly so many bytes. remove: whether they are taken. ValueError for a negative one."""
         if length < 0:
             raise ValueError(f"length: {length} is negative")
+        await checkpoint()
         await self._need(length)
         return self._take(length) if remove else bytes(self.buf[:length])
 
@@ -70,6 +71,7 @@ class AsyncReadBuffer:
 
     async def _read_prefixed(self, at: int, count: int) -> list[bytes]:
         """Take nothing before all is there."""
+        await checkpoint()
         found: list[bytes] = []
         for _ in range(count):
             await self._need(at + _LENGTH.size)
@@ -98,6 +100,7 @@ class AsyncReadBuffer:
         """
         if not delim:
             raise ValueError("delim: no bytes")
+        await checkpoint()
         looked = 0
         while (at := self.buf.find(delim, max(0, looked - len(delim) + 1))) < 0:
             looked = len(self.buf)
@@ -116,6 +119,7 @@ class AsyncReadBuffer:
 
     async def read_netstring(self) -> bytes:
         """Bytes of the form LENGTH:BYTES, with a comma behind. ValueError for another form."""
+        await checkpoint()
         while (at := self.buf.find(b":", 0, _DIGITS + 1)) < 0 and len(self.buf) <= _DIGITS:
             if self.buf and not self.buf.isdigit():
                 break

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 
 import rsyscall.far
+from rsyscall._checkpoint import checkpoint
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.struct import (
@@ -59,12 +60,13 @@ class RAMTask(rsyscall.far.Task):
         """Memory for a structure, or for `size` bytes of something that has no size of its own:
         bytes, a string or a path with its NUL, a list.
 
-        ValueError if the size is missing, or given for a structure; OSError (ENOMEM). A checkpoint
-        if memory must be mapped; if cancelled, nothing is allocated.
+        ValueError if the size is missing, or given for a structure; OSError (ENOMEM). A checkpoint;
+        if cancelled, nothing is allocated.
         """
         return await self._malloc(cls, size)
 
     async def _malloc(self, cls: MallocType, size: int | None) -> Pointer[Any]:
+        await checkpoint()
         if issubclass(cls, FixedSize):
             if size is not None:
                 raise ValueError(f"size: {cls.__name__} has a size of its own")

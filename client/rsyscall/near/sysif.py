@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
-from rsyscall._checkpoint import shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
 from rsyscall._errors import noted
 from rsyscall.sys.syscall import SYS
@@ -97,7 +97,7 @@ Probe: TypeAlias = tuple[SYS, tuple[SyscallArgument, ...]]
 MAX_IO = 1024 * 1024 - 4096
 
 _CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
-_SIG_SETMASK, _SIGKILL = 2, 9
+_SIGKILL = 9
 _P_PIDFD, _WEXITED, _WALL = 3, 4, 0x40000000
 #: What is asked of a pidfd, and told; and the parent's pid.
 _PIDFD_INFO = struct.Struct("@Q16xI36x")
@@ -122,7 +122,8 @@ class OtherCallsBlocked(SyscallSendError):
     """Not made, because other calls are blocked in the process: nothing has happened.
 
     It concerns the state of one thread (ids, capabilities, namespaces, filters, exec, ...), and the
-    threads of those others would keep what they have. blocked: what they are.
+    threads of those others would keep what they have. It has waited for a second: none of them has
+    ended, or others were blocked by then. blocked: what they are.
     """
 
     def __init__(self, call: str, blocked: Sequence[str]) -> None:
@@ -318,6 +319,28 @@ class SyscallInterface(abc.ABC):
         """
         return await self.call(number, args)
 
+    async def call_giving_way(
+        self, number: SYS | int, args: Sequence[SyscallArgument] = ()
+    ) -> Reply | None:
+        """`call` of what blocks, and is given up when something else must be made alone.
+
+        None then, and where it would hold up others, or too many do so already: nothing has
+        happened. A checkpoint; if cancelled, likewise.
+        """
+        del number, args
+        await checkpoint()
+        return None
+
+    async def wait_readable(self, fd: int) -> bool:
+        """Wait until a descriptor of the task can be read, or is none any more, holding up nothing.
+
+        fd: its number. Of a signalfd it counts what its own threads have been sent, not we. Whether
+        that is known: False, at once, if there is no way but to ask again and again. A checkpoint;
+        if cancelled, nothing has happened. poll(2).
+        """
+        await checkpoint()
+        return False
+
     def expect(self, callers: int) -> None:
         """So many tasks have been woken just now and will use call_at_once: a hint, no promise."""
         return
@@ -410,33 +433,18 @@ class SyscallInterface(abc.ABC):
     #: How many children are being made: nobody knows them yet, and nobody else may wait for them.
     starting = 0
 
-    async def start_child(
-        self, flags: int, stack: int, mask: int, *, parent: int = 0
-    ) -> tuple[int, int, int]:
+    async def start_child(self, flags: int, stack: int, *, parent: int = 0) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 
         flags: without CLONE_PIDFD, which is added. stack: where the child's stack pointer leads.
-        mask: the signals that the caller has blocked, as a set of bits. parent: the caller's pid,
-        as it sees itself; 0: unknown. Returns the pid, and the
-        number of a pidfd here and in the caller. OSError as the call reports it, or if the pidfd
-        cannot come here, and then the child has been killed. A checkpoint; if cancelled, there is
-        no child.
+        parent: the caller's pid, as it sees itself; 0: unknown. Returns the pid, and the number of
+        a pidfd here and in the caller. OSError as the call reports it, or if the pidfd cannot come
+        here, and then the child has been killed. A checkpoint; if cancelled, there is no child.
         """
-        everything, blocked = In(b"\xff" * 8), In(mask.to_bytes(8, sys.byteorder))
-        clone = (int(flags) | _CLONE_PIDFD, stack, Out(4))
-        batch = StepList()
-        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, everything, 0, 8)
-        batch.syscall(SYS.clone, *clone, on_error="continue")
-        batch.syscall(SYS.rt_sigprocmask, _SIG_SETMASK, blocked, 0, 8)
-        frame = batch.encode()
-        if not isinstance(frame, Frame):
-            raise AssertionError("these steps are plain")
-        reply = await self.batch_frame(frame, batch)
-        _, pid, _ = struct.unpack("3q", reply.values)
-        check_reply(SYS.clone, clone, pid)
-        there = int.from_bytes(reply.outs[0], sys.byteorder)
+        made = await self.call(SYS.clone, (int(flags) | _CLONE_PIDFD, stack, Out(4)))
+        there = int.from_bytes(made.outs[0], sys.byteorder)
         with shield():
-            return pid, await self.bring_pidfd(there, pid, parent), there
+            return made.value, await self.bring_pidfd(there, made.value, parent), there
 
     async def bring_pidfd(self, there: int, pid: int, parent: int = 0) -> int:
         """A pidfd here of a child, from its number in the caller.

@@ -27,7 +27,7 @@ class Waiter:
     written before it; the server has it once it has read more.
     """
 
-    __slots__ = ("begun", "call", "cancelled", "id", "over", "reply", "sent", "task")
+    __slots__ = ("begun", "call", "cancelled", "held", "id", "reply", "sent", "task")
 
     def __init__(self, id_: int) -> None:
         """Nothing has happened yet to the request with this id."""
@@ -38,8 +38,8 @@ class Waiter:
         self.sent = False
         self.begun: int | None = None
         self.task: trio.lowlevel.Task | None = None
+        self.held = False  # the server does nothing for it: it is answered some time or other
         self.call: tuple[int, Sequence[SyscallArgument]] | None = None
-        self.over: trio.Event | None = None  # for others who wait for the same
 
     def refusal(self, exc: OSError) -> OSError:
         """The reply, to be raised; not named here any more: see rsyscall._errors."""

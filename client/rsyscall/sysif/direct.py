@@ -272,10 +272,8 @@ class DirectSyscallInterface(MemoryRoads):
         for answered in list(self._unanswered):
             await answered.wait()
 
-    async def start_child(
-        self, flags: int, stack: int, mask: int, *, parent: int = 0
-    ) -> tuple[int, int, int]:
-        """See SyscallInterface. The mask is that of the calling thread. Not a checkpoint."""
+    async def start_child(self, flags: int, stack: int, *, parent: int = 0) -> tuple[int, int, int]:
+        """See SyscallInterface. Not a checkpoint."""
         return self.start_child_into(flags, stack, -1)
 
     def start_child_into(self, flags: int, stack: int, cgroup: int) -> tuple[int, int, int]:
@@ -284,6 +282,11 @@ class DirectSyscallInterface(MemoryRoads):
         pid = lib.rs_clone(flags | _CLONE_PIDFD, stack, pidfd, cgroup)
         check_reply(SYS.clone, (flags, stack), pid)
         return pid, pidfd[0], pidfd[0]
+
+    async def wait_readable(self, fd: int) -> bool:
+        """See SyscallInterface."""
+        await trio.lowlevel.wait_readable(fd)
+        return True
 
     async def wait_child(self, pidfd: int, options: int) -> tuple[bytes, bytes]:
         """See SyscallInterface. Not a checkpoint."""

@@ -93,6 +93,7 @@ class Link:
         self._known_to_trio = False  # whether anybody has waited for the socket
         self._grace_until = math.inf  # when the first that was interrupted has to be over
         self._flushing = False
+        self._change: trio.Event | None = None  # set once a reply has come
         self._room = Queue()  # requests that the limits do not admit yet
         self._dead: Dead | None = None
         self._gone = False  # nothing more can be sent
@@ -451,14 +452,26 @@ class Link:
         self._known_to_trio = True
         await trio.lowlevel.wait_readable(self._sock.fileno())
 
+    def _is_open(self, waiter: Waiter) -> bool:
+        """Whether a reply may still come."""
+        open_ = waiter.reply is None and self._waiters.get(waiter.id) is waiter
+        return open_ and self._dead is None
+
+    async def _wait_change(self) -> None:
+        """Wait for a reply to any request but our own, or for the end. A checkpoint."""
+        if self._change is None:
+            self._change = trio.Event()
+        await self._change.wait()
+
     def _end_sleep(self) -> None:
         """Have the one who reads look again, if it sleeps."""
         if self._sleep is not None:
             self._sleep.cancel()
 
     def _wake(self, waiter: Waiter) -> None:
-        if waiter.over is not None:
-            waiter.over.set()
+        if self._change is not None:
+            self._change.set()
+            self._change = None
         if waiter.task is not None:
             trio.lowlevel.reschedule(waiter.task)
             waiter.task = None

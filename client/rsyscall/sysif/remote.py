@@ -10,8 +10,10 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
+from typing import TypeVar
 
 import trio
 
@@ -55,12 +57,18 @@ from rsyscall_protocol import (
     Status,
     Step,
     Unprepare,
+    Watch,
     Write,
     flatten,
 )
 
 __all__ = ["RemoteSyscallInterface"]
 
+#: How long those that are under way may take until a call has to be alone in vain.
+PATIENCE_SECONDS = 1.0
+#: How many calls may be blocked that give way: each has a thread to itself.
+_MOST_GIVING_WAY = 16
+_T = TypeVar("_T")
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
 #: The status and the value of the first step of a batch that was refused.
@@ -171,28 +179,34 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         ring = self._ring
-        if ring is None:
-            if self._is_quiet:
-                sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
-                if type(sent) is int:
-                    if sent < 0:
-                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
-                    return sent
-                if sent is None or isinstance(sent, bytes | tuple):
+        try:
+            if ring is None:
+                if self._is_quiet:
+                    sent = self._core.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                    if type(sent) is int:
+                        if sent < 0:
+                            self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), sent)
+                        return sent
+                    if sent is None or isinstance(sent, bytes | tuple):
+                        args = (arg1, arg2, arg3, arg4, arg5, arg6)
+                        return (await self._answer(number, args, sent)).value
+            elif not self._out and (not self._waiters or self._quiet()):
+                answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
+                if type(answer) is int:
+                    if ring.rung or (self._reading and ring.ready):
+                        self._look_again(ring)
+                    if answer < 0:
+                        self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
+                    return answer
+                if answer is None or isinstance(answer, tuple):
                     args = (arg1, arg2, arg3, arg4, arg5, arg6)
-                    return (await self._answer(number, args, sent)).value
-        elif not self._out and (not self._waiters or self._quiet()):
-            answer = ring.call(number, arg1, arg2, arg3, arg4, arg5, arg6)
-            if type(answer) is int:
-                if ring.rung or (self._reading and ring.ready):
-                    self._look_again(ring)
-                if answer < 0:
-                    self._check_reply(number, (arg1, arg2, arg3, arg4, arg5, arg6), answer)
-                return answer
-            if answer is None or isinstance(answer, tuple):
-                args = (arg1, arg2, arg3, arg4, arg5, arg6)
-                return (await self._finish(ring, number, args, answer)).value
-        return (await self._call(number, (arg1, arg2, arg3, arg4, arg5, arg6), (), False)).value
+                    return (await self._finish(ring, number, args, answer)).value
+            args = (arg1, arg2, arg3, arg4, arg5, arg6)
+            return (await self._call(number, args, (), False)).value
+        except OtherCallsBlocked as exc:
+            args = (arg1, arg2, arg3, arg4, arg5, arg6)
+            again = partial(self._call, number, args, (), False)
+            return (await self._patiently(exc, again)).value
 
     async def _answer(
         self, number: int, args: Sequence[SyscallArgument], sent: Answer | bytes | None
@@ -266,23 +280,46 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         """See SyscallInterface."""
         if len(args) > 6:
             raise ValueError(f"args: a system call takes at most six arguments, not {len(args)}")
-        if not fds and not return_fd:
+        try:
+            if not fds and not return_fd:
+                await checkpoint()
+                ring = self._ring
+                if ring is None:
+                    if self._is_quiet:
+                        sent = self._core.call(number, *args)
+                        if sent is None or isinstance(sent, int | bytes | tuple):
+                            return await self._answer(number, args, sent)
+                elif not self._out and (not self._waiters or self._quiet()):
+                    answer = ring.call(number, *args)
+                    if type(answer) is int:
+                        self._look_again(ring)
+                        self._check_reply(number, args, answer)
+                        return Reply(answer)
+                    if answer is None or isinstance(answer, tuple):
+                        return await self._finish(ring, number, args, answer)
+            return await self._call(number, args, fds, return_fd)
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._call, number, args, fds, return_fd))
+
+    @cached_property
+    def _giving_way(self) -> set[trio.CancelScope]:
+        """What ends each of the calls that give way."""
+        return set()
+
+    async def call_giving_way(
+        self, number: SYS | int, args: Sequence[SyscallArgument] = ()
+    ) -> Reply | None:
+        """See SyscallInterface."""
+        if len(self._giving_way) >= _MOST_GIVING_WAY or self.stall_reason is not None:
             await checkpoint()
-            ring = self._ring
-            if ring is None:
-                if self._is_quiet:
-                    sent = self._core.call(number, *args)
-                    if sent is None or isinstance(sent, int | bytes | tuple):
-                        return await self._answer(number, args, sent)
-            elif not self._out and (not self._waiters or self._quiet()):
-                answer = ring.call(number, *args)
-                if type(answer) is int:
-                    self._look_again(ring)
-                    self._check_reply(number, args, answer)
-                    return Reply(answer)
-                if answer is None or isinstance(answer, tuple):
-                    return await self._finish(ring, number, args, answer)
-        return await self._call(number, args, fds, return_fd)
+            return None
+        with trio.CancelScope() as scope:
+            self._giving_way.add(scope)
+            try:
+                return await self.call(number, args)
+            finally:
+                self._giving_way.discard(scope)
+        return None
 
     async def _call(
         self,
@@ -303,8 +340,21 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         self._check_reply(nr, args, result.value)
         return Reply(result.value, result.outs, result.fds[0] if result.fds else None)
 
+    async def wait_readable(self, fd: int) -> bool:
+        """See SyscallInterface."""
+        if Feature.CANCEL not in self._connection.features:
+            return await super().wait_readable(fd)
+        result = await self._exchange(lambda id_: Watch(id_, fd), spin=-1)
+        return result.value != -errno.EBUSY
+
     async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
+        try:
+            return await self._batch_once(request)
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._batch_once, request))
+
+    async def _batch_once(self, request: Batch) -> Batched:
         spin = 0 if self._ring is None else self._ring.spin_for(len(request.steps))
         reply = await self.exchange(lambda id_: replace(request, id=id_), spin=spin)
         if not isinstance(reply, Batched):
@@ -318,6 +368,14 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         def make(id_: int) -> Batch:
             return Batch(id_, (), BatchFlag.BRIEF if frame.brief else BatchFlag.NONE)
 
+        try:
+            return self._made(await self.exchange_frame(frame, make))
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._frame_once, frame, make))
+
+    async def _frame_once(
+        self, frame: BatchFrame, make: Callable[[int], Batch | Run]
+    ) -> Outcome | Batched:
         return self._made(await self.exchange_frame(frame, make))
 
     async def batch_fds(
@@ -342,7 +400,14 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         self, number: int, args: list[int | bytes], frame: BatchFrame
     ) -> Outcome | Batched:
         """See SyscallInterface."""
-        return self._made(await self.exchange_frame(frame, lambda id_: Run(id_, number, ())))
+
+        def make(id_: int) -> Run:
+            return Run(id_, number, ())
+
+        try:
+            return self._made(await self.exchange_frame(frame, make))
+        except OtherCallsBlocked as exc:
+            return await self._patiently(exc, partial(self._frame_once, frame, make))
 
     async def unprepare(self, number: int) -> None:
         """See SyscallInterface."""
@@ -409,10 +474,33 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
     async def barrier(self) -> None:
         """See SyscallInterface."""
-        before = list(self._waiters.values())
+        before = self._working()
         await self._exchange(lambda id_: Read(id_, 0, 0))
         for waiter in before:  # most have been answered by now
-            if waiter in self._waiters.values() and waiter.reply is None:
-                if waiter.over is None:
-                    waiter.over = trio.Event()
-                await waiter.over.wait()
+            while self._is_open(waiter):
+                await self._wait_change()
+
+    async def _patiently(
+        self, refused: OtherCallsBlocked, again: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        """Make a call that was refused once others are over that may only have been slow.
+
+        again: makes it. Raises what it was refused with when none of those has ended for long
+        enough. A checkpoint; if cancelled, nothing was sent.
+        """
+        until = trio.current_time() + PATIENCE_SECONDS
+        while True:
+            self._join()
+            before = self._working()
+            for scope in self._giving_way:
+                scope.cancel()
+            with trio.move_on_at(until) as patience:
+                await trio.lowlevel.checkpoint()
+                while before and all(map(self._is_open, before)):
+                    await self._wait_change()
+            if patience.cancelled_caught:
+                raise refused
+            try:
+                return await again()
+            except OtherCallsBlocked as exc:
+                refused = exc

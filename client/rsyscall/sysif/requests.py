@@ -27,8 +27,9 @@ from rsyscall._core import Outcome
 from rsyscall._core import Ring as _Ring
 from rsyscall._core import Socket as _Socket
 from rsyscall.near.sysif import ForkedError
+from rsyscall.sysif import _interrupt
 from rsyscall.sysif._frames import Dead, Frame, Waiter
-from rsyscall.sysif._interrupt import GRACE_SECONDS, MadeCall, describe, stuck, without_effect
+from rsyscall.sysif._interrupt import MadeCall, describe, stuck, without_effect
 from rsyscall.sysif.link import Link
 from rsyscall.sysif.ring import spin_us
 from rsyscall_protocol import (
@@ -42,6 +43,7 @@ from rsyscall_protocol import (
     Result,
     Run,
     Size,
+    State,
 )
 from rsyscall_protocol._pending import Program
 
@@ -75,7 +77,11 @@ class RequestLink(Link):
 
     def under_way(self) -> list[str]:
         """What has been sent and has no reply yet, the oldest first."""
-        return [describe(waiter.call) for waiter in self._waiters.values()]
+        return [describe(waiter.call) for waiter in self._working()]
+
+    def _working(self) -> list[Waiter]:
+        """Those for which the server does something."""
+        return [waiter for waiter in self._waiters.values() if not waiter.held]
 
     def _join(self) -> None:
         """Have the connection look after the request that was alone, since it is not any more."""
@@ -101,8 +107,8 @@ class RequestLink(Link):
         """Send a request, made with the id it is given, and wait for its reply.
 
         call: what it is, if it is one call. spin: for how many microseconds an answer may well be
-        worth waiting. ValueError for one that cannot be sent; see the contract of near.sysif. A
-        checkpoint; if cancelled, nothing was sent.
+        worth waiting; -1 for one that the server holds. ValueError for one that cannot be sent; see
+        the contract of near.sysif. A checkpoint; if cancelled, nothing was sent.
         """
         connection = self._connection
         self._join()
@@ -216,9 +222,9 @@ class RequestLink(Link):
         call: MadeCall | None,
     ) -> Result | Batched:
         waiter = self._waiters[id_] = Waiter(id_)
-        waiter.call = call
+        waiter.call, waiter.held = call, spin < 0
         try:
-            if self._ring is not None and not self._out and not fds:
+            if self._ring is not None and not self._out and not fds and spin >= 0:
                 data = self._at_once(self._ring, data, id_, waiter, spin)
             return await self._push(waiter, data, fds)
         finally:
@@ -376,12 +382,15 @@ class RequestLink(Link):
         if waiter.cancelled is not None or self._dead is not None:
             return
         waiter.cancelled = time.monotonic()
-        if Feature.CANCEL not in self._connection.features or self._stall is not None:
+        stalls = self._stall is not None and not waiter.held
+        if Feature.CANCEL not in self._connection.features or stalls:
             return  # nobody would read it before it is answered
+        if self._connection.state is not State.OPEN:
+            return  # it is about to be answered, from shared memory
         data, _ = self._connection.send(Cancel(waiter.id))
         self._out.append(Frame(data, (), None))
         self._flush()
-        self._grace_until = min(self._grace_until, trio.current_time() + GRACE_SECONDS)
+        self._grace_until = min(self._grace_until, trio.current_time() + _interrupt.GRACE_SECONDS)
         if self._sleep is not None:
             self._sleep.deadline = self._grace_until
         if self._ring is not None and self._reader is not None:
@@ -393,7 +402,7 @@ class RequestLink(Link):
         now, left = time.monotonic(), math.inf
         for waiter in self._waiters.values():
             if waiter.cancelled is not None and waiter.reply is None:
-                left = min(left, waiter.cancelled + GRACE_SECONDS - now)
+                left = min(left, waiter.cancelled + _interrupt.GRACE_SECONDS - now)
                 if left <= 0:
                     self._die(Dead(stuck(waiter.call)))
                     return

@@ -165,7 +165,7 @@ async def open_process(
         try:
             yield process
         finally:
-            await process.end_children()
+            await process.finish_children()
     finally:
         busy = sysif.busy
         await sysif.close_interface()

@@ -57,6 +57,6 @@ async def connect(address: str, *, ring: bool | None = None) -> AsyncGenerator[P
         try:
             yield process
         finally:
-            await process.end_children()
+            await process.finish_children()
     finally:
         await sysif.close_interface()

@@ -23,6 +23,7 @@
 #define RS_MSG_UNPREPARE 15 /* forget a batch that was prepared */
 #define RS_MSG_CANCEL 16 /* interrupt a request that is under way */
 #define RS_MSG_STALL 17 /* from now on a call that blocks holds up the others */
+#define RS_MSG_WATCH 18 /* wait for a file descriptor, beside everything else */
 
 #define RS_ARG_IN 1 /* bytes; the address of them is passed */
 #define RS_ARG_OUT 2 /* room for n zeroed bytes, all of which come back */
@@ -48,7 +49,7 @@
 
 #define RS_FEATURE_RING 1 /* the connection may go on in shared memory */
 #define RS_FEATURE_BATCH 2 /* BATCH, PREPARE, RUN and UNPREPARE are understood */
-#define RS_FEATURE_CANCEL 4 /* calls that block hold up no others, and CANCEL and STALL are understood */
+#define RS_FEATURE_CANCEL 4 /* calls that block hold up no others, and CANCEL, STALL and WATCH are understood */
 
 #define RS_SIZE_HELLO_MAX 4096 /* bytes of a HELLO's body at most; no larger frame is read before it */
 #define RS_SIZE_HEADER 5 /* bytes of a frame's header */
@@ -65,6 +66,9 @@
 #define RS_SIZE_SIDE_MAX 300 /* bytes of the body of a frame beside a ring at most */
 #define RS_SIZE_STRUCT_DEPTH 3 /* how far relocations may lead */
 #define RS_SIZE_HELPERS 256 /* calls that may be blocked at a time before they hold up others */
+#define RS_SIZE_WATCHES 16 /* WATCHes that may be under way at a time */
+#define RS_SIZE_HELPER_STACK 32768 /* bytes of a thread's stack */
+#define RS_SIZE_HELPER_MEMORY 3653632 /* bytes that a thread has mapped, its stack first */
 #define RS_SIZE_CHILD_MEMORY 4718592 /* bytes that a child needs, zeroed */
 #define RS_SIZE_REFUSAL 4095 /* in place of an errno: not made, since others are blocked */
 #define RS_SIZE_ERROR_TEXT 255 /* bytes of the text of an ERROR at most */

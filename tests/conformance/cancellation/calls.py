@@ -145,7 +145,7 @@ async def forgetting(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]
     yield Case(prepared.unprepare, judge)
 
 
-@row("`malloc`", "nothing is allocated", checkpoint="if memory must be mapped")
+@row("`malloc`", "nothing is allocated")
 async def allocating_much(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
     async def judge(cancelled: bool, pointer: Any) -> None:
         if not cancelled:

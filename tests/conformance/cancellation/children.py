@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +110,42 @@ async def killing(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
         yield Case(child.kill, judge)
 
 
-@row(
-    "`AsyncChildPid.end`, `ChildProcess.end`, `Process.end_children`; leaving their blocks",
-    "they have ended",
-    checkpoint="no",
-)
-async def ending_a_child(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
-    child = await process.spawn(SLEEP)
-
+def ended(*pids: int) -> Callable[[bool, Any], Awaitable[None]]:
     async def judge(cancelled: bool, _: Any) -> None:
-        assert not os.path.exists(f"/proc/{child.pid.near.id}")
+        assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
 
-    yield Case(child.end, judge)
+    return judge
+
+
+@row("`AsyncChildPid.end`", "it has ended")
+async def ending_a_program(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
+    child = await process.spawn(SLEEP)
+    yield Case(child.end, ended(child.pid.near.id))
+
+
+@row("`ChildProcess.end`", "it and its children have ended")
+async def ending_a_child(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
+    child = await process.clone()
+    program = await child.spawn(SLEEP)
+    yield Case(child.end, ended(child.pid.pid.near.id, program.pid.near.id))
+
+
+@row("`Process.end_children`", "they have ended")
+async def ending_all_children(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
+    async with await process.clone() as parent:
+        pids = [(await parent.spawn(SLEEP)).pid.near.id for _ in range(2)]
+        yield Case(parent.end_children, ended(*pids))
+
+
+@row("leaving the blocks of children", "they have ended", checkpoint="no")
+async def leaving_the_block_of_a_child(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
+    child = await process.clone()
+
+    async def leave() -> None:
+        async with child:
+            pass
+
+    yield Case(leave, ended(child.pid.pid.near.id))
 
 
 @row("`ChildProcess.exec`, `execve`, `execv`, `execveat`", "it was not executed")

@@ -241,11 +241,7 @@ async def ending(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
         yield Case(RemoteStream(first).send_eof, judge)
 
 
-@row(
-    "methods of `AsyncReadBuffer`",
-    "nothing was taken; what has come is kept",
-    checkpoint="if they have to read",
-)
+@row("methods of `AsyncReadBuffer`", "nothing was taken; what has come is kept")
 async def buffered(process: rsyscall.Process, _: Path) -> AsyncGenerator[Case]:
     async with pipe(process) as (read, write):
         buffer = AsyncReadBuffer(read)
