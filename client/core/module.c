@@ -1,6 +1,7 @@
 /* rsyscall._core: what of the client runs compiled. */
 #include "batch.h"
 #include "far_memory.h"
+#include "here.h"
 #include "own_child.h"
 
 /* ---- when to let others run: of all connections that a thread uses together ---- */
@@ -102,6 +103,7 @@ PyMODINIT_FUNC PyInit__core(void) {
         {"Step", &step_type},               {"StepList", &step_list_type},
         {"Frame", &frame_type},             {"Outcome", &outcome_type},
         {"Results", &results_type},         {"Ring", &ring_type}, {"Socket", &socket_type},
+        {"Here", &here_type},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].to = PyUnicode_InternFromString(names[i].name)))
@@ -111,5 +113,7 @@ PyMODINIT_FUNC PyInit__core(void) {
         if (PyType_Ready(types[i].type) < 0 ||
             PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0)
             Py_CLEAR(module);
+    if (module && PyModule_AddIntConstant(module, "CHUNK", HERE_CHUNK) < 0)
+        Py_CLEAR(module);
     return module;
 }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import math
 import os
 import select
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
@@ -28,7 +27,8 @@ from rsyscall.sysif.direct import DirectSyscallInterface
 
 if TYPE_CHECKING:
     from rsyscall.epoller import Epoller
-    from rsyscall.handle import Task
+    from rsyscall.handle import Pointer, Task, WrittenPointer
+    from rsyscall.sched import CLONE, Stack
 
 __all__ = ["ChildPidMonitor"]
 
@@ -91,6 +91,18 @@ class ChildPidMonitor:
         if pid.task is not self.cloning_task:
             raise ValueError(f"pid: {pid} is no child of {self.cloning_task}")
         return AsyncChildPid(pid)
+
+    async def clone(
+        self,
+        flags: CLONE,
+        child_stack: tuple[Pointer[Stack[Any]], WrittenPointer[Stack[Any]]],
+        ctid: None = None,
+    ) -> AsyncChildPid:
+        """Have the task make a child that runs code of yours, to be waited for; see Task.clone.
+
+        As a context manager it is killed and waited for at the end of the block.
+        """
+        return AsyncChildPid(await self.cloning_task.clone(flags, child_stack, ctid=ctid))
 
     async def adopt(self, pid: near.Pid | int) -> AsyncChildPid:
         """A child of the task that somebody else has made, or that has come to it, by its number.
@@ -155,11 +167,7 @@ class ChildPidMonitor:
         group = pgid.near.id if isinstance(pgid, ChildPid) else None if pgid is None else int(pgid)
         if group is not None and group <= 0:
             raise ValueError(f"pgid: {group} is no process group")
-        if isinstance(self.cloning_task.sysif, DirectSyscallInterface):
-            look = functools.partial(self._look_here, options, group)
-        else:
-            look = functools.partial(self._look_there, options, group)
-        return (await self._wait_for(look))[0]
+        return (await self._wait_for(options, group))[0]
 
     async def _look_here(self, options: W, group: int | None) -> tuple[ChildState, bool] | None:
         """Of the interpreter's children: none but ours are asked."""
@@ -212,32 +220,47 @@ class ChildPidMonitor:
         args = (int(idtype), number, Out(SIGINFO_SIZE), options, 0)
         return (await self.cloning_task.sysif.call_at_once(SYS.waitid, args)).outs[0]
 
-    async def _wait_for(
-        self, look: Callable[[], Awaitable[tuple[ChildState, bool] | None]]
-    ) -> tuple[ChildState, bool]:
+    async def _wait_for(self, options: W, group: int | None) -> tuple[ChildState, bool]:
         """Look whenever something may have changed, until there is something."""
         direct = isinstance(self.cloning_task.sysif, DirectSyscallInterface)
-        pause = _SHORT
+        look = self._look_here if direct else self._look_there
+        pause, wait = _SHORT, self.sigfd is None and not direct
         with wakeups() if direct else contextlib.nullcontext() as signals, _Pidfds() as pidfds:
             while True:
                 scope = trio.CancelScope() if signals is None else signals.next()
                 seen = 0 if self.sigfd is None else self.sigfd.seen
                 self._unsure = False
                 pidfds.watch(children_of(self.cloning_task))
-                found = await look()
+                found = await look(options, group)
                 if found is not None:
                     return found
+                if wait and not self._unsure and await self._sleep_there(options, group):
+                    wait = False
+                    continue
                 # A thread of the interpreter that does not block it may throw the signal away.
                 sure = self.sigfd is not None and not direct and not self._unsure
                 told = signals is not None or sure
                 if not told:
                     scope.deadline = trio.current_time() + pause
-                    pause = min(2 * pause, _LONG)
+                    pause, wait = min(2 * pause, _LONG), self.sigfd is None
                 with scope:
                     if self.sigfd is None or signals is not None:
                         await pidfds.wait()
                     elif self.sigfd.seen == seen:
                         await _either(pidfds.wait, self.sigfd.next_signal.wait)
+
+    async def _sleep_there(self, options: W, group: int | None) -> bool:
+        """Have the task itself sleep until there is something; see ChildPid.wait_changed."""
+        task = self.cloning_task
+        if task.can_stall:
+            return False
+        which = (IdType.ALL, 0) if group is None else (IdType.PGID, group)
+        how = int(options) | int(W.NOWAIT | W.ALL)
+        args = int(which[0]), which[1], Out(SIGINFO_SIZE), how, 0
+        try:
+            return await task.sysif.call_giving_way(SYS.waitid, args) is not None
+        except ChildProcessError:
+            return True
 
     # ---- children of dead parents ----
 
@@ -273,7 +296,10 @@ class ChildPidMonitor:
                     failed = exc  # raised outside: in a nursery it would come in a group
                 nursery.cancel_scope.cancel()
             if failed is not None:
-                raise failed
+                try:
+                    raise failed
+                finally:
+                    failed = None  # see rsyscall._errors
         finally:
             with shield(), contextlib.suppress(SyscallError):
                 if kill:
@@ -282,11 +308,11 @@ class ChildPidMonitor:
             send.close()
 
     async def _reap(self, send: trio.MemorySendChannel[ChildState]) -> None:
-        pause, look = _SHORT, functools.partial(self._look_there, W.EXITED, None)
+        pause = _SHORT
         with send, contextlib.suppress(SyscallError):  # the task is gone, and its children with it
             while True:
                 try:
-                    state, known = await self._wait_for(look)
+                    state, known = await self._wait_for(W.EXITED, None)
                 except ChildProcessError:  # not yet, or not any more
                     await trio.sleep(pause)
                     pause = min(2 * pause, _LONG)

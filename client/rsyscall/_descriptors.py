@@ -193,8 +193,13 @@ class Numbers:
 
     def named(self) -> dict[int, Held]:
         """What a copy of the table is to keep: what has handles, and standard input and output."""
-        standard = {number: self.hold(number) for number in range(_LAST_STANDARD + 1)}
-        return standard | {n: held for n, held in self.held.items() if held.handles()}
+        found = {number: self.hold(number) for number in range(_LAST_STANDARD + 1)}
+        for number, held in self.held.items():
+            for ref in held.refs:
+                if ref() is not None:
+                    found[number] = held
+                    break
+        return found
 
     def move(self, task: Task, copy: Numbers) -> None:
         """Have a task's handles mean the same numbers of a copy of the table, which it has now."""

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rsyscall._process import Conveniences
-from rsyscall.child.exec import execute
-from rsyscall.child.strings import Strings, full_environment
+from rsyscall.child.exec import Target, execute
+from rsyscall.child.strings import full_environment
 from rsyscall.command import Command
 from rsyscall.fcntl import AT
 from rsyscall.handle import FileDescriptor
-from rsyscall.struct import path_to_bytes
 
 if TYPE_CHECKING:
     from rsyscall.child.start import Child
@@ -73,18 +72,12 @@ class Executing(Conveniences):
         """
         full = full_environment(self.variables(env), env_updates)
         blocked = {sig for block in inherited_signal_blocks for sig in block.mask}
-        # Both name their arguments; a command would not name these.
-        path_to_bytes(path, "path")
-        strings = Strings(argv, full)
-        return await execute(
-            self._child,
-            path,
-            strings,
-            fd=fd,
-            flags=int(flags),
-            blocked=blocked,
-            command=Command(path, list(argv), env_updates or {}) if command is None else command,
-        )
+        # It names its arguments in errors; a command would not name these.
+        task, how = self.task, int(flags)
+        target = Target(task, path, argv, full, fd=fd, flags=how, blocked=blocked)
+        if command is None:
+            command = Command(path, list(argv), env_updates or {})
+        return await execute(self._child, target, command)
 
     async def execv(
         self,

@@ -21,7 +21,7 @@ class Region(NamedTuple):
     """Pages from start to end, of one mapping.
 
     prot: as mprotect(2) has it. shared: whether it is MAP_SHARED. anonymous: whether there is no
-    file.
+    file. grows: whether it is MAP_GROWSDOWN.
     """
 
     start: int
@@ -30,6 +30,7 @@ class Region(NamedTuple):
     prot: int
     shared: bool
     anonymous: bool
+    grows: bool = False
 
 
 class Regions:

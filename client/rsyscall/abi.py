@@ -124,6 +124,7 @@ class Layout:
         self._fields = fields
         self._others = others
         self._forms: dict[ABI, _Form] = {}
+        self._native: _Form | None = None  # the same as _forms[NATIVE], which takes longer to find
         kinds = fields.removeprefix("packed ").split(",")
         #: Of the fields that are used, in the order in which values are given and returned.
         self.names: tuple[str, ...] = tuple(
@@ -131,10 +132,12 @@ class Layout:
         )
 
     def _form(self, abi: ABI) -> _Form:
-        form = self._forms.get(abi)
+        form = self._native if abi is NATIVE else self._forms.get(abi)
         if form is None:
             fields = self._others.get(abi.machine, self._fields)
             form = self._forms[abi] = _Form(abi, fields, self._least)
+            if abi is NATIVE:
+                self._native = form
         return form
 
     def size(self, abi: ABI = NATIVE) -> int:

@@ -35,8 +35,8 @@ __all__ = ["AsyncChildPid", "AsyncSignalfd", "ChildPidMonitor"]
 _CHANGES = int(W.EXITED | W.STOPPED | W.CONTINUED)
 _MODES = int(W.NOWAIT | W.ALL | W.CLONE)
 
-#: How long to wait for the end of a child alone before it is also asked whether it has stopped, and
-#: then how long at least and at most until it is asked again, in seconds.
+#: How long to wait for the end of a child alone before its parent waits for its stops, too; and
+#: where that cannot, how long at least and at most until it is asked again, in seconds.
 _FIRST, _SHORT, _LONG = 0.01, 0.01, 0.1
 
 #: How long to wait before a signal is looked for again, at least and at most, in seconds.
@@ -112,23 +112,35 @@ class AsyncChildPid:
             return await self._wait_exit(options)
         if isinstance(self.pid.task.sysif, DirectSyscallInterface):
             with wakeups() as signals:
-                return await self._wait_change(options, signals)
-        return await self._wait_change(options, None)
+                if signals is not None:
+                    return await self._wait_change_here(options, signals)
+        return await self._wait_change_there(options)
 
-    async def _wait_change(self, options: W, signals: Wakeups | None) -> ChildState:
-        # A pidfd tells the end, and nothing tells the rest but the signal to the parent. That of
-        # another process nobody tells us; so it is asked, ever less often.
-        pause = _FIRST
+    # A pidfd tells the end, and nothing tells the rest but the signal to the parent.
+
+    async def _wait_change_here(self, options: W, signals: Wakeups) -> ChildState:
         while True:
-            scope = trio.CancelScope() if signals is None else signals.next()
+            scope = signals.next()
             state = await self.pid.read_state(options)
             if state is not None:
                 return state
-            if signals is None:
-                scope.deadline = trio.current_time() + pause
-                pause = min(max(_SHORT, 1.5 * pause), _LONG)
             with scope:
                 await self.pid.wait_readable()
+
+    async def _wait_change_there(self, options: W) -> ChildState:
+        # The signal of another process nobody tells us. So that waits itself; where it cannot, it
+        # is asked, ever less often. Most end soon, and need no thread for that.
+        pause, wait = _FIRST, False
+        while True:
+            state = await self.pid.read_state(options)
+            if state is not None:
+                return state
+            if wait and await self.pid.wait_changed(int(options)):
+                pause, wait = _SHORT, False
+                continue
+            with trio.move_on_after(pause):
+                await self.pid.wait_readable()
+            pause, wait = min(max(_SHORT, 1.5 * pause), _LONG), True
 
     async def _wait_exit(self, options: W) -> ChildState:
         while True:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 import rsyscall.far
 from rsyscall._raw import lib
@@ -13,16 +14,19 @@ from rsyscall.handle.borrow import perform_with
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import In, Ret, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
-from rsyscall.struct import Portable, Struct
+from rsyscall.struct import Portable, Serializable, Serializer, Struct
 from rsyscall.sys.syscall import SYS
 
 if TYPE_CHECKING:
+    import contextlib
     from typing import Self
 
 __all__ = [
     "CLONE",
+    "Borrowable",
     "CpuSet",
     "SchedTask",
+    "Stack",
     "sched_getaffinity_call",
     "sched_setaffinity_call",
     "setns_call",
@@ -60,6 +64,51 @@ class CLONE(enum.IntFlag):
     NEWTIME = lib.CLONE_NEWTIME
     CLEAR_SIGHAND = lib.CLONE_CLEAR_SIGHAND
     INTO_CGROUP = lib.CLONE_INTO_CGROUP
+
+
+class Borrowable(Protocol):
+    """A value that points at things, which must stay for as long as it is used."""
+
+    def borrow_with(self, stack: contextlib.ExitStack, task: rsyscall.far.Task) -> None:
+        """Have them stay until the stack is closed, for a call of the task."""
+
+
+T_data = TypeVar("T_data")
+
+
+class Stack(Serializable, Generic[T_data]):
+    """What a child finds on its stack that is cloned with it: see Task.clone.
+
+    function: machine code, where it begins. data: what is at its stack pointer then. serializer:
+    turns that into bytes. They lie at the end of the stack, as Pointer.write_to_end puts them.
+    """
+
+    def __init__(
+        self, function: Pointer[Any], data: T_data, serializer: Serializer[T_data]
+    ) -> None:
+        """Take all three."""
+        self.function = function
+        self.data = data
+        self.serializer = serializer
+
+    def borrow_with(self, stack: contextlib.ExitStack, task: rsyscall.far.Task) -> None:
+        """Have all that it points at stay until the stack is closed, for a call of the task.
+
+        UseAfterFreeError, AddressSpaceMismatchError.
+        """
+        stack.enter_context(self.function.borrow(task))
+        borrow_with = getattr(self.data, "borrow_with", None)
+        if borrow_with is not None:
+            borrow_with(stack, task)
+
+    def to_bytes(self) -> bytes:
+        """The address of the function, and the data. UseAfterFreeError."""
+        return struct.pack("=Q", int(self.function.near)) + self.serializer.to_bytes(self.data)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> NoReturn:
+        """ValueError: whose memory an address is, and what is behind it, is not in the bytes."""
+        raise ValueError("data: a stack cannot be read back")
 
 
 #: Bytes of a cpu_set_t, and of the largest mask that is asked for: more CPUs than Linux can have.

@@ -22,7 +22,7 @@ from rsyscall.child.mappings import write_user_mappings as map_ids
 from rsyscall.child.plain import start_program
 from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
-from rsyscall.child.spawn import Descriptors, Setup, by_number
+from rsyscall.child.setup import Descriptors, Setup, by_number
 from rsyscall.child.start import Child, start
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import full_environment
@@ -329,7 +329,10 @@ class Process(Conveniences, HasConnection):
                 refused = exc
             self._children.discard(child)
         if refused is not None:
-            raise refused
+            try:
+                raise refused
+            finally:
+                refused = None  # see rsyscall._errors
 
     def inherit_fd(self, fd: FileDescriptor) -> FileDescriptor:
         """A handle for a descriptor that our table has inherited; see Task.inherit_fd."""
@@ -442,7 +445,10 @@ class ChildProcess(Executing, Process):
                             refused = exc
                         nursery.cancel_scope.cancel()
                 if refused is not None:
-                    raise refused
+                    try:
+                        raise refused
+                    finally:
+                        refused = None  # see rsyscall._errors
         finally:
             state = await self._child.finish()
         return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
 import subprocess
 import tempfile
@@ -73,9 +74,9 @@ def socket(n: int, fd: int, frames: bytes) -> float:
     return _call("socket", n, fd, frames, len(frames) // n)
 
 
-def far_read(n: int, pid: int, address: int, size: int) -> float:
+def far_read(n: int, pid: int, address: int, buffer: bytearray) -> float:
     """process_vm_readv(2)."""
-    return _call("far_read", n, pid, address, ctypes.create_string_buffer(size), size)
+    return _call("far_read", n, pid, address, _memory(buffer), len(buffer))
 
 
 def clone(n: int) -> float:
@@ -88,8 +89,11 @@ def spawn(n: int, path: str) -> float:
     return _call("spawn", n, path.encode())
 
 
-def copy(n: int, size: int) -> float:
+def copy(n: int, buffer: bytearray, source: mmap.mmap) -> float:
     """memcpy(3), from one place to another, again and again."""
-    return _call(
-        "copy", n, ctypes.create_string_buffer(size), ctypes.create_string_buffer(size), size
-    )
+    return _call("copy", n, _memory(buffer), _memory(source), len(buffer))
+
+
+def _memory(buffer: bytearray | mmap.mmap) -> object:
+    """Where it is; while that is kept, it is there."""
+    return (ctypes.c_char * len(buffer)).from_buffer(buffer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import random
 import re
 import time
@@ -32,6 +34,18 @@ def _by_frames(task: Task) -> Task:
     return task
 
 
+def _arena(data: bytes) -> mmap.mmap:
+    """Memory that could be shared, as an arena is, with something in it."""
+    fd = os.memfd_create("arena")
+    try:
+        os.posix_fallocate(fd, 0, len(data))
+        memory = mmap.mmap(fd, len(data))
+    finally:
+        os.close(fd)
+    memory[:] = data
+    return memory
+
+
 async def far_memory(scale: Scale) -> list[Row]:
     """1 MiB of a stub's memory."""
     n = max(1, scale.slow // 10)
@@ -60,11 +74,15 @@ async def far_memory(scale: Scale) -> list[Row]:
             address, fill = addresses[name], tasks[name].sysif.read_memory_into
             return lambda: fill(address, buffer)
 
+        # In C from the same kind of memory, and into the same: a copy takes as long as what it is
+        # of, and where in its pages that begins, makes it take.
+        source = _arena(b"x" * _MIB)
+
         async def in_c() -> float:
-            return floor.far_read(n, int(process.pid), addresses["vm"], _MIB)
+            return floor.far_read(n, int(process.pid), addresses["vm"], buffer)
 
         async def memcpy() -> float:
-            return floor.copy(n, _MIB)
+            return floor.copy(n, buffer, source)
 
         few = max(1, n // 10)
         subjects: dict[str, Callable[[], Awaitable[float]]] = {

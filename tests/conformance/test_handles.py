@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -45,6 +46,38 @@ async def test_a_block_closes_what_is_still_open_when_it_is_left(task: Task, fil
             raise KeyError
     assert not fd.valid
     assert not opened(fd).is_symlink()
+
+
+async def test_an_error_that_is_over_keeps_no_handle_alive(
+    process: rsyscall.Process, task: Task
+) -> None:
+    async def fails(handle: FileDescriptor) -> None:
+        await handle.listen(1)
+
+    async def fails_in_a_batch(handle: FileDescriptor) -> None:
+        async with process.batch() as b:
+            b.listen(handle, 1)
+
+    async def one_of_many_fails(handle: FileDescriptor) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(handle.getpeername)
+
+    async def is_another_one(handle: FileDescriptor) -> None:
+        await handle.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with await task.memfd_create("file") as fd:
+            for use in (fails, fails_in_a_batch, one_of_many_fails, is_another_one):
+                other = fd.for_task(task)
+                with pytest.raises((OSError, ExceptionGroup, SharedHandleError)):
+                    await use(other)
+                del other
+                assert fd.is_only_handle(), use
+    finally:
+        gc.enable()
 
 
 async def test_a_block_closes_even_when_cancelled(task: Task, file: Path) -> None:

@@ -9,11 +9,15 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 import rsyscall
+from conformance.pipes import pipe_to
 from conformance.seen import nothing_sent, permissions, recording, unmapping
 from rsyscall import far, near
 from rsyscall._raw import ffi
+from rsyscall.batch import BoundBatch
 from rsyscall.fcntl import O
 from rsyscall.handle import DeadTaskError, Task
 from rsyscall.sys.mman import (
@@ -26,6 +30,7 @@ from rsyscall.sys.mman import (
     MemoryMapping,
     UseAfterUnmapError,
 )
+from rsyscall.sys.syscall import SYS
 
 RW = PROT.READ | PROT.WRITE
 PAGE = 4096
@@ -289,6 +294,37 @@ async def test_what_grows_down_is_mapped_as_asked(task: Task) -> None:
         assert "gd" in entry.partition("VmFlags:")[2].partition("\n")[0].split()
 
 
+async def test_what_grew_goes_with_the_mapping(process: rsyscall.Process) -> None:
+    task = process.task
+
+    def there() -> list[tuple[int, int]]:
+        """What is mapped below the end of the mapping, where the kernel maps nothing else."""
+        lines = Path(f"/proc/{int(task.near_process)}/maps").read_text().splitlines()
+        ranges = [tuple(int(n, 16) for n in line.split()[0].split("-")) for line in lines]
+        return [(start, stop) for start, stop in ranges if end - 64 * PAGE < start < end]
+
+    # Where there is room: elsewhere other mappings might be too near.
+    flags = MAP.PRIVATE | MAP.GROWSDOWN | MAP.FIXED_NOREPLACE
+    mapping = await task.mmap(4 * PAGE, RW, flags, addr=near.Address(0x6000_0000_0000))
+    start, end = mapping.near.address, mapping.near.address + 4 * PAGE
+    assert there() == [(start, end)]
+    with nothing_sent(task), pytest.raises(ValueError, match="has grown by"):
+        await mapping.mremap(PAGE)
+    with pytest.raises(ValueError, match="may have grown"):
+        process.batch().munmap(mapping)
+    await mapping[2].munmap()  # that is not where it grows
+    async with await task.memfd_create("below") as fd:
+        await fd.write(b"below")
+        # A call of its own that writes there, as its program would.
+        await task.sysif.syscall(SYS.pread64, fd.near, start - 3 * PAGE, 5, 0)
+    assert there() == [(start - 3 * PAGE, start + 2 * PAGE), (end - PAGE, end)]
+    assert await task.sysif.read_memory(start - 3 * PAGE, 5) == b"below"
+    await mapping[:2].munmap()
+    assert there() == [(end - PAGE, end)]
+    await mapping[3].munmap()
+    assert there() == []
+
+
 async def test_advice_and_locks_do_what_they_say(task: Task) -> None:
     async with unmapping(await task.mmap(4 * PAGE, RW, MAP.PRIVATE)) as mapping:
         assert await mapping.mincore() == [False] * 4
@@ -383,6 +419,53 @@ async def test_memory_of_our_own_is_viewed(inside: rsyscall.Process) -> None:
         async with unmapping(await fd.mmap(PAGE, RW, MAP.SHARED)) as mapped:
             with pytest.raises(ValueError, match="of a file"):
                 mapped.view()
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_what_a_batch_changes_is_not_viewed_meanwhile(
+    inside: rsyscall.Process, prepared: bool
+) -> None:
+    task = inside.task
+    mapping = await task.mmap(2 * PAGE, RW, MAP.PRIVATE)
+    async with pipe_to(task) as (reader, writer), trio.open_nursery() as nursery:
+        batch = rsyscall.Batch() if prepared else inside.batch()
+        batch.read(reader, 1)
+        batch.mprotect(mapping[0], PROT.NONE)
+
+        async def run() -> None:
+            if isinstance(batch, BoundBatch):
+                await batch.run()
+                return
+            async with await inside.prepare(batch) as ready:
+                await ready.run()
+
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(MemoryInUseError, match="being changed"):
+            mapping.view()
+        view = mapping[1].view()
+        os.write(writer, b"x")
+    with pytest.raises(ValueError, match="may not be read"):
+        mapping.view()
+    assert view[0] == 0
+    view.release()
+    await mapping[0].mprotect(RW)
+    assert mapping.view()[0] == 0
+    await mapping.munmap()
+
+
+async def test_what_a_batch_unmaps_is_not_viewed_meanwhile(inside: rsyscall.Process) -> None:
+    task = inside.task
+    mapping = await task.mmap(PAGE, RW, MAP.PRIVATE)
+    async with pipe_to(task) as (reader, writer), trio.open_nursery() as nursery:
+        batch = inside.batch()
+        batch.read(reader, 1)
+        batch.munmap(mapping)
+        nursery.start_soon(batch.run)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(UseAfterUnmapError):
+            mapping.view()
+        os.write(writer, b"x")
 
 
 async def test_what_others_have_mapped_is_not_ours(inside: rsyscall.Process) -> None:

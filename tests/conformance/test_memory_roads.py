@@ -14,7 +14,7 @@ import pytest
 import trio
 
 import rsyscall
-from conformance.seen import twin, unmapping
+from conformance.seen import nothing_sent, twin, unmapping
 from conformance.ways import WAYS, ended
 from rsyscall.far import AddressSpace
 from rsyscall.handle import Task
@@ -126,6 +126,14 @@ async def test_pointers_go_by_memmove_where_the_arena_is_mapped_here_too(task: T
         await task.sysif.syscall(SYS.pwrite64, fd.near, pointer.near, 6, 0)
         assert await fd.pread(6, 0) == b"memory"
     assert views.find(int(pointer.near), 2**30) is None
+
+
+async def test_a_buffer_that_cannot_be_written_is_not_filled(task: Task) -> None:
+    pointer = await task.ptr(b"what is there")
+    async with unmapping(await task.mmap(4096, RW, MAP.PRIVATE)) as mapping:
+        for address in (pointer.near, mapping.near.as_address()):
+            with nothing_sent(task), pytest.raises(ValueError, match="buffer: it cannot be writ"):
+                await task.sysif.read_memory_into(address, memoryview(bytes(10)))
 
 
 async def test_a_reader_of_much_memory_lets_others_run(task: Task) -> None:

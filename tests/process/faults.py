@@ -27,10 +27,12 @@ _SOURCES = Path(rsyscall.__file__).parent
 _FILES = {
     str(_SOURCES / name)
     for name in (
-        *("child/exec.py", "child/memory.py", "child/spawn.py", "child/start.py"),
-        *("child/unshare.py", "handle/process.py", "monitor.py", "sysif/child.py", "thread.py"),
+        *("child/exec.py", "child/lent.py", "child/memory.py", "child/spawn.py", "child/start.py"),
+        *("child/unshare.py", "handle/_child_pid.py", "monitor.py", "sysif/child.py", "thread.py"),
     )
 }
+for _file in _FILES:
+    assert Path(_file).exists(), f"{_file}: nothing of it would be visited"
 
 
 def children(pid: int) -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -24,6 +25,7 @@ from rsyscall.signal import SIG, Sigset
 from rsyscall.sys.prctl import PR
 from rsyscall.sys.resource import Rusage
 from rsyscall.sys.wait import CLD, Siginfo, W
+from rsyscall.sysif.remote import RemoteSyscallInterface
 
 DEADLINE = 10
 
@@ -274,6 +276,94 @@ async def test_stops_are_told_by_the_signal_and_not_by_asking(
         assert len(calls) >= 40  # who was there before hears of them, too
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.fixture(params=["child", "child-no-ring", "grandchild", "stub", "child-of-stub"])
+async def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[rsyscall.Process]:
+    """A parent that is not the interpreter, and would be asked once and never again."""
+    for name in ("monitor._SHORT", "monitor._LONG", "_children._SHORT", "_children._LONG"):
+        monkeypatch.setattr(f"rsyscall.{name}", 1000.0)
+    async with WAYS[request.param](tmp_path) as process:
+        yield process
+
+
+async def test_stops_elsewhere_are_waited_for(elsewhere: rsyscall.Process) -> None:
+    async with await elsewhere.spawn(SLEEP) as one, await elsewhere.spawn(SLEEP) as two:
+        for sig, code in ((SIG.STOP, CLD.STOPPED), (SIG.CONT, CLD.CONTINUED)):
+            async with trio.open_nursery() as nursery:
+                for child in (one, two):
+                    nursery.start_soon(told, child, code)
+                await blocked(elsewhere, 2)
+                for child in (one, two):
+                    child.pid.send_signal(sig)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ended, one)
+            await blocked(elsewhere, 1)
+            one.pid.send_signal(SIG.KILL)
+
+
+async def test_whichever_stops_elsewhere_is_waited_for(elsewhere: rsyscall.Process) -> None:
+    async with await elsewhere.spawn(SLEEP) as one, await elsewhere.spawn(SLEEP) as two:
+        for child in (one, two):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(next_is, elsewhere.monitor, int(child))
+                await blocked(elsewhere, 1)
+                child.pid.send_signal(SIG.STOP)
+
+
+async def test_waiting_for_stops_gives_way(elsewhere: rsyscall.Process) -> None:
+    async with await elsewhere.spawn(SLEEP) as child:
+        with trio.move_on_after(DEADLINE) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(told, child, CLD.STOPPED)
+                nursery.start_soon(elsewhere.monitor.wait)
+                await blocked(elsewhere, 2)
+                await elsewhere.task.prctl_set_name(PR.SET_NAME, "alone")  # not OtherCallsBlocked
+                await until(lambda: waiting(elsewhere) == 0)
+                nursery.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+
+
+async def test_only_some_wait_with_a_thread_each(
+    origin: rsyscall.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsyscall.sysif.remote._MOST_GIVING_WAY", 1)
+    async with (
+        await origin.spawn(SLEEP) as one,
+        await origin.spawn(SLEEP) as two,
+        trio.open_nursery() as nursery,
+    ):
+        for child in (one, two):
+            nursery.start_soon(told, child, CLD.STOPPED)
+        if origin is not local_process:
+            await blocked(origin, 1)
+        for child in (one, two):
+            child.pid.send_signal(SIG.STOP)
+
+
+def waiting(process: rsyscall.Process) -> int:
+    """How many of its calls wait for children, and give way."""
+    sysif = process.task.sysif
+    assert isinstance(sysif, RemoteSyscallInterface)
+    options = re.findall(r"waitid\(.*options=(0x[0-9a-f]+)", "\n".join(sysif.under_way()))
+    return len([value for value in options if not int(value, 16) & W.NOHANG])
+
+
+async def blocked(process: rsyscall.Process, calls: int) -> None:
+    """Return when so many wait."""
+    await until(lambda: waiting(process) >= calls)
+
+
+async def ended(child: rsyscall.AsyncChildPid) -> None:
+    with trio.fail_after(DEADLINE):
+        assert (await child.wait()).killed_with() == SIG.KILL
+
+
+async def next_is(monitor: ChildPidMonitor, pid: int) -> None:
+    with trio.fail_after(DEADLINE):
+        assert (await monitor.wait(W.STOPPED)).pid == pid
 
 
 async def told(child: rsyscall.AsyncChildPid, code: CLD) -> None:

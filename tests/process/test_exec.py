@@ -153,6 +153,24 @@ async def test_the_environment(parent: rsyscall.Process, tmp_path: Path) -> None
             await out.lseek(1, SEEK.SET)
 
 
+async def test_the_environment_is_as_it_is_by_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with await output(local_process.task, tmp_path / "out") as out:
+        for value in ("1", "2", None, "1"):
+            if value is None:
+                monkeypatch.delenv("RSYSCALL_TEST")
+            else:
+                monkeypatch.setenv("RSYSCALL_TEST", value)
+            for greeting in ("a", "b"):
+                async with await local_process.clone() as child:
+                    await child.inherit_fd(out).dup2(child.stdout)
+                    line = 'echo "$0${RSYSCALL_TEST-none}"'
+                    await (await child.execv("/bin/sh", ["sh", "-c", line, greeting])).check()
+    wanted = [f"{greeting}{value}" for value in ("1", "2", "none", "1") for greeting in "ab"]
+    assert (tmp_path / "out").read_text().split() == wanted
+
+
 async def test_a_large_environment(parent: rsyscall.Process) -> None:
     env = {f"VARIABLE_{i}": "x" * 100 for i in range(3000)}
     async with await parent.clone() as child:

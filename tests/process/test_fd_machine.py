@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 import rsyscall
 from rsyscall.far import FDTableMismatchError
 from rsyscall.fcntl import O
-from rsyscall.handle import FileDescriptor, InvalidHandleError, SharedHandleError
+from rsyscall.handle import FileDescriptor, HandleError, InvalidHandleError, SharedHandleError
 from rsyscall.sched import CLONE
 
 T = TypeVar("T")
@@ -70,7 +70,24 @@ class Tables(RuleBasedStateMachine):
         self.handles: list[Held] = []
 
     def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        return trio.from_thread.run(function, *args)
+        """Call it, and raise its error without the frames of trio's, which are a cycle.
+
+        What they know would stay until Python looks for garbage, handles among it.
+        """
+
+        async def call() -> tuple[list[T], Exception | None]:
+            try:
+                return [await function(*args)], None
+            except (HandleError, FDTableMismatchError, ValueError) as exc:
+                return [], exc.with_traceback(None)
+
+        values, error = trio.from_thread.run(call)
+        try:
+            if error is not None:
+                raise error
+        finally:
+            error = None
+        return values[0]
 
     @initialize(shared=st.booleans())
     def begin(self, shared: bool) -> None:

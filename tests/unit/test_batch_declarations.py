@@ -19,7 +19,8 @@ from rsyscall_protocol._syscalls import CALLS as KERNEL_CALLS
 #: them. Memory comes from an allocator and is reached by READ and WRITE; invalidate is a close that
 #: may not happen, as_argument a call that returns something else; send_to and is_same_file are of
 #: two processes; garbage is not a call's; two keep or compare our idea of the signal mask,
-#: three change what we believe of the task, and two take pointers only, of memory that is there.
+#: others change what we believe of the task, or make another; and some take pointers only, to
+#: memory that is there.
 NO_CALLS: dict[type, set[str]] = {
     Task: {
         "ptr",
@@ -29,7 +30,12 @@ NO_CALLS: dict[type, set[str]] = {
         "sigmask_block",
         "read_oldset_and_check",
         "unshare",
+        "unshare_files",
         "setns",
+        "execve",
+        "execveat",
+        "clone",
+        "set_robust_list",
         "exit",
     },
     FileDescriptor: {"invalidate", "as_argument", "send_to", "is_same_file", "readv", "writev"},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rsyscall.handle import FileDescriptor
 
 __all__ = [
+    "Change",
     "DataArgument",
     "DirfdArgument",
     "FdArgument",
@@ -42,6 +43,20 @@ NumberArgument: TypeAlias = "int | Step[int] | Parameter"
 def _key(mapping: MemoryMapping) -> object:
     """The same for all handles to a mapping."""
     return mapping.near, mapping.file
+
+
+class Change:
+    """A use that changes a mapping; called, it checks that this may be."""
+
+    __slots__ = ("mapping",)
+
+    def __init__(self, mapping: MemoryMapping) -> None:
+        """Which one."""
+        self.mapping: MemoryMapping = mapping
+
+    def __call__(self) -> None:
+        """MemoryInUseError or UseAfterUnmapError, if it may not."""
+        self.mapping.check_changeable()
 
 
 class Steps(StepList):
@@ -76,7 +91,7 @@ class Steps(StepList):
                 raise UseAfterUnmapError(f"{mapping}: an earlier step unmaps it")
             self.used.append(mapping)
             if changes:
-                self.used.append(mapping.check_changeable)  # once more when it is sent
+                self.used.append(Change(mapping))  # once more when it is sent
             return mapping.near.address, mapping.near.length
         if mapping.closed_by >= 0:
             raise UseAfterUnmapError(f"{mapping!r}: an earlier step unmaps it")

@@ -175,7 +175,12 @@ class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
         return self.add(call, **options)
 
     def munmap(self, mapping: MappingArgument, **options: Unpack[StepOptions]) -> Step[None]:
-        """Unmap a mapping: it cannot be used afterwards. munmap(2)."""
+        """Unmap a mapping: it cannot be used afterwards.
+
+        ValueError for a MAP.GROWSDOWN, which may have grown. munmap(2).
+        """
+        if isinstance(mapping, MemoryMapping) and mapping.grows:
+            raise ValueError(f"mapping: {mapping} may have grown; see MemoryMapping.munmap")
         step = self.add(munmap_call(*self._range(mapping, changes=True)), **options)
         self._ends(step, mapping)
         return step

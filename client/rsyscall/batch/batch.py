@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -9,6 +10,7 @@ import trio
 
 from rsyscall._core import Frame, Outcome, setup_bound
 from rsyscall.batch._encode import wire_steps
+from rsyscall.batch._steps import Change
 from rsyscall.batch._typed import TypedSteps
 from rsyscall.batch.result import BatchResult
 from rsyscall.batch.step import BatchError, Parameter
@@ -81,6 +83,14 @@ class Batch(TypedSteps):
             if isinstance(handle, BaseFileDescriptor):
                 handle.check_only()
 
+    def changing(self) -> contextlib.ExitStack:
+        """From here on what it changes gets no views, until what is returned is closed."""
+        stack = contextlib.ExitStack()
+        for used in self.used:
+            if isinstance(used, Change):
+                stack.enter_context(used.mapping.changing())
+        return stack
+
     def end_handles(self) -> None:
         """Before it is sent: what is closed or unmapped may be somebody else's at any moment."""
         for _, handle in self.ended:
@@ -149,8 +159,10 @@ class BoundBatch(Batch):
                 0, wire_steps(self), BatchFlag.BRIEF if self.brief else BatchFlag.NONE
             )
             outs = Program(request).outs
+        changes = None
         if not plain:
             self.end_handles()
+            changes = self.changing()
         reply: Outcome | Batched
         try:
             if isinstance(frame, Frame):
@@ -160,6 +172,9 @@ class BoundBatch(Batch):
         except (SyscallSendError, ValueError, trio.Cancelled):
             self.revive_handles(None)
             raise
+        finally:
+            if changes is not None:
+                changes.close()
         result = self.finish(task, reply, outs)
         if result.stopped < len(outs):
             result.raise_failure(self.steps)

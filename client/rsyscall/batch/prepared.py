@@ -171,6 +171,7 @@ class PreparedBatch:
         for _, handle in ended:
             handle.forget()
         self._runs += 1
+        changes = batch.changing() if batch.used else None
         try:
             reply = await self._sysif.run(self._number, values, frame)
         except (SyscallSendError, ValueError, trio.Cancelled):
@@ -179,6 +180,8 @@ class PreparedBatch:
             raise
         finally:
             self._runs -= 1
+            if changes is not None:
+                changes.close()
             if not self._runs and self._idle:  # an unprepare waits
                 self._idle.unpark_all()
         before = batch.last

@@ -7,6 +7,7 @@ from array import array
 from typing import Any, NoReturn
 
 from rsyscall._core import Results, setup_result
+from rsyscall._errors import noted
 from rsyscall.batch.step import BatchError, Step
 from rsyscall.handle.pair import is_end
 from rsyscall.near.sysif import describe_call
@@ -64,24 +65,23 @@ class BatchResult(Results):
     def error(self, step: Step[object]) -> OSError | None:
         """The error of a step that failed or was blocked, with the call as a note; or None."""
         self._check(step)
-        if self.code(step.index) not in _FAILED:
-            return None
+        return self._failure(step) if self.code(step.index) in _FAILED else None
+
+    def _failure(self, step: Step[object]) -> OSError:
         value = self.number(step)
         call = describe_call(step.number, step.args)
         if -4095 <= value < 0:
             exc = OSError(-value, os.strerror(-value))
-            exc.add_note(f"in step {step.index} of a batch: {call}")
-        else:
-            exc = OSError(0, f"returned {value}, not {step.ok}")
-            exc.add_note(f"in step {step.index} of a batch, which returned {value}: {call}")
-        return exc
+            return noted(exc, f"in step {step.index} of a batch: {call}")
+        exc = OSError(0, f"returned {value}, not {step.ok}")
+        return noted(exc, f"in step {step.index} of a batch, which returned {value}: {call}")
 
     def _no_value(self, step: Step[object]) -> NoReturn:
         """Say why a step has no value."""
         self._check(step)
         code = self.code(step.index)
-        if code in _FAILED and (error := self.error(step)) is not None:
-            raise error
+        if code in _FAILED:
+            raise self._failure(step)
         if code not in (_DONE, Status.UNDO_FAILED):
             raise BatchError(f"{step!r}: {Status(code).name.lower().replace('_', ' ')}")
         self._no_number(step)
@@ -124,9 +124,10 @@ class BatchResult(Results):
     def raise_failure(self, steps: list[Step[Any]]) -> None:
         """Raise the error of the step that stopped the batch, if one did."""
         if self.stopped < self._steps:
-            error = self.error(steps[self.stopped])
-            if error is not None:
-                raise error
+            step = steps[self.stopped]
+            self._check(step)
+            if self.code(step.index) in _FAILED:
+                raise self._failure(step)
 
 
 setup_result(BatchResult)

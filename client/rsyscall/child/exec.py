@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import struct
 import sys
-from collections.abc import AsyncGenerator, Collection
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from rsyscall._checkpoint import shield
-from rsyscall._core import Frame, wait_child
+from rsyscall._core import Frame, environment, wait_child
 from rsyscall._raw import ffi
 from rsyscall.batch.batch import Batch as Steps
 from rsyscall.child.start import Child
 from rsyscall.child.steps import call, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
-from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle import FileDescriptor, Task, WrittenPointer
+from rsyscall.handle.changes import provide
 from rsyscall.handle.process import ChildPid, ChildPidError
 from rsyscall.near.sysif import (
     Out,
@@ -32,17 +35,24 @@ from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
+from rsyscall.sysif.child import ChildInterface
+from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall_protocol import In
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
+    from rsyscall.fcntl import AT
     from rsyscall.monitor import AsyncChildPid
+    from rsyscall.unistd.exec import ArgList
 
-__all__ = ["execute", "has_exec", "signal_mask"]
+__all__ = ["Target", "execute", "has_exec", "signal_mask"]
 
 _SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
 _EXITED = int(W.EXITED | W.NOWAIT)
+_NO_SIGNALS = bytes(8)
+#: Of what is executed again and again, and how many bytes its arguments have at most.
+_KEPT, _SMALL = 8, 4096
 
 
 def signal_mask(signals: Collection[int]) -> bytes:
@@ -96,36 +106,161 @@ def _visible_pid(pid: ChildPid) -> int:
     return pid.near.id
 
 
-async def execute(
-    child: Child,
-    path: str | os.PathLike[str],
-    strings: Strings,
-    *,
-    fd: FileDescriptor | None = None,
-    flags: int = 0,
-    blocked: Collection[SIG] = (),
-    command: Command | None = None,
-) -> AsyncChildPid:
-    """Replace the child's program; see ChildProcess.execve."""
-    task, pid = child.task, child.pid.pid
-    name = In(path_to_bytes(path, "path"))
-    if fd is not None:
-        with fd.borrow(task) as number:
-            dirfd = int(number)
-    else:
-        dirfd = -100
+class _Order:
+    """The steps of an exec, as they are sent. memory: what they point at, if that is ours."""
+
+    __slots__ = ("batch", "frame", "memory")
+
+    def __init__(
+        self,
+        mask: bytes,
+        dirfd: int,
+        name: bytes | int,
+        argv: int,
+        envp: int,
+        flags: int,
+        memory: object = None,
+    ) -> None:
+        batch = Steps()
+        batch.syscall(SYS.rt_sigprocmask, _SETMASK, In(mask), Out(8), 8)
+        for sig in _IGNORED:
+            batch.syscall(SYS.rt_sigaction, sig, _DEFAULT, 0, 8)
+        path = In(name) if isinstance(name, bytes) else name
+        batch.syscall(SYS.execveat, dirfd, path, argv, envp, flags)
+        frame = batch.encode()
+        if not isinstance(frame, Frame):
+            raise AssertionError("these steps are plain")
+        self.batch = batch
+        self.frame: Frame = frame
+        self.memory = memory
+
+
+@functools.lru_cache(_KEPT)
+def _order_here(
+    argv: tuple[str | bytes, ...],
+    variables: tuple[bytes, ...],
+    mask: bytes,
+    dirfd: int,
+    name: bytes,
+    flags: int,
+) -> _Order:
+    """For a child in our memory and with our environment, which consists of these variables."""
+    del variables  # only to tell one from another
+    strings = Strings(argv, None)
+    memory = ffi.new("char[]", strings.size)
+    at = int(ffi.cast("uintptr_t", memory))
+    ffi.buffer(memory)[:] = strings.at(at)
+    return _Order(mask, dirfd, name, at, at + strings.envp, flags, memory)
+
+
+class Target:
+    """What a child of ours is to execute, and with what; see ChildProcess.execveat."""
+
+    __slots__ = ("_args", "_mask", "_strings", "order")
+
+    def __init__(
+        self,
+        task: Task,
+        path: str | os.PathLike[str],
+        argv: Sequence[str | os.PathLike[str]],
+        env: Mapping[str, str | os.PathLike[str]] | None,
+        *,
+        fd: FileDescriptor | None,
+        flags: int,
+        blocked: Collection[SIG],
+    ) -> None:
+        """env: None for our own. blocked: the signals.
+
+        ValueError for a string with a NUL, naming the argument; and what a handle raises.
+        """
+        name, dirfd = path_to_bytes(path, "path"), -100
+        if fd is not None:
+            with fd.borrow(task) as number:
+                dirfd = int(number)
+        self._mask: bytes = signal_mask(blocked) if blocked else _NO_SIGNALS
+        self._args = dirfd, name, flags
+        #: What is to be sent, if it points at memory that is there already.
+        self.order: _Order | None = None
+        self._strings: Strings | None = None
+        if env is None and task.address_space.ours:
+            # What is no string is made one here: it need not be hashable.
+            args = tuple(
+                [
+                    arg if type(arg) is str else path_to_bytes(arg, f"argv[{i}]")[:-1]
+                    for i, arg in enumerate(argv)
+                ]
+            )
+            small = sum(map(len, args)) <= _SMALL
+            make = _order_here if small else _order_here.__wrapped__
+            self.order = make(args, tuple(environment()), self._mask, *self._args)
+        else:
+            self._strings = Strings(argv, env)
+
+    @contextlib.asynccontextmanager
+    async def written(self, task: Task) -> AsyncGenerator[_Order]:
+        """What is to be sent, while the strings are in the task's memory."""
+        strings = self._strings
+        if strings is None:
+            raise AssertionError("they are there already")
+        dirfd, name, flags = self._args
+        async with _written(task, strings) as at:
+            yield _Order(self._mask, dirfd, name, at, at + strings.envp, flags)
+
+
+async def execute(child: Child, target: Target, command: Command) -> AsyncChildPid:
+    """Replace the child's program; see ChildProcess.execveat. command: what is shown of it."""
     await unshare_child_files(child)
-    async with _written(task, strings) as at:
-        await _until_gone(child, (dirfd, name, at, at + strings.envp, flags), blocked)
-        if not _has_exec_here(pid):
-            with shield():
-                await _settle(child)
+    if target.order is not None:
+        await _until_known(child, target.order)
+    else:
+        async with target.written(child.task) as order:
+            await _until_known(child, order)
+    await _replaced(child, command)
+    return child.pid
+
+
+async def _replaced(child: Child, command: Command | None) -> None:
+    """It has exec'd."""
+    task, pid = child.task, child.pid.pid
     pid.did_exec(command)
     child.over("has exec'd")
     if task.address_space is not pid.task.address_space:
         task.address_space.end()
     await pid.clear_away()
-    return child.pid
+
+
+async def _execveat(
+    task: Task,
+    fd: FileDescriptor | None,
+    pathname: WrittenPointer[Any],
+    argv: WrittenPointer[ArgList],
+    envp: WrittenPointer[ArgList],
+    flags: AT | None,
+    command: Command | None,
+) -> None:
+    """See Task.execveat."""
+    if isinstance(task.sysif, DirectSyscallInterface):
+        raise PermissionError(errno.EPERM, "this would replace the interpreter; see os.execve")
+    child = task.sysif.child if isinstance(task.sysif, ChildInterface) else None
+    with contextlib.ExitStack() as stack:
+        dirfd = -100 if fd is None else int(stack.enter_context(fd.borrow(task)))
+        borrowed = [stack.enter_context(p.borrow(task)) for p in (pathname, argv, envp)]
+        name, args, variables = map(int, borrowed)
+        if isinstance(child, Child):
+            order = _Order(_NO_SIGNALS, dirfd, name, args, variables, int(flags or 0))
+            await unshare_child_files(child)
+            await _until_known(child, order)
+            await _replaced(child, command)
+            return
+        try:
+            await task.sysif.syscall(SYS.execveat, dirfd, name, args, variables, flags or 0)
+        except SyscallSendError:
+            raise
+        except SyscallHangup:
+            await task.sysif.close_interface()  # as it should
+
+
+provide(execveat=_execveat)
 
 
 @contextlib.asynccontextmanager
@@ -147,9 +282,15 @@ async def _written(task: Task, strings: Strings) -> AsyncGenerator[int]:
         pointer.free()
 
 
-async def _until_gone(
-    child: Child, args: tuple[int, In, int, int, int], blocked: Collection[SIG]
-) -> None:
+async def _until_known(child: Child, order: _Order) -> None:
+    """Return once it has certainly exec'd; an error if it has not, or has died."""
+    await _until_gone(child, order)
+    if not _has_exec_here(child.pid.pid):
+        with shield():
+            await _settle(child)
+
+
+async def _until_gone(child: Child, order: _Order) -> None:
     """execveat(2), and return if the child cannot answer. OSError if it can, and did not exec.
 
     What tells that it cannot is the end of its socket: close-on-exec, and open nowhere else. But
@@ -158,16 +299,8 @@ async def _until_gone(
     pid = child.pid.pid
     child.executing = child.sysif.executing = True
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
-    batch = Steps()
-    batch.syscall(SYS.rt_sigprocmask, _SETMASK, In(signal_mask(blocked)), Out(8), 8)
-    for sig in _IGNORED:
-        batch.syscall(SYS.rt_sigaction, sig, _DEFAULT, 0, 8)
-    batch.syscall(SYS.execveat, *args)
-    frame = batch.encode()
-    if not isinstance(frame, Frame):
-        raise AssertionError("these steps are plain")
     try:
-        reply = await child.sysif.exec_frame(frame, batch)
+        reply = await child.sysif.exec_frame(order.frame, order.batch)
         if reply is None:
             return
     except BaseException as exc:
@@ -186,7 +319,7 @@ async def _until_gone(
         steps.append(call(SYS.rt_sigprocmask, _SETMASK, In(reply.outs[0]), 0, 8))
     with shield():
         await run(child.task.sysif, steps)
-    step = batch.steps[len(values) - 1]
+    step = order.batch.steps[len(values) - 1]
     check_reply(step.number, step.args, values[-1])
     raise AssertionError("an exec returned, and had not failed")
 

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING
 
 from rsyscall._checkpoint import checkpoint
 from rsyscall._raw import lib
+from rsyscall.child.lent import entry
 from rsyscall.child.memory import EXTRA_AT, RUN, SHARED, OwnMemory, start_block
-from rsyscall.child.spawn import (
-    ProgramSteps,
-    Setup,
-    candidates,
-    encode_steps,
-    plain_steps,
-    run_program,
-    spawn,
-)
-from rsyscall.child.start import entry
+from rsyscall.child.setup import ProgramSteps, Setup, plain_steps
+from rsyscall.child.spawn import candidates, encode_steps, run_program, spawn
 from rsyscall.child.strings import PathLike, Strings
 from rsyscall.handle import Task
 from rsyscall.monitor import AsyncChildPid

@@ -14,6 +14,7 @@ import pwd
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from rsyscall._errors import noted
 from rsyscall.child.mappings import effective_ids
 from rsyscall.child.steps import call, run, write_file
 from rsyscall.command import Command
@@ -109,10 +110,11 @@ async def _by_tool(parent: Process, pid: int, kind: str, ranges: list[IdRange]) 
         raise
     if not done.clean():
         said = (done.stderr or b"").decode(errors="replace").strip()
-        refused = PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        refused.add_note(f"{tool}: {said or done}")
-        refused.add_note(f"/etc/sub{kind} says which ids a user may map")
-        raise refused
+        raise noted(
+            PermissionError(errno.EPERM, os.strerror(errno.EPERM)),
+            f"{tool}: {said or done}",
+            f"/etc/sub{kind} says which ids a user may map",
+        )
 
 
 async def _write(parent: Process, pid: int, kind: str, ranges: list[IdRange]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 import trio
 
 from rsyscall.child.clocks import TimeOffsets
-from rsyscall.child.spawn import Descriptors
+from rsyscall.child.setup import Descriptors
 from rsyscall.child.stdio import PIPE, StdioArgument
 from rsyscall.handle import FileDescriptor
 from rsyscall.handle.process import ChildPid

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rsyscall._core import Frame
+from rsyscall._errors import noted
 from rsyscall.batch.batch import Batch as Steps
 from rsyscall.near.sysif import SyscallInterface, check_reply
 from rsyscall.sys.syscall import SYS
@@ -71,11 +72,11 @@ def raise_failure(steps: Sequence[Step], reply: Batched, names: Sequence[str] = 
             raise
         if step.ok is None:
             raise AssertionError("a step stopped a batch and had not failed")
-        unexpected = OSError(errno.EIO, os.strerror(errno.EIO))
-        unexpected.add_note(f"{SYS(step.nr).name} returned {values[reply.stopped]}, not {step.ok}")
-        if names:
-            unexpected.add_note(f"while {names[reply.stopped]}")
-        raise unexpected
+        raise noted(
+            OSError(errno.EIO, os.strerror(errno.EIO)),
+            f"{SYS(step.nr).name} returned {values[reply.stopped]}, not {step.ok}",
+            *([f"while {names[reply.stopped]}"] if names else ()),
+        )
     return Done(values, reply.outs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.clocks import TimeOffsets, check_offsets, set_offsets
@@ -16,9 +17,11 @@ from rsyscall.child.start import Child
 from rsyscall.child.steps import call, run
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.changes import provide
+from rsyscall.handle.process import ProcessPid
 from rsyscall.near.sysif import SyscallSendError
 from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
+from rsyscall.sysif.child import ChildInterface
 
 __all__ = ["setns", "unshare", "unshare_child_files", "unshare_files", "unshare_user"]
 
@@ -129,6 +132,12 @@ async def setns(task: Task, fd: FileDescriptor, nstype: CLONE) -> None:
                 await restore(task)
 
 
+async def _unshare_files(task: Task) -> None:
+    """See Task.unshare_files."""
+    child = task.sysif.child if isinstance(task.sysif, ChildInterface) else None
+    await (unshare_child_files(child) if isinstance(child, Child) else unshare_files(task))
+
+
 async def _unshare_namespaces(task: Task, flags: CLONE) -> None:
     """See Task.unshare."""
     if CLONE.FILES in flags:
@@ -136,4 +145,10 @@ async def _unshare_namespaces(task: Task, flags: CLONE) -> None:
     await unshare(task, flags)
 
 
-provide(unshare=_unshare_namespaces, setns=setns)
+async def _clone(*args: Any) -> ProcessPid:
+    from rsyscall.child.raw import clone  # hardly anybody needs it
+
+    return await clone(*args)
+
+
+provide(unshare=_unshare_namespaces, setns=setns, unshare_files=_unshare_files, clone=_clone)

@@ -30,8 +30,11 @@ from rsyscall.handle.process import (
     ChildPidError,
     DeadTaskError,
     Pid,
+    PidTask,
+    ProcessPid,
 )
 from rsyscall.linux.dirent import GetdentsFileDescriptor
+from rsyscall.linux.futex import FutexNode, FutexTask
 from rsyscall.linux.memfd import MemfdTask
 from rsyscall.memory.allocation_interface import AllocatorInterface
 from rsyscall.memory.allocator import AllocatorClient
@@ -39,7 +42,7 @@ from rsyscall.memory.ram import RAMTask
 from rsyscall.near.sysif import SyscallInterface
 from rsyscall.path import Path
 from rsyscall.poll import PollTask
-from rsyscall.sched import SchedTask
+from rsyscall.sched import SchedTask, Stack
 from rsyscall.signal import SignalTask, Sigset
 from rsyscall.sys.capability import CapabilityTask
 from rsyscall.sys.epoll import EpollFileDescriptor, EpollTask
@@ -74,6 +77,7 @@ __all__ = [
     "FDTable",
     "FileDescriptor",
     "FileDescriptorTask",
+    "FutexNode",
     "HandleError",
     "InvalidHandleError",
     "LinearPointer",
@@ -81,8 +85,10 @@ __all__ = [
     "OwnDescriptorError",
     "Pid",
     "Pointer",
+    "ProcessPid",
     "ReadablePointer",
     "SharedHandleError",
+    "Stack",
     "Task",
     "UseAfterFreeError",
     "WrittenPointer",
@@ -132,8 +138,10 @@ class Task(
     PrctlTask,
     MountTask,
     CredentialsTask,
+    PidTask,
     SchedTask,
     ResourceTask,
+    FutexTask,
     SignalTask,
     RAMTask,
     ChangingTask,

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
+from rsyscall._errors import noted
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Batch,
@@ -233,13 +234,16 @@ def describe_call(number: int, args: Sequence[SyscallArgument]) -> str:
 def check_reply(number: int, args: Sequence[SyscallArgument], value: int) -> None:
     """Raise the OSError of a failed call, with the call as a note."""
     if -_MAX_ERRNO <= value < 0:
-        exc = OSError(-value, os.strerror(-value))
-        if value == -errno.EINTR:
-            exc = interrupted = Interrupted(errno.EINTR, os.strerror(errno.EINTR))
-            effect = CALLS[SYS(number).name][2] if number in _NUMBERS else ""
-            interrupted.effect = "" if effect == "partial" else effect
-        exc.add_note(f"in {describe_call(number, args)}")
-        raise exc
+        raise noted(_error(number, -value), f"in {describe_call(number, args)}")
+
+
+def _error(call: int, number: int) -> OSError:
+    if number != errno.EINTR:
+        return OSError(number, os.strerror(number))
+    exc = Interrupted(number, os.strerror(number))
+    effect = CALLS[SYS(call).name][2] if call in _NUMBERS else ""
+    exc.effect = "" if effect == "partial" else effect
+    return exc
 
 
 _Plain: TypeAlias = int | In | Out | Ret | InOut | Struct | FdArg
@@ -315,6 +319,18 @@ class SyscallInterface(abc.ABC):
         """
         return await self.call(number, args)
 
+    async def call_giving_way(
+        self, number: SYS | int, args: Sequence[SyscallArgument] = ()
+    ) -> Reply | None:
+        """`call` of what blocks, and is given up when something else must be made alone.
+
+        None then, and where it would hold up others, or too many do so already: nothing has
+        happened. A checkpoint; if cancelled, likewise.
+        """
+        del number, args
+        await checkpoint()
+        return None
+
     async def wait_readable(self, fd: int) -> bool:
         """Wait until a descriptor of the task can be read, or is none any more, holding up nothing.
 
@@ -340,10 +356,13 @@ class SyscallInterface(abc.ABC):
     async def read_memory_into(self, address: SupportsInt, buffer: bytearray | memoryview) -> None:
         """Fill a buffer of our own from what is at `address` of the task's memory.
 
-        OSError (EFAULT) if not all of it can be read; a leading part may have been. A checkpoint;
-        if cancelled, a leading part may have been read. process_vm_readv(2).
+        ValueError if it cannot be written. OSError (EFAULT) if not all of it can be read; a leading
+        part may have been. A checkpoint; if cancelled, a leading part may have been read.
+        process_vm_readv(2).
         """
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise ValueError("buffer: it cannot be written")
         view[:] = await self.read_memory(address, len(view))
 
     @abc.abstractmethod

@@ -10,6 +10,7 @@ import string
 from typing import TYPE_CHECKING
 
 from rsyscall._checkpoint import shield
+from rsyscall._errors import noted
 from rsyscall.fcntl import AT, O
 from rsyscall.linux.dirent import DT
 from rsyscall.near.sysif import SyscallError
@@ -136,8 +137,9 @@ async def _remove(directory: FileDescriptor, name: str, device: int) -> None:
         return
     async with inner:
         if (await inner.fstat()).dev != device:
-            busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
-            busy.add_note("another file system is mounted there")
-            raise busy
+            raise noted(
+                OSError(errno.EBUSY, os.strerror(errno.EBUSY), name),
+                "another file system is mounted there",
+            )
         await _empty(inner, device)
     await directory.unlinkat(name, AT.REMOVEDIR)

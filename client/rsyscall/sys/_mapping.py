@@ -18,6 +18,7 @@ from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.memory.allocation_interface import UseAfterFreeError
 from rsyscall.near.sysif import Buffer, SyscallHangup, SyscallSendError
 from rsyscall.near.typed import TypedCall, declares, perform
+from rsyscall.sys._grown import lowest
 from rsyscall.sys._mman import (
     MADV,
     MAP,
@@ -102,6 +103,18 @@ class MemoryMapping:
         if regions.is_viewed(start, end):
             raise MemoryInUseError(f"{self}: there are views of it")
 
+    @property
+    def grows(self) -> bool:
+        """Whether it begins with the first page of a MAP.GROWSDOWN: there may be more below it."""
+        start, regions = self.near.address, self.task.address_space.regions
+        return any(r.grows for r in regions.overlapping(start, start + 1)) and not any(
+            r.grows for r in regions.overlapping(start - 1, start)
+        )
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block a call is under way that changes it: nobody gets a view of it."""
+        return self.task.address_space.regions.changing(self.near.address, self._end)
+
     def remaining(self) -> list[MemoryMapping]:
         """The parts of it that are still mapped."""
         found: list[tuple[int, int]] = []
@@ -161,13 +174,21 @@ class MemoryMapping:
     async def munmap(self) -> None:
         """Unmap it: no handle to it can be used afterwards. Of a slice, only those pages.
 
+        With the first page of a MAP.GROWSDOWN goes what it has grown by, as far as the process has
+        a /proc where that can be seen.
+
         UseAfterUnmapError if that was done before, to some of it; MemoryInUseError if it is not a
         mapping of ours, or the allocator's; OSError as the call reports it, and then it is still
         mapped. A checkpoint; if cancelled, nothing has happened. munmap(2).
         """
         self.check_changeable()
+        start = self.near.address
+        if self.grows:
+            with self.changing():
+                start = await lowest(self.task, start)
+            self.check_changeable()
         with self._taken():
-            await perform(self.task, munmap_call(self.near.address, self.near.length))
+            await perform(self.task, munmap_call(start, self._end - start))
 
     async def mprotect(self, prot: PROT) -> None:
         """Change what may be done with all its pages.
@@ -176,7 +197,7 @@ class MemoryMapping:
         cancelled, nothing has happened. mprotect(2).
         """
         self.check_changeable()
-        with self.task.address_space.regions.changing(self.near.address, self._end):
+        with self.changing():
             await perform(self.task, mprotect_call(self.near.address, self.near.length, prot))
 
     async def mremap(
@@ -196,6 +217,8 @@ class MemoryMapping:
         it. A checkpoint; if cancelled, nothing has happened. mremap(2).
         """
         self.check_changeable()
+        if self.grows:
+            raise ValueError(f"{self} is MAP.GROWSDOWN, and would leave what it has grown by")
         call = mremap_call(self, new_length, flags, addr)
         async with contextlib.AsyncExitStack() as stack:
             if addr is not None and MREMAP.FIXED in flags:
@@ -317,7 +340,7 @@ class MemoryMapping:
         if not regions.knows(self.file) or regions.is_reserved(start, start + count):
             raise MemoryInUseError(f"{self} was not mapped by us, or is the allocator's")
         if regions.is_changing(start, start + count):
-            raise MemoryInUseError(f"{self}: mprotect is under way")
+            raise MemoryInUseError(f"{self}: it is being changed")
         writable = True
         for region in regions.overlapping(start, start + count):
             if not region.anonymous:
@@ -437,6 +460,7 @@ def adopt(
             int(prot),
             MAP.SHARED in flags,
             MAP.ANONYMOUS in flags,
+            MAP.GROWSDOWN in flags,
         )
     )
     return MemoryMapping(task, ret, file)

@@ -84,7 +84,7 @@ class MemoryMappingTask(FileDescriptorTask[T_fd]):
 
         addr: where, a hint unless flags has MAP.FIXED or MAP.FIXED_NOREPLACE; a multiple of
         page_size. MAP.FIXED replaces mappings of ours only. The pages that a MAP.GROWSDOWN grows by
-        are below the mapping, not part of it, and stay when it is unmapped. ValueError, before
+        are below the mapping, and not part of it; see MemoryMapping.munmap. ValueError, before
         anything is sent, if a number is off the page boundary, or with MAP.HUGETLB the page size is
         not that of huge pages; MemoryInUseError; OSError as the call reports it. A checkpoint; if
         cancelled, nothing is mapped. mmap(2).

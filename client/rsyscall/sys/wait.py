@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rsyscall._raw import lib
+from rsyscall.abi import NATIVE
 from rsyscall.signal import SIG, Siginfo, signal_number
 from rsyscall.struct import Record
 
@@ -137,8 +138,12 @@ class ChildState(Record):
     @classmethod
     def parse(cls, siginfo: bytes) -> Self | None:
         """From the siginfo_t that waitid(2) has filled in; None if there is nothing to tell."""
-        info = Siginfo.from_bytes(siginfo)
-        return None if info.signo == 0 else cls.make_from_siginfo(info)
+        signo, code, pid, uid, status = Siginfo.LAYOUT.unpack(NATIVE, siginfo)
+        if signo == 0:
+            return None
+        if signo != SIG.CHLD:
+            return cls.make_from_siginfo(Siginfo(code, pid, uid, status, signo))
+        return cls.make(CLD(code), pid, uid, status)
 
     @classmethod
     def from_status(cls, pid: int, status: int) -> Self:

@@ -41,6 +41,11 @@ class Waiter:
         self.held = False  # the server does nothing for it: it is answered some time or other
         self.call: tuple[int, Sequence[SyscallArgument]] | None = None
 
+    def refusal(self, exc: OSError) -> OSError:
+        """The reply, to be raised; not named here any more: see rsyscall._errors."""
+        self.reply = None
+        return exc
+
 
 class Frame:
     """A frame that has not left completely."""

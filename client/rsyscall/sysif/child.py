@@ -36,6 +36,7 @@ __all__ = ["ChildInterface", "DeadInterface"]
 LIMITS = Limits()
 _MOST = min(LIMITS.frame, LIMITS.window)
 _EXIT = int(SYS.exit_group)
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 #: For how long to sleep at once for an exec, in microseconds.
 _EXEC_US = 1000
 #: When and how often to look at a child that ought to end its socket, in seconds.
@@ -68,6 +69,8 @@ class ChildInterface(RemoteSyscallInterface):
         self._sharers = 0
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
+        #: What makes use of it, if that is a child.
+        self.child: object | None = None
 
     def begin(self, greeting: Callable[[], Hello], halves: SharedHalves | tuple[int, int]) -> None:
         """Begin in shared memory that the child has, too.
@@ -109,7 +112,7 @@ class ChildInterface(RemoteSyscallInterface):
         if not lib.rs_wait_readable(self._sock.fileno(), 0, us):
             return False
         try:
-            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not self._sock.recv(1, _PEEK)
         except OSError:
             return False
 
@@ -145,7 +148,8 @@ class ChildInterface(RemoteSyscallInterface):
 
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
-        self._die(Dead(reason))
+        if self._dead is None:
+            self._die(Dead(reason))
 
     async def _readable(self) -> bool:
         try:

@@ -15,6 +15,7 @@ import trio
 
 from rsyscall._checkpoint import checkpoint
 from rsyscall._core import Frame, StepList, wait_child
+from rsyscall._errors import noted
 from rsyscall._raw import ffi, lib
 from rsyscall.near.sysif import (
     Probe,
@@ -182,9 +183,8 @@ class DirectSyscallInterface(MemoryRoads):
         _check(Prepare(1, steps, parameters, flags))
         await checkpoint()
         if len(self._programs) >= _LIMITS.programs:  # as any server
-            no_room = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-            no_room.add_note("while preparing a batch")
-            raise no_room
+            no_room = os.strerror(errno.ENOMEM)
+            raise noted(OSError(errno.ENOMEM, no_room), "while preparing a batch")
         number = next(self._numbers)
         self._programs[number] = steps, flags
         return number

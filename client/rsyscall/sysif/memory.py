@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import abc
-import bisect
 import contextlib
 import errno
 import os
@@ -20,17 +19,17 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import SupportsInt
 
-from rsyscall._checkpoint import checkpoint, shield
-from rsyscall._core import vm_read, vm_read_into, vm_write
-from rsyscall._raw import ffi, lib
+from trio.lowlevel import checkpoint_if_cancelled
+
+from rsyscall._checkpoint import checkpoint, due, pause, shield
+from rsyscall._core import CHUNK, Here, vm_read, vm_read_into, vm_write
+from rsyscall._raw import lib
 from rsyscall.far import AddressSpace
 from rsyscall.near.sysif import Buffer, SyscallError, SyscallInterface, check_range, unreadable
 from rsyscall.sys.syscall import SYS
 
 __all__ = ["CHUNK", "MemoryRoads", "View", "Views", "peer_pid", "pid_behind"]
 
-#: Bytes that are copied before others may run.
-CHUNK = 1024 * 1024
 #: From how many bytes on it pays to find out whether there is a faster road than frames.
 _WORTH = 4096
 _PROT_RW = lib.PROT_READ | lib.PROT_WRITE
@@ -92,37 +91,29 @@ class Views:
 
     def __init__(self) -> None:
         """There are none."""
-        self._starts: list[int] = []
-        self._views: list[View] = []
+        self._views: dict[int, View] = {}
+        #: What copies what is in them, and says so; of other memory it does nothing.
+        self.here: Here = Here()
 
     def add(self, view: View) -> None:
         """Use it from now on."""
-        at = bisect.bisect(self._starts, view.start)
-        self._starts.insert(at, view.start)
-        self._views.insert(at, view)
+        self.here.add(view.start, view.length, view.here)
+        self._views[view.start] = view
 
     def remove(self, start: int) -> View | None:
         """Use the view that begins there no more, if there is one."""
-        at = bisect.bisect_left(self._starts, start)
-        if at == len(self._starts) or self._starts[at] != start:
-            return None
-        del self._starts[at]
-        return self._views.pop(at)
+        self.here.remove(start)
+        return self._views.pop(start, None)
 
     def find(self, address: int, length: int) -> int | None:
         """Where these bytes are here, if all of them are."""
-        at = bisect.bisect(self._starts, address) - 1
-        if at < 0:
-            return None
-        view = self._views[at]
-        offset = address - view.start
-        return view.here + offset if offset + length <= view.length else None
+        return self.here.find(address, length)
 
     def close(self) -> None:
         """Unmap them all here: the address space is gone, or cannot be reached any more."""
-        views, self._views = self._views, []
-        self._starts.clear()
-        for view in views:
+        self.here.clear()
+        views, self._views = self._views, {}
+        for view in views.values():
             view.close()
 
 
@@ -137,6 +128,7 @@ class MemoryRoads(SyscallInterface):
     """Reading and writing the memory of a process, by the best road there is."""
 
     _space: AddressSpace | None = None
+    _here: Here | None = None
     _owns_space = False
     _pids: Callable[[], Iterable[int | None]] | None = None
     _pid = 0
@@ -157,6 +149,7 @@ class MemoryRoads(SyscallInterface):
         memory when this interface is closed.
         """
         self._space, self._pids, self._owns_space = space, pids, owner
+        self._here = views_of(space).here
         if space.ours:
             self._pids = None
             self._pid = os.getpid()
@@ -167,7 +160,7 @@ class MemoryRoads(SyscallInterface):
             self._space.lost = True
             if self._space.views is not None:
                 self._space.views.close()
-        self._space = self._pids = None
+        self._space = self._pids = self._here = None
         self._pid = 0
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
@@ -188,11 +181,21 @@ class MemoryRoads(SyscallInterface):
 
     async def read_memory(self, address: SupportsInt, length: int) -> bytes:
         """See SyscallInterface."""
+        if length < 0:
+            raise ValueError(f"length: {length} is negative")
+        if due():  # checkpoint(), in less time
+            await pause()
+        else:
+            await checkpoint_if_cancelled()
+        here = self._here
+        if here is not None and (data := here.read(address, length)) is not None:
+            return data
         start = int(address)
         check_range(start, length)
-        await checkpoint()
-        if length <= CHUNK and (here := self._here(start, length)) is not None:
-            return ffi.unpack(ffi.cast("char *", here), length)
+        if self._pid and 0 < length <= CHUNK and not self._stale():
+            got = vm_read(self._pid, self._pidfd, start, length)
+            if isinstance(got, bytes):
+                return got
         parts: list[bytes] = []
         for at in range(start, start + max(length, 1), CHUNK):
             if parts:
@@ -205,11 +208,19 @@ class MemoryRoads(SyscallInterface):
 
     async def read_memory_into(self, address: SupportsInt, buffer: bytearray | memoryview) -> None:
         """See SyscallInterface."""
+        if due():  # checkpoint(), in less time
+            await pause()
+        else:
+            await checkpoint_if_cancelled()
+        here = self._here
+        if here is not None and here.fill(address, buffer):
+            return
         start, view = int(address), memoryview(buffer).cast("B")
+        if view.readonly:
+            raise ValueError("buffer: it cannot be written")
         check_range(start, len(view))
-        await checkpoint()
-        if len(view) <= CHUNK and (here := self._here(start, len(view))) is not None:
-            ffi.memmove(view, ffi.cast("char *", here), len(view))
+        near = self._pid and 0 < len(view) <= CHUNK and not self._stale()
+        if near and vm_read_into(self._pid, self._pidfd, start, buffer) >= 0:
             return
         for offset in range(0, len(view), CHUNK):
             if offset:
@@ -219,9 +230,15 @@ class MemoryRoads(SyscallInterface):
 
     async def write_memory(self, address: SupportsInt, data: Buffer) -> None:
         """See SyscallInterface."""
+        if due():  # checkpoint(), in less time
+            await pause()
+        else:
+            await checkpoint_if_cancelled()
+        here = self._here
+        if here is not None and here.write(address, data):
+            return
         start, view = int(address), memoryview(data).cast("B")
         check_range(start, len(view))
-        await checkpoint()
         for offset in range(0, max(len(view), 1), CHUNK):
             if offset:
                 await checkpoint()
@@ -230,16 +247,9 @@ class MemoryRoads(SyscallInterface):
 
     # ---- at most a chunk ----
 
-    def _here(self, address: int, length: int) -> int | None:
-        space = self._space
-        if space is None or space.views is None or not length:
-            return None
-        return space.views.find(address, length)
-
     async def _read_chunk(self, address: int, length: int) -> bytes | None:
-        here = self._here(address, length)
-        if here is not None:
-            return ffi.unpack(ffi.cast("char *", here), length)
+        if self._here is not None and (data := self._here.read(address, length)) is not None:
+            return data
         if length and (self._pid or await self._choose(length)) and not self._stale():
             got = vm_read(self._pid, self._pidfd, address, length)
             if isinstance(got, bytes):
@@ -249,9 +259,7 @@ class MemoryRoads(SyscallInterface):
         return await self.read_by_frames(address, length)
 
     async def _fill_chunk(self, address: int, buffer: memoryview) -> bool:
-        here = self._here(address, len(buffer))
-        if here is not None:
-            ffi.memmove(buffer, ffi.cast("char *", here), len(buffer))
+        if self._here is not None and self._here.fill(address, buffer):
             return True
         if len(buffer) and (self._pid or await self._choose(len(buffer))) and not self._stale():
             n = vm_read_into(self._pid, self._pidfd, address, buffer)
@@ -265,9 +273,7 @@ class MemoryRoads(SyscallInterface):
         return data is not None
 
     async def _write_chunk(self, address: int, data: memoryview) -> bool:
-        here = self._here(address, len(data))
-        if here is not None:
-            ffi.memmove(ffi.cast("char *", here), data, len(data))
+        if self._here is not None and self._here.write(address, data):
             return True
         if len(data) and (self._pid or await self._choose(len(data))) and not self._stale():
             n = vm_write(self._pid, self._pidfd, address, data)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import trio
@@ -21,6 +21,7 @@ from rsyscall._checkpoint import checkpoint, due, pause
 from rsyscall._core import Frame as BatchFrame
 from rsyscall._core import Outcome, StepList
 from rsyscall._core import Ring as _Ring
+from rsyscall._errors import noted
 from rsyscall.near.sysif import (
     OtherCallsBlocked,
     Reply,
@@ -65,6 +66,8 @@ __all__ = ["RemoteSyscallInterface"]
 
 #: How long those that are under way may take until a call has to be alone in vain.
 PATIENCE_SECONDS = 1.0
+#: How many calls may be blocked that give way: each has a thread to itself.
+_MOST_GIVING_WAY = 16
 _T = TypeVar("_T")
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
@@ -120,9 +123,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         return self.peer
 
     async def _start_ring(self, size: int, halves: SharedHalves | None, *, must: bool) -> None:
-        problem: Exception
         if Feature.RING not in self._connection.features:
-            problem = OSError("the server has no shared memory for us")
+            number, why = None, "the server has no shared memory for us"
         else:
             result = await self._exchange(lambda id_: Ring(id_, size, self._core.spin_us))
             if result.value >= 0:
@@ -134,10 +136,10 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
                     self._side = SideChannel(self._connection.limits)
                     return
                 raise self._no_ring("the server gave no shared memory")
-            problem = OSError(-result.value, os.strerror(-result.value))
+            number, why = -result.value, os.strerror(-result.value)
         if must:
-            problem.add_note("while moving the connection into shared memory")
-            raise problem
+            problem = OSError(why) if number is None else OSError(number, why)
+            raise noted(problem, "while moving the connection into shared memory")
 
     def _map_ring(self, size: int, halves: tuple[int, int] | SharedHalves) -> _Ring:
         limits = self._connection.limits
@@ -299,6 +301,26 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         except OtherCallsBlocked as exc:
             return await self._patiently(exc, partial(self._call, number, args, fds, return_fd))
 
+    @cached_property
+    def _giving_way(self) -> set[trio.CancelScope]:
+        """What ends each of the calls that give way."""
+        return set()
+
+    async def call_giving_way(
+        self, number: SYS | int, args: Sequence[SyscallArgument] = ()
+    ) -> Reply | None:
+        """See SyscallInterface."""
+        if len(self._giving_way) >= _MOST_GIVING_WAY or self.stall_reason is not None:
+            await checkpoint()
+            return None
+        with trio.CancelScope() as scope:
+            self._giving_way.add(scope)
+            try:
+                return await self.call(number, args)
+            finally:
+                self._giving_way.discard(scope)
+        return None
+
     async def _call(
         self,
         number: SYS | int,
@@ -370,9 +392,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         """See SyscallInterface."""
         result = await self._exchange(lambda id_: Prepare(id_, steps, parameters, flags))
         if result.value < 0:
-            exc = OSError(-result.value, os.strerror(-result.value))
-            exc.add_note("while preparing a batch")
-            raise exc
+            why = os.strerror(-result.value)
+            raise noted(OSError(-result.value, why), "while preparing a batch")
         return result.value
 
     async def run(
@@ -471,6 +492,8 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         while True:
             self._join()
             before = self._working()
+            for scope in self._giving_way:
+                scope.cancel()
             with trio.move_on_at(until) as patience:
                 await trio.lowlevel.checkpoint()
                 while before and all(map(self._is_open, before)):

@@ -343,14 +343,12 @@ class RequestLink(Link):
             self._pass_on()  # KeyboardInterrupt may have torn us away before we took the role
         if waiter.reply is not None:
             if isinstance(waiter.reply, OSError):
-                raise waiter.reply
+                raise waiter.refusal(waiter.reply)
             if waiter.cancelled is not None and without_effect(waiter.reply, waiter.call):
                 await trio.lowlevel.checkpoint_if_cancelled()
             return waiter.reply
-        hangup = await self._explain()
-        if waiter.sent or self._dead is None:
-            raise hangup
-        raise self._dead.not_sent()
+        await self._explain()
+        raise self._hangup() if waiter.sent or self._dead is None else self._dead.not_sent()
 
     async def _read(self, waiter: Waiter) -> None:
         """Be the one who reads."""

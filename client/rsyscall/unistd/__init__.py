@@ -5,7 +5,7 @@ from rsyscall.unistd.credentials import CredentialsTask
 from rsyscall.unistd.cwd import CWDTask
 from rsyscall.unistd.dup import FcntlFileDescriptor
 from rsyscall.unistd.exec import ArgList, ArgListSerializer
-from rsyscall.unistd.fs import FSFileDescriptor, FSTask
+from rsyscall.unistd.fs import FSFileDescriptor, FSTask, open, openat
 from rsyscall.unistd.io import MAX_IO, SEEK, IOFileDescriptor, SeekableFileDescriptor
 from rsyscall.unistd.names import OK, RENAME
 from rsyscall.unistd.pipe import Pipe, PipeTask
@@ -28,4 +28,6 @@ __all__ = [
     "Pipe",
     "PipeTask",
     "SeekableFileDescriptor",
+    "open",
+    "openat",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from rsyscall import near
 from rsyscall.fcntl import AT, O
@@ -26,9 +26,13 @@ __all__ = [
     "FSTask",
     "PathArgument",
     "ftruncate_call",
+    "open",
     "open_call",
+    "openat",
     "openat_call",
 ]
+
+T_some = TypeVar("T_some", bound=BaseFileDescriptor)
 
 _CLOEXEC = int(O.CLOEXEC)
 _FDCWD = int(AT.FDCWD)
@@ -101,6 +105,17 @@ class FSFileDescriptor(NamesFileDescriptor, FcntlFileDescriptor):
         """
         self._validate()
         await perform(self.task, ftruncate_call(self.near, length))
+
+
+async def openat(self: T_some, path: PathArgument, flags: O, mode: int = 0o644) -> T_some:
+    """The same as self.openat, of any descriptor. openat(2)."""
+    with self.borrow(self.task) as number:
+        return cast("T_some", await _openat(self.task, number, path, flags, mode))
+
+
+async def open(self: FSTask[T_fd], path: PathArgument, flags: O, mode: int = 0o644) -> T_fd:
+    """The same as self.open. open(2)."""
+    return await self.open(path, flags, mode)
 
 
 class FSTask(NamesTask[T_fd]):
