@@ -301,8 +301,15 @@ void rs_team_wake(struct rs_session *s, uint32_t turn) {
 
 static int yield(struct rs_session *s) {
     struct rs_work *first = &s->first;
-    if (first->blocked || !change(&first->role, RESTING, WORKING))
+    if (first->blocked)
         return 0;
+    while (!change(&first->role, RESTING, WORKING)) { /* its reply is here, so it is about to */
+        if (change(&first->role, WATCHING, WORKING)) {
+            s->watching = 0;
+            break;
+        }
+        rs_sys3(RS_NR_sched_yield, 0, 0, 0);
+    }
     take_over(s, first, 0, 0);
     wake(first, LEADING);
     return 1;
@@ -340,8 +347,7 @@ int rs_team_alone(struct rs_session *s) {
     if (s->blocked)
         return -1;
     if (s->work != &s->first) {
-        while (!yield(s)) /* it has been relieved a moment ago */
-            rs_pause();
+        yield(s);
         return RS_DEPOSED;
     }
     for (uint32_t i = 1; i <= s->helpers; i++) {

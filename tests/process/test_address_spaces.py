@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 import trio
@@ -29,6 +30,16 @@ from rsyscall.sys.mman import (
     UseAfterUnmapError,
 )
 from rsyscall.sys.syscall import SYS
+from rsyscall_protocol._constants import Size
+
+T = TypeVar("T")
+
+
+class Pick(Protocol):
+    """Chooses one of several."""
+
+    def __call__(self, choices: Sequence[T], /) -> T: ...
+
 
 PAGE = 4096
 RW = PROT.READ | PROT.WRITE
@@ -41,13 +52,16 @@ def shown(prot: int, shared: bool) -> str:
     return "".join(c if prot & bit else "-" for bit, c in letters) + ("s" if shared else "p")
 
 
-def kernel(pid: int) -> dict[int, str]:
-    """All pages of a process below the kernel's own, and what may be done with them."""
+def kernel(pid: int, *, threads: bool = False) -> dict[int, str]:
+    """All pages of a process but the kernel's own, and what may be done with them.
+
+    threads: also those of the server's threads, which come and go.
+    """
     pages: dict[int, str] = {}
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         where, what = line.split()[:2]
         start, end = (int(number, 16) for number in where.split("-"))
-        if "[v" not in line:
+        if "[v" not in line and (threads or (end - start) % Size.HELPER_MEMORY):
             pages.update(dict.fromkeys(range(start, end, PAGE), what))
     return pages
 
@@ -55,7 +69,7 @@ def kernel(pid: int) -> dict[int, str]:
 class Space:
     """One process, the tasks that have its memory, and the model of it."""
 
-    def __init__(self, tasks: list[Task], fd: rsyscall.FileDescriptor) -> None:
+    def __init__(self, tasks: list[Task], fd: rsyscall.FileDescriptor | None) -> None:
         self.tasks = tasks
         self.fd = fd
         self.pid = int(tasks[0].near_process)
@@ -96,21 +110,22 @@ def whole(space: Space, mapping: MemoryMapping) -> bool:
     return True
 
 
-async def step(space: Space, data: st.DataObject) -> None:
-    task = data.draw(st.sampled_from(space.tasks))
-    what = data.draw(st.sampled_from(OPERATIONS))
-    count, prot = data.draw(st.integers(1, 5)), data.draw(st.sampled_from(PROTS))
-    shared = data.draw(st.booleans())
+async def step(space: Space, pick: Pick) -> None:
+    """One operation. pick: chooses one of several."""
+    task, what = pick(space.tasks), pick(OPERATIONS)
+    count, prot, shared = pick(range(1, 6)), pick(PROTS), pick([False, True])
     flags = MAP.SHARED if shared else MAP.PRIVATE
     if what == "mmap" or not space.handles:
         space.put(await task.mmap(count * PAGE, prot, flags), prot, shared)
         return
     if what == "file":
+        if space.fd is None:
+            return
         mapping = await space.fd.mmap(count * PAGE, prot, flags, PAGE * (count % 2))
         space.put(mapping, prot, shared)
         return
-    handle = data.draw(st.sampled_from(space.handles)).for_task(task)
-    low = data.draw(st.integers(0, handle.pages - 1))
+    handle = pick(space.handles).for_task(task)
+    low = pick(range(handle.pages))
     part = handle[low : low + count]
     start, length = near.Address(part.near.address), count * PAGE
     target = range(int(start), int(start) + length, PAGE)
@@ -121,7 +136,7 @@ async def step(space: Space, data: st.DataObject) -> None:
         try:
             mapping = await task.mmap(length, prot, flags | MAP.FIXED_NOREPLACE, addr=start)
         except FileExistsError:
-            assert taken
+            assert taken or not kernel(space.pid, threads=True).keys().isdisjoint(target)
         else:
             assert not taken
             space.put(mapping, prot, shared)
@@ -133,11 +148,11 @@ async def step(space: Space, data: st.DataObject) -> None:
         else:
             space.put(mapping, prot, shared)
     else:
-        await change(space, part, what, prot, count, data)
+        await change(space, part, what, prot, count, pick)
 
 
 async def change(
-    space: Space, part: MemoryMapping, what: str, prot: PROT, count: int, data: st.DataObject
+    space: Space, part: MemoryMapping, what: str, prot: PROT, count: int, pick: Pick
 ) -> None:
     valid = whole(space, part)
     # What is refused, by us or by the kernel, has changed nothing: that is checked afterwards.
@@ -151,11 +166,9 @@ async def change(
             for page in pages(part):
                 space.pages[page] = (int(prot), space.pages[page][1])
         elif what == "madvise":
-            await part.madvise(data.draw(st.sampled_from([MADV.DONTNEED, MADV.WILLNEED])))
+            await part.madvise(pick([MADV.DONTNEED, MADV.WILLNEED]))
         else:
-            how = data.draw(
-                st.sampled_from([MREMAP.NONE, MREMAP.MAYMOVE, MREMAP.MAYMOVE | MREMAP.DONTUNMAP])
-            )
+            how = pick([MREMAP.NONE, MREMAP.MAYMOVE, MREMAP.MAYMOVE | MREMAP.DONTUNMAP])
             moved = await part.mremap(count * PAGE, how)
             old = [space.pages[page] for page in pages(part)]
             if MREMAP.DONTUNMAP not in how:
@@ -176,10 +189,14 @@ async def run(data: st.DataObject) -> None:
         await other.task.memfd_create("pages") as other_fd,
     ):
         spaces = [Space([one.task, together.task], fd), Space([other.task], other_fd)]
-        for space in spaces:
-            await space.fd.ftruncate(6 * PAGE)
-        for _ in range(data.draw(st.integers(5, 25))):
-            await step(data.draw(st.sampled_from(spaces)), data)
+        await fd.ftruncate(6 * PAGE)
+        await other_fd.ftruncate(6 * PAGE)
+
+        def pick(choices: Sequence[T]) -> T:
+            return data.draw(st.sampled_from(choices))
+
+        for _ in range(pick(range(5, 26))):
+            await step(pick(spaces), pick)
             for space in spaces:
                 space.check()
 

@@ -89,15 +89,18 @@ class Tables(RuleBasedStateMachine):
             error = None
         return values[0]
 
+    async def clone(self, flags: CLONE) -> None:
+        one = await self.stub.clone()
+        self.processes = [one, await one.clone(flags)]
+        await self.settle()
+
+    async def settle(self) -> None:
+        for process in self.processes:
+            await process.task.getpid()  # what it does not keep it has closed by now
+
     @initialize(shared=st.booleans())
     def begin(self, shared: bool) -> None:
-        async def clone() -> None:
-            one = await self.stub.clone()
-            self.processes = [one, await one.clone(CLONE.FILES if shared else CLONE.NONE)]
-            for process in self.processes:
-                await process.task.getpid()  # what it does not keep it has closed by now
-
-        self.run(clone)
+        self.run(self.clone, CLONE.FILES if shared else CLONE.NONE)
         first = dict[int, Entry]()
         self.tables = [first, first if shared else {}]
 
@@ -324,13 +327,17 @@ async def test_two_tables_against_a_model(ring: bool) -> None:
             pass
 
         Machine.stub = stub
-        config = settings(
-            max_examples=60,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow],
-        )
-        await trio.to_thread.run_sync(
-            lambda: run_state_machine_as_test(Machine, settings=config)  # pyright: ignore
-        )
+        await drive(Machine, 60)
+
+
+async def drive(machine: type[Tables], examples: int) -> None:
+    config = settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    await trio.to_thread.run_sync(
+        lambda: run_state_machine_as_test(machine, settings=config)  # pyright: ignore
+    )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+import trio
 
 import rsyscall
-from conformance.seen import nothing_sent
+from conformance.seen import nothing_sent, recording
 from conformance.ways import WAYS
 from process.seen import fds
 from rsyscall import near
@@ -171,3 +173,33 @@ async def test_what_no_call_of_ours_has_made_is_nobodys_garbage(home: rsyscall.P
         await child.task.fd_table.run_gc()
         assert is_open(home, number)
     await home.task.make_fd_handle(near.FileDescriptor(number)).close()
+
+
+@pytest.mark.parametrize("ring", [True, False])
+async def test_what_watches_for_a_child_that_has_our_table_is_opened_by_us(ring: bool) -> None:
+    """Killed when it has opened one and not said so, it would leave that in our table for good."""
+    async with await rsyscall.local_process.clone(CLONE.FILES, ring=ring) as child:
+        made = await child.task.pipe(flags=O.NONBLOCK)
+        with recording(child.task) as recorder:
+            async with (
+                await child.make_afd(made.read) as reader,
+                await child.make_afd(made.write) as writer,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(reader.read_some_bytes)
+                while not any(name == "epoll_ctl" for name, _ in recorder.sent):
+                    await trio.lowlevel.checkpoint()
+                opened = {name for name in os.listdir("/proc/self/fd") if _is_epoll(name)}
+                await writer.write_all_bytes(b"x")
+        assert not any(name == "epoll_create1" for name, _ in recorder.sent)
+        asked = {args[1] for name, args in recorder.sent if name == "fcntl"}
+        assert asked == {fcntl.F_GETFL}
+        # That of trio stays, and both of this one were there and are gone.
+        assert len(opened - {name for name in os.listdir("/proc/self/fd") if _is_epoll(name)}) == 2
+
+
+def _is_epoll(name: str) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]"
+    except FileNotFoundError:  # what lists the directory
+        return False

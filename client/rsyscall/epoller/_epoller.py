@@ -271,25 +271,37 @@ class Epoller:
     # ---- the instance ----
 
     async def _open(self) -> None:
-        task = self.task
+        task, maker = self.task, self._maker()
         await checkpoint()
         with shield():
-            epfd = await task.epoll_create()
+            epfd = await maker.epoll_create()
             try:
                 here = await self._bring(epfd)
             except BaseException:
                 with contextlib.suppress(OSError, SyscallError):
                     await epfd.close()
                 raise
-        self._epfd = epfd
+        self._epfd = epfd if maker is task else epfd.move(task)
         self.center.source = _There(epfd, None) if here is None else _Here(here)
         self._watch_end()
+
+    def _maker(self) -> Task:
+        """Who opens the instance: of a table that is ours as well we do.
+
+        The number of what a process has opened is lost if it is killed before it can say so, and in
+        a table that others have it would stay open.
+        """
+        task = self.task
+        for other in task.fd_table.tasks:
+            if other.sysif.immediate and other.near_process != task.near_process:
+                return cast("Task", other)
+        return task
 
     async def _bring(self, epfd: FileDescriptor) -> int | None:
         """A descriptor of the instance here, if the connection can carry one."""
         dup = (epfd.near, lib.F_DUPFD_CLOEXEC, 0)
         try:
-            return (await self.task.sysif.call(SYS.fcntl, dup, return_fd=True)).fd
+            return (await epfd.task.sysif.call(SYS.fcntl, dup, return_fd=True)).fd
         except SyscallHangup:
             raise
         except (ValueError, OSError):
