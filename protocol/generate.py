@@ -27,7 +27,7 @@ CALL_BITS = {
     "JUDGED": "whether it is made depends on its arguments",
 }
 # They close descriptors, or their control may not come back.
-JUDGED = {"close", "close_range", "dup2", "dup3", "clone"}
+JUDGED = {"close", "close_range", "dup2", "dup3", "clone", "clone3"}
 
 Table = dict[str, dict[str, Any]]
 

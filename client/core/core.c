@@ -68,6 +68,17 @@ static int64_t clone_cleared(uint64_t flags, uint64_t stack, int32_t *pidfd, int
     return rs_clone_call(RS_NR_clone3, rs_addr(args), size, 0, 0, 0, 0);
 }
 
+int64_t rs_clone_bare(uint64_t flags, uint64_t stack, int32_t *pidfd) {
+    const uint64_t all = UINT64_MAX;
+    uint64_t mask = 0;
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&mask), 8, 0, 0);
+    int64_t pid = clone_cleared(flags, stack, pidfd, -1);
+    if (pid == -RS_ENOSYS || pid == -RS_EPERM)
+        pid = rs_clone_call(RS_NR_clone, flags, stack, rs_addr(pidfd), 0, 0, 0);
+    rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
+    return pid;
+}
+
 int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup) {
     struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
     uint64_t all = UINT64_MAX;

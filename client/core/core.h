@@ -14,6 +14,9 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
  * in if CLONE_PIDFD is among them. The child's pid, or -errno. */
 int64_t rs_clone(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup);
 
+/* The same of a child whose stack holds something else behind the address where it begins. */
+int64_t rs_clone_bare(uint64_t flags, uint64_t stack, int32_t *pidfd);
+
 /* A child for which all is made here, in one go. session: where its memory begins that is no stack;
  * the stack is in front of it, and what the child is to find goes there. halves: of its ring, of
  * size bytes each. keep: the file descriptors that its table keeps, in their order. */

@@ -310,13 +310,17 @@ class AsyncSignalfd:
             try:
                 info = SignalfdSiginfo.from_bytes(await perform_at_once(self.fd.task, call))
             except BlockingIOError:
-                with trio.CancelScope() as self._sleep:
-                    if not await self.fd.task.sysif.wait_readable(int(self.fd.near)):
-                        await trio.sleep(pause)
-                        pause = min(2 * pause, _LONGEST)
+                await self._wait(pause)
+                pause = min(2 * pause, _LONGEST)
             else:
                 self.seen += 1
                 return info
+
+    async def _wait(self, pause: float) -> None:
+        """Return when there may be something, or after a pause, or when it is closed."""
+        with trio.CancelScope() as self._sleep:
+            if self.fd.valid and not await self.fd.task.sysif.wait_readable(int(self.fd.near)):
+                await trio.sleep(pause)
 
     async def close(self) -> None:
         """Close it and, if it has blocked them itself, unblock the signals, cancelled or not.

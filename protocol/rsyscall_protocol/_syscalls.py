@@ -370,7 +370,7 @@ CALLS: dict[str, tuple[tuple[str, ...] | None, int, str, str]] = {
     'fsmount': (('fsfd:fd', 'flags:flags:FSMOUNT', 'attr_flags:flags:MOUNT_ATTR'), 32, '', 'fsmount'),
     'fspick': (('dirfd:dirfd', 'pathname:path', 'flags:flags:FSPICK'), 32, '', 'fspick'),
     'pidfd_open': (('pid:pid', 'flags:flags:PIDFD'), 32, '', 'pidfd_open'),
-    'clone3': (('cl_args:ptr:clone_args', 'size:size'), 7, '', 'clone'),
+    'clone3': (('cl_args:ptr:clone_args', 'size:size'), 70, '', 'clone'),
     'close_range': (('first:uint', 'last:uint', 'flags:flags:CLOSE_RANGE'), 64, 'done', 'close_range'),
     'openat2': (('dirfd:dirfd', 'pathname:path', 'how:in:open_how', 'size:size'), 36, '', 'openat2'),
     'pidfd_getfd': (('pidfd:fd', 'targetfd:int', 'flags:uint'), 32, '', 'pidfd_getfd'),

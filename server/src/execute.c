@@ -40,6 +40,13 @@ static int64_t refuse(uint64_t nr, const uint64_t *a, const struct rs_guard *gua
         return 0;
     if (nr == RS_NR_clone) /* on our own stack the child would answer our client, too */
         return a[1] ? 0 : -RS_EPERM;
+    if (nr == RS_NR_clone3) {
+        uint64_t args[8] = {0}; /* clone_args up to its stack, and tls */
+        const struct rs_iovec to = {rs_addr(args), sizeof args}, from = {a[0], sizeof args};
+        int64_t n = rs_client_call(RS_NR_process_vm_readv, (uint64_t)rs_getpid(), rs_addr(&to), 1,
+                                   rs_addr(&from), 1, 0);
+        return a[1] >= sizeof args && n == sizeof args && args[5] ? 0 : -RS_EPERM;
+    }
     if (nr == RS_NR_close)
         return guarded(guard, a[0]) ? -RS_EPERM : 0;
     if (nr == RS_NR_close_range) {
@@ -294,8 +301,8 @@ int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs
     if (result == 0) {
         if (nr == RS_NR_close) /* before: once closed, the number may be somebody else's */
             mark(guard, (int32_t)(uint32_t)a[0], 0);
-        if (nr == RS_NR_clone)
-            result = rs_team_clone(guard->work, a);
+        if (nr == RS_NR_clone || nr == RS_NR_clone3)
+            result = rs_team_clone(guard->work, nr, a);
         else if (guard->work && (nr >= RS_CALLS || rs_call_flags[nr] & RS_CALL_BLOCKS))
             result = rs_team_call(guard->work, nr, a);
         else

@@ -22,7 +22,7 @@ struct rs_guard {
 int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]);
 
 /* team.c: make a child. */
-int64_t rs_team_clone(struct rs_work *w, const uint64_t a[6]);
+int64_t rs_team_clone(struct rs_work *w, uint64_t nr, const uint64_t a[6]);
 
 /* team.c: nothing interrupts what follows. */
 void rs_team_over(struct rs_work *w);

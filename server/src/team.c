@@ -160,14 +160,14 @@ int64_t rs_team_call(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
     return result;
 }
 
-int64_t rs_team_clone(struct rs_work *w, const uint64_t a[6]) {
+int64_t rs_team_clone(struct rs_work *w, uint64_t nr, const uint64_t a[6]) {
     /* In the child none of our handlers may run, and it has them until it has changed them. */
     const uint64_t all = UINT64_MAX;
     uint64_t mask;
     if (w)
         w->parent = 1;
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&all), rs_addr(&mask), 8, 0, 0);
-    int64_t pid = rs_clone_call(RS_NR_clone, a[0], a[1], a[2], a[3], a[4], a[5]);
+    int64_t pid = rs_clone_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&mask), 0, 8, 0, 0);
     return pid;
 }
@@ -301,8 +301,15 @@ void rs_team_wake(struct rs_session *s, uint32_t turn) {
 
 static int yield(struct rs_session *s) {
     struct rs_work *first = &s->first;
-    if (first->blocked || !change(&first->role, RESTING, WORKING))
+    if (first->blocked)
         return 0;
+    while (!change(&first->role, RESTING, WORKING)) { /* its reply is here, so it is about to */
+        if (change(&first->role, WATCHING, WORKING)) {
+            s->watching = 0;
+            break;
+        }
+        rs_sys3(RS_NR_sched_yield, 0, 0, 0);
+    }
     take_over(s, first, 0, 0);
     wake(first, LEADING);
     return 1;
@@ -340,8 +347,7 @@ int rs_team_alone(struct rs_session *s) {
     if (s->blocked)
         return -1;
     if (s->work != &s->first) {
-        while (!yield(s)) /* it has been relieved a moment ago */
-            rs_pause();
+        yield(s);
         return RS_DEPOSED;
     }
     for (uint32_t i = 1; i <= s->helpers; i++) {

@@ -51,6 +51,18 @@ async def test_a_child_begins_there(origin: rsyscall.Process, group: Path) -> No
 
 
 @pytest.mark.privileged
+async def test_it_is_not_moved(
+    origin: rsyscall.Process, group: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins there at once, wherever it is made."""
+    monkeypatch.delattr("rsyscall.child.start.move")
+    for vm in (True, False):
+        async with await origin.clone(cgroup=group, vm=vm) as child:
+            assert cgroup(int(child.pid)) == f"/{group.name}"
+            assert await child.task.getpid() == child.task.near_process
+
+
+@pytest.mark.privileged
 async def test_without_clone3_it_is_moved(group: Path) -> None:
     """A real filter, in an interpreter of its own."""
     check_filtered(

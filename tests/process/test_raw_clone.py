@@ -75,9 +75,12 @@ async def test_a_child_that_runs_code(origin: rsyscall.Process, flags: CLONE) ->
 
 
 async def test_its_stack_is_its_own_while_it_runs(origin: rsyscall.Process) -> None:
-    given = await stack(origin.task, PAUSE)
+    data = bytes(range(256))
+    given = await stack(origin.task, PAUSE, data)
+    at = int(given[1].near) + 8
     async with await origin.monitor.clone(CLONE.VM, given) as child:
         assert status(int(child.pid.near))["SigBlk"] == "fffffffffffbfeff"  # all but KILL and STOP
+        assert await origin.task.sysif.read_memory(at, len(data)) == data
         begin, end = (pointer.allocation.offset() for pointer in given)
         for pointer in given:
             pointer.free()

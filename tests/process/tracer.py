@@ -59,7 +59,11 @@ class Tracer:
             self.last.pop(self.target, None)
             self.counts.pop(self.target, None)
             ptrace(INTERRUPT, self.target)
-            self.stopped(*os.waitpid(self.target, WALL))
+            heard = 0
+            # Its end is not told before those of its threads have been heard.
+            while heard != self.target:
+                heard, status = os.waitpid(-1, WALL)
+                self.stopped(heard, status)
 
     def concerned(self, pid: int) -> bool:
         return self.who == ("self" if pid == self.target else "child")

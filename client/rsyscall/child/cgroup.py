@@ -1,6 +1,6 @@
 """A child begins in a cgroup of its own.
 
-clone3(2) can put it there before it exists for anybody else (CLONE_INTO_CGROUP, Linux 5.7). A
+clone3(2) can put it there before it exists for anybody else (CLONE_INTO_CGROUP, Linux 5.7). An old
 server makes no such call, and a filter may refuse it; then the parent moves the child right after.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import struct
+import sys
 from collections.abc import AsyncGenerator
 
 from rsyscall._checkpoint import shield
@@ -19,7 +21,7 @@ from rsyscall.near.sysif import SyscallError
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.direct import DirectSyscallInterface
-from rsyscall_protocol import In, Step
+from rsyscall_protocol import In, Out, Step, Struct
 
 __all__ = ["ENTERING", "directory", "entering", "move", "start_child"]
 
@@ -28,6 +30,9 @@ ENTERING = "entering the cgroup"
 
 _AT_FDCWD, _O_PATH = -100, 0o10000000
 _DIRECTORY = _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_CLONE_PIDFD, _CLONE_INTO_CGROUP = 0x1000, 0x200000000
+#: Of the kernel's struct, where the address for a pidfd stands; and how much a stack must be.
+_PIDFD_AT, _ABOVE = 8, 16
 #: What there is where clone3 is not, or not like that, or must not be called.
 _CANNOT = (errno.ENOSYS, errno.E2BIG, errno.EINVAL, errno.EPERM)
 
@@ -65,19 +70,36 @@ async def start_child(
 ) -> tuple[int, int, int, bool]:
     """SyscallInterface.start_child, into a cgroup unless that is -1; and whether it is there."""
     sysif = task.sysif
-    if cgroup >= 0 and isinstance(sysif, DirectSyscallInterface):
-        try:
-            return *sysif.start_child_into(flags, stack, cgroup), True
-        except OSError as exc:
-            if exc.errno not in _CANNOT:
-                exc.add_note(f"while {ENTERING}")
-                raise
     sysif.starting += 1
     try:
+        if cgroup >= 0:
+            try:
+                if isinstance(sysif, DirectSyscallInterface):
+                    return *sysif.start_child_into(flags, stack, cgroup), True
+                return *await _start_there(task, flags, stack, cgroup), True
+            except OSError as exc:
+                if exc.errno not in _CANNOT:
+                    exc.add_note(f"while {ENTERING}")
+                    raise
         made = await sysif.start_child(flags, stack, parent=task.near_process.id)
         return *made, cgroup < 0
     finally:
         sysif.starting -= 1
+
+
+async def _start_there(task: Task, flags: int, stack: int, cgroup: int) -> tuple[int, int, int]:
+    """The same by a server. OSError as clone3 reports it. A checkpoint, to be shielded."""
+    how = flags | _CLONE_PIDFD | _CLONE_INTO_CGROUP
+    # The child finds where to begin where its stack pointer leads: where this stack ends.
+    data = struct.pack("=11Q", how, 0, 0, 0, 0, stack - _ABOVE, _ABOVE, 0, 0, 0, cgroup)
+    args = Struct(data, ((_PIDFD_AT, Out(4)),)), len(data)
+    made = await task.sysif.call(SYS.clone3, args)
+    there = int.from_bytes(made.outs[0], sys.byteorder)
+    return (
+        made.value,
+        await task.sysif.bring_pidfd(there, made.value, task.near_process.id),
+        there,
+    )
 
 
 def entering(dirfd: int, path: bytes, who: int, index: int = 0) -> list[Step]:

@@ -22,7 +22,7 @@ from rsyscall.sysif.child import ChildInterface, DeadInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall_protocol import Hello
 
-__all__ = ["Lent", "blocked_signals", "check_flags", "entry", "page_size_of", "start_memory"]
+__all__ = ["Lent", "check_flags", "entry", "page_size_of", "start_memory"]
 
 _ALLOWED = CLONE.VM | CLONE.FS | CLONE.FILES | CLONE.IO | CLONE.SYSVSEM | NAMESPACES | CLONE.NEWTIME
 _TOGETHER = (
@@ -52,14 +52,14 @@ async def start_memory(task: Task, extra: int, *, shared: bool = False) -> Child
     shared: with a child that has a copy of the rest.
     """
     if task.address_space.ours:
-        mask = 0 if task.sysif.immediate else await blocked_signals(task)
+        mask = 0 if task.sysif.immediate else await _blocked(task)
         memory = OwnMemory(extra, shared=shared)
         memory.mask = mask
         return memory
     return await TaskMemory.make(task, extra, shared=shared)
 
 
-async def blocked_signals(task: Task) -> int:
+async def _blocked(task: Task) -> int:
     """The signals that a task has blocked, as a set of bits."""
     reply = await task.sysif.call(SYS.rt_sigprocmask, (0, 0, Out(8), 8))
     return int.from_bytes(reply.outs[0], sys.byteorder)

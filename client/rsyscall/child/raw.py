@@ -13,6 +13,7 @@ from rsyscall.child.refusals import explain
 from rsyscall.handle import Pointer, Task, WrittenPointer
 from rsyscall.handle.process import ProcessPid
 from rsyscall.sched import CLONE, Stack
+from rsyscall.sysif.direct import DirectSyscallInterface
 
 __all__ = ["clone"]
 
@@ -29,11 +30,14 @@ async def clone(
         stack = pins.enter_context(top.borrow(task))
         top.value.borrow_with(pins, task)
         try:
-            made = await start_child(task, int(flags), int(stack))
+            if isinstance(task.sysif, DirectSyscallInterface):
+                made = task.sysif.start_bare_child(int(flags), int(stack))
+            else:
+                made = (await start_child(task, int(flags), int(stack)))[:3]
         except OSError as exc:
             await explain(task, flags, exc)
             raise
-        number, here, there, _ = made
+        number, here, there = made
         child = ProcessPid(task, near.Pid(number), here, there)
         child.keep(room, top, top.value.function)
         return child

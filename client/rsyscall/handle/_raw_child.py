@@ -84,7 +84,8 @@ class PidTask(rsyscall.far.Task):
         are kept until it has ended, and freed then. ptid, ctid, newtls: None; it has none of them.
 
         All signals are blocked there, and all descriptors open that are open here, those of ours
-        included. Neither libc nor Python works in it. Nobody ends it but you.
+        included. Neither libc nor Python works in it, and with CLONE.VM a crash of it that dumps
+        core ends its parent, too, before Linux 5.16. Nobody ends it but you.
 
         ValueError for other flags and what it cannot have; UseAfterFreeError,
         AddressSpaceMismatchError; OSError as the call reports it; PermissionError in a server

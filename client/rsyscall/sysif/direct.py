@@ -153,7 +153,7 @@ class DirectSyscallInterface(MemoryRoads):
 
     def _check(self, number: int) -> None:
         flags = _FLAGS.get(number, BLOCKS)
-        if flags & REFUSED or number == SYS.clone:
+        if flags & REFUSED or number in (SYS.clone, SYS.clone3):
             raise SyscallSendError(
                 f"{describe_call(number, ())}: cannot be made as a plain call; nothing was done"
             )
@@ -280,6 +280,13 @@ class DirectSyscallInterface(MemoryRoads):
         """start_child, into the cgroup whose directory has that number, unless it is -1."""
         pidfd = ffi.new("int32_t *")
         pid = lib.rs_clone(flags | _CLONE_PIDFD, stack, pidfd, cgroup)
+        check_reply(SYS.clone, (flags, stack), pid)
+        return pid, pidfd[0], pidfd[0]
+
+    def start_bare_child(self, flags: int, stack: int) -> tuple[int, int, int]:
+        """start_child, of one that does not serve: its stack holds what it likes."""
+        pidfd = ffi.new("int32_t *")
+        pid = lib.rs_clone_bare(flags | _CLONE_PIDFD, stack, pidfd)
         check_reply(SYS.clone, (flags, stack), pid)
         return pid, pidfd[0], pidfd[0]
 
