@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import struct
 from collections.abc import Iterable, Sequence
 
 import rsyscall.far
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import in_struct
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.near.sysif import InOut, SyscallArgument
@@ -20,8 +20,7 @@ from rsyscall.time import Timespec
 
 __all__ = ["POLL", "PollTask", "Pollfd", "poll_call", "ppoll_call"]
 
-_POLLFD = struct.Struct("=ihh")
-_TIMESPEC = struct.Struct("=qq")
+_POLLFD = Layout("struct pollfd", "i32 fd, i16 events, i16 revents")
 _SIGSET = 8
 
 
@@ -50,38 +49,46 @@ class Pollfd(Record):
         self.revents: POLL = revents
 
 
-def _pollfds(fds: Sequence[Pollfd]) -> InOut:
-    return InOut(b"".join([_POLLFD.pack(int(one.fd.near), int(one.events), 0) for one in fds]))
+def _pollfds(fds: Sequence[Pollfd], abi: ABI) -> InOut:
+    parts = [_POLLFD.pack(abi, int(one.fd.near), int(one.events), 0) for one in fds]
+    return InOut(b"".join(parts))
 
 
-def _found(fds: Sequence[Pollfd], outs: tuple[bytes, ...]) -> list[Pollfd]:
-    found = [POLL(revents & 0xFFFF) for _, _, revents in _POLLFD.iter_unpack(outs[0])]
+def _found(fds: Sequence[Pollfd], data: bytes, abi: ABI) -> list[Pollfd]:
+    size = _POLLFD.size(abi)
+    parts = [_POLLFD.unpack(abi, data[at : at + size]) for at in range(0, len(data), size)]
+    found = [POLL(revents & 0xFFFF) for _, _, revents in parts]
     return [Pollfd(one.fd, one.events, now) for one, now in zip(fds, found, strict=True)]
 
 
 @declares("poll")
-def poll_call(fds: Sequence[Pollfd], timeout: int) -> TypedCall[list[Pollfd]]:
+def poll_call(fds: Sequence[Pollfd], timeout: int, *, abi: ABI = NATIVE) -> TypedCall[list[Pollfd]]:
     """poll(2)."""
     if not -1 <= timeout < 2**31:
         raise ValueError(f"timeout: {timeout} is not a number of milliseconds, nor -1")
-    return ppoll_call(fds, None if timeout < 0 else Timespec.from_nanos(timeout * 1_000_000))
+    limit = None if timeout < 0 else Timespec.from_nanos(timeout * 1_000_000)
+    return ppoll_call(fds, limit, abi=abi)
 
 
 @declares("ppoll")
 def ppoll_call(
-    fds: Sequence[Pollfd], tmo_p: Timespec | None, sigmask: Iterable[int] | None = None
+    fds: Sequence[Pollfd],
+    tmo_p: Timespec | None,
+    sigmask: Iterable[int] | None = None,
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[list[Pollfd]]:
     """ppoll(2)."""
     kept = list(fds)
 
-    def convert(_task: object, _value: int, outs: tuple[bytes, ...]) -> list[Pollfd]:
-        return _found(kept, outs)
+    def convert(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> list[Pollfd]:
+        return _found(kept, outs[0], task.abi)
 
     timeout: SyscallArgument = 0
     if tmo_p is not None:
-        timeout = InOut(_TIMESPEC.pack(tmo_p.sec, tmo_p.nsec))
-    mask = 0 if sigmask is None else in_struct(Sigset(sigmask))
-    args = (_pollfds(kept), len(kept), timeout, mask, _SIGSET)
+        timeout = InOut(tmo_p.to_bytes_for(abi))
+    mask = 0 if sigmask is None else in_struct(Sigset(sigmask), abi)
+    args = (_pollfds(kept, abi), len(kept), timeout, mask, _SIGSET)
     return TypedCall(SYS.ppoll, args, convert, outs=True)
 
 
@@ -104,7 +111,7 @@ class PollTask(rsyscall.far.Task):
         timeout: how long at most, in milliseconds; 0: not at all; -1: without end. Returns all of
         them with what was found. poll(2).
         """
-        call = poll_call(fds, timeout)
+        call = poll_call(fds, timeout, abi=self.abi)
         return await self._poll(fds, call)
 
     async def ppoll(
@@ -115,7 +122,7 @@ class PollTask(rsyscall.far.Task):
         sigmask: which signals are blocked meanwhile; None: those that are. ValueError for what is
         no signal. ppoll(2).
         """
-        call = ppoll_call(fds, tmo_p, sigmask)
+        call = ppoll_call(fds, tmo_p, sigmask, abi=self.abi)
         return await self._poll(fds, call)
 
     async def _poll(self, fds: Sequence[Pollfd], call: TypedCall[list[Pollfd]]) -> list[Pollfd]:

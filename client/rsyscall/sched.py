@@ -136,11 +136,11 @@ class CpuSet(set[int], Portable, Struct):
     def _bytes(self, abi: ABI, size: int) -> bytes:
         return abi.pack_words(sum(1 << cpu for cpu in self), size)
 
-    def to_mask(self) -> bytes:
+    def to_mask(self, abi: ABI = NATIVE) -> bytes:
         """As many bytes as there are CPUs for, and those of a cpu_set_t at least."""
         self._check(8 * _LARGEST)
         large = any(cpu >= 8 * _SETSIZE for cpu in self)
-        return self._bytes(NATIVE, _LARGEST if large else _SETSIZE)
+        return self._bytes(abi, _LARGEST if large else _SETSIZE)
 
     @classmethod
     def from_bytes_for(cls, data: bytes, abi: ABI, /) -> Self:
@@ -158,8 +158,8 @@ class CpuSet(set[int], Portable, Struct):
         return f"CpuSet({sorted(self)})"
 
 
-def _cpus(_task: object, _value: int, outs: tuple[bytes, ...]) -> CpuSet:
-    return CpuSet.from_bytes(outs[0])
+def _cpus(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> CpuSet:
+    return CpuSet.from_bytes_for(outs[0], task.abi)
 
 
 def _setaffinity(size: int, mask: SyscallArgument) -> TypedCall[None]:
@@ -167,9 +167,9 @@ def _setaffinity(size: int, mask: SyscallArgument) -> TypedCall[None]:
 
 
 @declares("sched_setaffinity")
-def sched_setaffinity_call(mask: Iterable[int]) -> TypedCall[None]:
+def sched_setaffinity_call(mask: Iterable[int], *, abi: ABI = NATIVE) -> TypedCall[None]:
     """sched_setaffinity(2), of the calling thread."""
-    data = CpuSet(mask).to_mask()
+    data = CpuSet(mask).to_mask(abi)
     return _setaffinity(len(data), In(data))
 
 
@@ -205,7 +205,7 @@ class SchedTask(rsyscall.far.Task):
         if isinstance(mask, WrittenPointer):
             await perform_with(self, _setaffinity, mask.size(), mask)
         else:
-            await perform(self, sched_setaffinity_call(mask))
+            await perform(self, sched_setaffinity_call(mask, abi=self.abi))
 
     @overload
     async def sched_getaffinity(self) -> CpuSet: ...

@@ -239,13 +239,13 @@ class Sigaction(Record, LaidOut):
         return cls.LAYOUT.size(abi) + _SIGSET
 
 
-def _action(_task: object, _value: int, outs: tuple[bytes, ...]) -> Sigaction:
-    return Sigaction.from_bytes(outs[0])
+def _action(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> Sigaction:
+    return Sigaction.from_bytes_for(outs[0], task.abi)
 
 
 @declares("sigaction")
 def sigaction_call(
-    signum: int, act: Sigaction | SyscallArgument | None = None
+    signum: int, act: Sigaction | SyscallArgument | None = None, *, abi: ABI = NATIVE
 ) -> TypedCall[Sigaction]:
     """sigaction(2). act: what is to happen, or its address."""
     _check_signal("signum", signum)
@@ -256,12 +256,15 @@ def sigaction_call(
         and act.restorer is None
     ):
         raise ValueError("act: a handler needs a restorer, which the C library has otherwise")
-    args = (signum, 0 if act is None else in_struct(act), Out(Sigaction.sizeof()), _SIGSET)
+    new = 0 if act is None else in_struct(act, abi)
+    args = (signum, new, Out(Sigaction.sizeof_for(abi)), _SIGSET)
     return TypedCall(SYS.rt_sigaction, args, _action, outs=True)
 
 
-def _sigaction_into(signum: int, act: Any, oldact: SyscallArgument) -> TypedCall[None]:
-    call = sigaction_call(signum, act)
+def _sigaction_into(
+    signum: int, act: Any, oldact: SyscallArgument, *, abi: ABI = NATIVE
+) -> TypedCall[None]:
+    call = sigaction_call(signum, act, abi=abi)
     return TypedCall(call.number, (*call.args[:2], oldact, _SIGSET), nothing)
 
 
@@ -280,7 +283,9 @@ def _after(old: Iterable[int], how: HowSIG, signals: Iterable[int]) -> Sigset:
 
 
 @declares("sigprocmask")
-def sigprocmask_call(newset: tuple[HowSIG, Iterable[int]] | None = None) -> TypedCall[Sigset]:
+def sigprocmask_call(
+    newset: tuple[HowSIG, Iterable[int]] | None = None, *, abi: ABI = NATIVE
+) -> TypedCall[Sigset]:
     """sigprocmask(2). newset: how, and which signals.
 
     Its conversion keeps the task's idea of its mask right.
@@ -289,10 +294,10 @@ def sigprocmask_call(newset: tuple[HowSIG, Iterable[int]] | None = None) -> Type
     changed: tuple[HowSIG, Sigset] | None = None
     if newset is not None:
         changed = HowSIG(newset[0]), Sigset(newset[1])
-        args = (changed[0], in_struct(changed[1]), *args[2:])
+        args = (changed[0], in_struct(changed[1], abi), *args[2:])
 
     def convert(task: Any, _value: int, outs: tuple[bytes, ...]) -> Sigset:
-        old = Sigset.from_bytes(outs[0])
+        old = Sigset.from_bytes_for(outs[0], task.abi)
         if isinstance(task, SignalTask):
             task.sigmask = old if changed is None else _after(old, *changed)
         return old
@@ -349,8 +354,8 @@ class SignalTask(rsyscall.far.Task):
         """
         if oldact is None:
             return await perform_with(self, sigaction_call, signum, act)
-        if oldact.size() < Sigaction.sizeof():
-            size = Sigaction.sizeof()
+        size = Sigaction.sizeof_for(self.abi)
+        if oldact.size() < size:
             raise ValueError(f"oldact: {oldact.size()} bytes, struct sigaction has {size}")
         await perform_with(self, _sigaction_into, signum, act, oldact)
         return None
@@ -383,7 +388,7 @@ class SignalTask(rsyscall.far.Task):
         pointer = newset[1] if newset is not None else None
         if oldset is None and not isinstance(pointer, WrittenPointer):
             given = None if newset is None else (newset[0], pointer or ())
-            return await perform(self, sigprocmask_call(given))
+            return await perform(self, sigprocmask_call(given, abi=self.abi))
         how = HowSIG.BLOCK if newset is None else HowSIG(newset[0])
         signals = Sigset(pointer.value if isinstance(pointer, WrittenPointer) else pointer or ())
         argument = (
@@ -391,7 +396,7 @@ class SignalTask(rsyscall.far.Task):
             if isinstance(pointer, WrittenPointer)
             else 0
             if newset is None
-            else in_struct(signals)
+            else in_struct(signals, self.abi)
         )
         if oldset is None:
             old = await perform_with(self, _sigprocmask_by_address, how, argument)
@@ -436,8 +441,8 @@ class SignalTask(rsyscall.far.Task):
 
 
 def _sigprocmask_by_address(how: int, signals: SyscallArgument) -> TypedCall[Sigset]:
-    def convert(_task: object, _value: int, outs: tuple[bytes, ...]) -> Sigset:
-        return Sigset.from_bytes(outs[0])
+    def convert(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> Sigset:
+        return Sigset.from_bytes_for(outs[0], task.abi)
 
     args = (how, signals, Out(_SIGSET), _SIGSET)
     return TypedCall(SYS.rt_sigprocmask, args, convert, outs=True)

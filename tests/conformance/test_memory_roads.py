@@ -266,3 +266,31 @@ async def test_memory_is_private_where_it_cannot_be_shared(
         int(pointer.near), 1
     )
     assert await pointer.read() == b"private"
+
+
+def peak() -> int:
+    """The most memory that this process has had since it was last forgotten, in KiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.mark.parametrize(
+    ("road", "length"), [("process_vm", 2**30), ("frames", 2**26)], ids=["process_vm", "frames"]
+)
+async def test_a_stream_takes_no_more_memory_the_longer_it_is(road: str, length: int) -> None:
+    """A gibibyte, or of what is slower a part of one."""
+    async with rsyscall.open_process() as stub:
+        mapping = await stub.task.mmap(length, RW, MAP.PRIVATE | MAP.NORESERVE)
+        with by(stub.task, road):
+            await mapping.write(length - 3, b"end")
+            await mapping.read(0, CHUNK)
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+            before, got = peak(), 0
+            last = b""
+            async for last in mapping.chunks(0, length):
+                got += len(last)
+            assert peak() - before < 8 * 1024
+            assert roads(stub.task).road == road
+        assert got == length
+        assert last.endswith(b"end")
+        await mapping.munmap()

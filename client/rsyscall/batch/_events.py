@@ -65,13 +65,15 @@ class EventSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[None]:
         """Begin, change or end the watching of a descriptor. epoll_ctl(2)."""
-        return self.add(epoll_ctl_call(self._fd(epfd), op, self._fd(fd), event), **options)
+        return self.add(
+            epoll_ctl_call(self._fd(epfd), op, self._fd(fd), event, abi=self.abi), **options
+        )
 
     def epoll_wait(
         self, fd: FdArgument, events: int, timeout: int, **options: Unpack[StepOptions]
     ) -> Step[EpollEventList]:
         """Take what has happened. ValueError for no room, or no timeout. epoll_wait(2)."""
-        return self.add(epoll_wait_call(self._fd(fd), events, timeout), **options)
+        return self.add(epoll_wait_call(self._fd(fd), events, timeout, abi=self.abi), **options)
 
     def eventfd(
         self, initval: int, flags: EFD = EFD.NONE, **options: Unpack[StepOptions]
@@ -94,11 +96,13 @@ class EventSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[Itimerspec]:
         """Set when a timer ends. timerfd_settime(2)."""
-        return self.add(timerfd_settime_call(self._fd(fd), flags, new_value), **options)
+        return self.add(
+            timerfd_settime_call(self._fd(fd), flags, new_value, abi=self.abi), **options
+        )
 
     def timerfd_gettime(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[Itimerspec]:
         """What is left until a timer ends. timerfd_gettime(2)."""
-        return self.add(timerfd_gettime_call(self._fd(fd)), **options)
+        return self.add(timerfd_gettime_call(self._fd(fd), abi=self.abi), **options)
 
     def signalfd(
         self,
@@ -110,7 +114,7 @@ class EventSteps(Steps):
     ) -> Step[FileDescriptor]:
         """Have signals read from a new descriptor, or change what is read from one. signalfd(2)."""
         number = -1 if fd is None else self._fd(fd)
-        call = signalfd_call(mask, flags, number)
+        call = signalfd_call(mask, flags, number, abi=self.abi)
         return cast("Step[FileDescriptor]", self.add(call, **options))
 
     def inotify_init(
@@ -137,7 +141,7 @@ class EventSteps(Steps):
         """Wait until one of the descriptors is as wanted. poll(2)."""
         for one in fds:
             self._fd(one.fd)
-        return self.add(poll_call(fds, timeout), **options)
+        return self.add(poll_call(fds, timeout, abi=self.abi), **options)
 
     def ppoll(
         self,
@@ -149,4 +153,4 @@ class EventSteps(Steps):
         """poll with an exact timeout and a mask of signals. ppoll(2)."""
         for one in fds:
             self._fd(one.fd)
-        return self.add(ppoll_call(fds, tmo_p, sigmask), **options)
+        return self.add(ppoll_call(fds, tmo_p, sigmask, abi=self.abi), **options)

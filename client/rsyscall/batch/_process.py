@@ -137,7 +137,7 @@ class ProcessSteps(Steps):
 
     def setgroups(self, groups: Iterable[int], **options: Unpack[StepOptions]) -> Step[None]:
         """Change the supplementary groups. ValueError for what is none. setgroups(2)."""
-        return self.add(setgroups_call(groups), **options)
+        return self.add(setgroups_call(groups, abi=self.abi), **options)
 
     def getpgid(self, pid: PidArgument = 0, **options: Unpack[StepOptions]) -> Step[near.Pgid]:
         """The process group of a process; 0: its own. getpgid(2)."""
@@ -161,11 +161,11 @@ class ProcessSteps(Steps):
 
     def capset(self, hdrp: CapHeader, datap: CapData, **options: Unpack[StepOptions]) -> Step[None]:
         """Change capabilities. capset(2)."""
-        return self.add(capset_call(hdrp, datap), **options)
+        return self.add(capset_call(hdrp, datap, abi=self.abi), **options)
 
     def capget(self, hdrp: CapHeader, **options: Unpack[StepOptions]) -> Step[CapData]:
         """The capabilities of a thread. capget(2)."""
-        return self.add(capget_call(hdrp), **options)
+        return self.add(capget_call(hdrp, abi=self.abi), **options)
 
     def prctl(
         self,
@@ -230,11 +230,11 @@ class ProcessSteps(Steps):
         self, resource: RLIMIT, rlim: Rlimit, **options: Unpack[StepOptions]
     ) -> Step[None]:
         """Change a limit. setrlimit(2)."""
-        return self.add(setrlimit_call(resource, rlim), **options)
+        return self.add(setrlimit_call(resource, rlim, abi=self.abi), **options)
 
     def getrlimit(self, resource: RLIMIT, **options: Unpack[StepOptions]) -> Step[Rlimit]:
         """A limit. getrlimit(2)."""
-        return self.add(getrlimit_call(resource), **options)
+        return self.add(getrlimit_call(resource, abi=self.abi), **options)
 
     def prlimit(
         self,
@@ -245,15 +245,15 @@ class ProcessSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[Rlimit]:
         """Change a limit of any process, and return what it was. prlimit(2)."""
-        return self.add(prlimit_call(resource, new_limit, pid=pid), **options)
+        return self.add(prlimit_call(resource, new_limit, pid=pid, abi=self.abi), **options)
 
     def getrusage(self, who: RUSAGE = RUSAGE.SELF, **options: Unpack[StepOptions]) -> Step[Rusage]:
         """What it has used so far. getrusage(2)."""
-        return self.add(getrusage_call(who), **options)
+        return self.add(getrusage_call(who, abi=self.abi), **options)
 
     def sched_setaffinity(self, mask: Iterable[int], **options: Unpack[StepOptions]) -> Step[None]:
         """Say on which CPUs it may run. ValueError for a negative one. sched_setaffinity(2)."""
-        return self.add(sched_setaffinity_call(mask), **options)
+        return self.add(sched_setaffinity_call(mask, abi=self.abi), **options)
 
     def sched_getaffinity(self, **options: Unpack[StepOptions]) -> Step[CpuSet]:
         """On which CPUs it may run. sched_getaffinity(2)."""
@@ -265,7 +265,7 @@ class ProcessSteps(Steps):
         self, signum: int, act: Sigaction | None = None, **options: Unpack[StepOptions]
     ) -> Step[Sigaction]:
         """What is to happen when a signal arrives. ValueError for what is none. sigaction(2)."""
-        return self.add(sigaction_call(signum, act), **options)
+        return self.add(sigaction_call(signum, act, abi=self.abi), **options)
 
     def sigprocmask(
         self,
@@ -273,4 +273,4 @@ class ProcessSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[Sigset]:
         """Change which signals are blocked. ValueError for what is no signal. sigprocmask(2)."""
-        return self.add(sigprocmask_call(newset), **options)
+        return self.add(sigprocmask_call(newset, abi=self.abi), **options)

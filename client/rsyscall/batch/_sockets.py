@@ -65,11 +65,11 @@ class SocketSteps(Steps):
 
     def bind(self, fd: FdArgument, addr: Sockaddr, **options: Unpack[StepOptions]) -> Step[None]:
         """Give a socket an address. bind(2)."""
-        return self.add(bind_call(self._fd(fd), addr), **options)
+        return self.add(bind_call(self._fd(fd), addr, abi=self.abi), **options)
 
     def connect(self, fd: FdArgument, addr: Sockaddr, **options: Unpack[StepOptions]) -> Step[None]:
         """Connect a socket. connect(2)."""
-        return self.add(connect_call(self._fd(fd), addr), **options)
+        return self.add(connect_call(self._fd(fd), addr, abi=self.abi), **options)
 
     def listen(self, fd: FdArgument, backlog: int, **options: Unpack[StepOptions]) -> Step[None]:
         """Let others connect with a socket. listen(2)."""
@@ -86,7 +86,7 @@ class SocketSteps(Steps):
         self, fd: FdArgument, flags: SOCK = SOCK.NONE, **options: Unpack[StepOptions]
     ) -> Step[tuple[FileDescriptor, Sockaddr]]:
         """Take a connection, and the address of the other end. accept4(2)."""
-        call = accept_addr_call(self._fd(fd), flags)
+        call = accept_addr_call(self._fd(fd), flags, abi=self.abi)
         return cast("Step[tuple[FileDescriptor, Sockaddr]]", self.add(call, **options))
 
     def shutdown(self, fd: FdArgument, how: SHUT, **options: Unpack[StepOptions]) -> Step[None]:
@@ -95,11 +95,11 @@ class SocketSteps(Steps):
 
     def getsockname(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[Sockaddr]:
         """A socket's own address. getsockname(2)."""
-        return self.add(getsockname_call(self._fd(fd)), **options)
+        return self.add(getsockname_call(self._fd(fd), abi=self.abi), **options)
 
     def getpeername(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[Sockaddr]:
         """The address of the other end. getpeername(2)."""
-        return self.add(getpeername_call(self._fd(fd)), **options)
+        return self.add(getpeername_call(self._fd(fd), abi=self.abi), **options)
 
     def getsockopt(
         self,
@@ -110,7 +110,9 @@ class SocketSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[bytes]:
         """An option, of at most `optval` bytes. getsockopt(2)."""
-        return self.add(getsockopt_call(self._fd(fd), level, optname, optval), **options)
+        return self.add(
+            getsockopt_call(self._fd(fd), level, optname, optval, abi=self.abi), **options
+        )
 
     def setsockopt(
         self,
@@ -121,7 +123,9 @@ class SocketSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[None]:
         """Set an option. setsockopt(2)."""
-        return self.add(setsockopt_call(self._fd(fd), level, optname, optval), **options)
+        return self.add(
+            setsockopt_call(self._fd(fd), level, optname, optval, abi=self.abi), **options
+        )
 
     def recv(
         self, fd: FdArgument, buf: int, flags: MSG = MSG.NONE, **options: Unpack[StepOptions]
@@ -139,7 +143,7 @@ class SocketSteps(Steps):
         self, fd: FdArgument, buf: int, flags: MSG = MSG.NONE, **options: Unpack[StepOptions]
     ) -> Step[tuple[bytes, Sockaddr | None]]:
         """Receive up to `buf` bytes, and from whom. recvfrom(2)."""
-        return self.add(recvfrom_call(self._fd(fd), buf, flags), **options)
+        return self.add(recvfrom_call(self._fd(fd), buf, flags, abi=self.abi), **options)
 
     def sendto(
         self,
@@ -150,7 +154,7 @@ class SocketSteps(Steps):
         **options: Unpack[StepOptions],
     ) -> Step[int]:
         """Send bytes to an address. sendto(2)."""
-        return self.add(sendto_call(self._fd(fd), buf, flags, addr), **options)
+        return self.add(sendto_call(self._fd(fd), buf, flags, addr, abi=self.abi), **options)
 
     def sendmsg(
         self,

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rsyscall._core import StepList
+from rsyscall.abi import ABI, NATIVE
 from rsyscall.batch.step import Parameter, Step, StepOutput
 from rsyscall.fcntl import AT
 from rsyscall.handle.fd import BaseFileDescriptor, InvalidHandleError
@@ -63,6 +64,11 @@ class Steps(StepList):
     """Adding steps, and keeping account of the handles that they use."""
 
     __slots__ = ()
+
+    @property
+    def abi(self) -> ABI:
+        """How values lie in the memory of who is to make the calls: here, as in ours."""
+        return NATIVE
 
     def _fd_handle(self, fd: FdArgument) -> SyscallArgument:
         """A handle as an argument; what was closed is refused."""

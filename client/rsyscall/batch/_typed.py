@@ -143,7 +143,7 @@ class TypedSteps(ProcessSteps, NameSteps, SocketSteps, EventSteps):
 
     def fstat(self, fd: FdArgument, **options: Unpack[StepOptions]) -> Step[Stat]:
         """What is known of the file. fstat(2)."""
-        return self.add(fstat_call(self._fd(fd)), **options)
+        return self.add(fstat_call(self._fd(fd), abi=self.abi), **options)
 
     # ---- memory ----
 

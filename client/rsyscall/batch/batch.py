@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from rsyscall._core import Frame, Outcome, setup_bound
+from rsyscall.abi import ABI
 from rsyscall.batch._encode import wire_steps
 from rsyscall.batch._steps import Change
 from rsyscall.batch._typed import TypedSteps
@@ -121,6 +122,11 @@ class BoundBatch(Batch):
         """See Process.batch."""
         self.task = task
         self.brief = brief
+
+    @property
+    def abi(self) -> ABI:
+        """That of the process."""
+        return self.task.abi
 
     async def __aenter__(self) -> Self:
         """Begin. Not a checkpoint."""

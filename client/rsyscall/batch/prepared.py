@@ -76,6 +76,9 @@ class PreparedBatch:
         """See Process.prepare."""
         if batch.ended:
             raise ValueError("batch: what a handle stands for cannot be closed again and again")
+        if batch.abi != task.abi:
+            machines = f"{batch.abi.machine}, and the process one of {task.abi.machine}"
+            raise ValueError(f"batch: it is made for a machine of {machines}")
         batch.check(task)
         flags = BatchFlag.BRIEF if batch.brief else BatchFlag.NONE
         steps = wire_steps(batch)

@@ -371,7 +371,9 @@ class AsyncFileDescriptor:
     async def accept_addr(self, flags: SOCK = SOCK.NONE) -> tuple[FileDescriptor, Sockaddr]:
         """accept, with the address of who has connected. accept4(2)."""
         await make_room(self.handle.task)
-        made = await self._do(_TO_READ, lambda fd: accept_addr_call(fd, flags))
+        made = await self._do(
+            _TO_READ, lambda fd: accept_addr_call(fd, flags, abi=self.handle.task.abi)
+        )
         return cast("tuple[FileDescriptor, Sockaddr]", made)
 
     async def bind(self, addr: Sockaddr | WrittenPointer[Any]) -> None:
@@ -388,9 +390,9 @@ class AsyncFileDescriptor:
 
         def declare(fd: SyscallArgument) -> TypedCall[None]:
             if isinstance(addr, Sockaddr):
-                return connect_call(fd, addr)
+                return connect_call(fd, addr, abi=self.handle.task.abi)
             with addr.borrow(self.handle.task) as address:
-                return connect_call(fd, (address, addr.size()))
+                return connect_call(fd, (address, addr.size()), abi=self.handle.task.abi)
 
         pause = _SHORTEST
         began = False

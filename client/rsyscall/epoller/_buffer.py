@@ -59,7 +59,8 @@ class AsyncReadBuffer:
 
     async def read_struct(self, cls: type[T_struct]) -> T_struct:
         """A structure of this class."""
-        return cls.from_bytes(await self.read_length(cls.sizeof()))
+        abi = self.fd.handle.task.abi
+        return cls.from_bytes_for(await self.read_length(cls.sizeof_for(abi)), abi)
 
     async def read_length_prefixed_string(self) -> bytes:
         """Bytes, after their number as one of eight bytes."""

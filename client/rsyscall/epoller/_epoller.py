@@ -83,8 +83,9 @@ class _There(_Source):
         self._pause = _SHORTEST
 
     async def take(self) -> list[tuple[int, int]]:
-        call = epoll_wait_call(self.epfd.near, _MOST, 0)
-        got = await perform_at_once(self.epfd.task, call)
+        epfd = self.epfd
+        call = epoll_wait_call(epfd.near, _MOST, 0, abi=epfd.task.abi)
+        got = await perform_at_once(epfd.task, call)
         if got:
             self._pause = _SHORTEST
         elif self.wait is not None:
@@ -370,7 +371,8 @@ class Epoller:
         if epfd is None:
             raise RuntimeError(f"{self} is not open")
         with fd.borrow(epfd.task) as number:
-            await perform_at_once(epfd.task, epoll_ctl_call(epfd.near, op, number, event))
+            call = epoll_ctl_call(epfd.near, op, number, event, abi=epfd.task.abi)
+            await perform_at_once(epfd.task, call)
 
     async def register(self, fd: FileDescriptor, events: EPOLL) -> EpolledFileDescriptor:
         """Begin to watch a descriptor of the process.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from rsyscall._core import path_in
+from rsyscall.abi import ABI, NATIVE
 from rsyscall.far import Task
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer, WrittenPointer
@@ -25,17 +27,19 @@ PathArgument: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | 
 PathOrAddress: TypeAlias = SyscallArgument | str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-def in_struct(value: Struct | SyscallArgument) -> SyscallArgument:
-    """A structure, to be sent with the call; an address as it is."""
-    return In(value.to_bytes()) if isinstance(value, Struct) else value
+def in_struct(value: Struct | SyscallArgument, abi: ABI = NATIVE) -> SyscallArgument:
+    """A structure, to be sent with the call; an address as it is. abi: of whom the call is."""
+    return In(value.to_bytes_for(abi)) if isinstance(value, Struct) else value
 
 
 async def perform_with(task: Task, declare: Callable[..., TypedCall[T]], *args: object) -> T:
     """Make the declared call with these arguments: of handles and pointers what the task may use.
 
-    InvalidHandleError or FDTableMismatchError; UseAfterFreeError or AddressSpaceMismatchError; all
-    else as perform.
+    A declaration with a keyword `abi` is told that of the task. InvalidHandleError or
+    FDTableMismatchError; UseAfterFreeError or AddressSpaceMismatchError; all else as perform.
     """
+    if "abi" in (getattr(declare, "__kwdefaults__", None) or ()):
+        declare = functools.partial(declare, abi=task.abi)
     if not any(isinstance(arg, Pointer | BaseFileDescriptor) for arg in args):
         return await perform(task, declare(*args))
     with contextlib.ExitStack() as stack:

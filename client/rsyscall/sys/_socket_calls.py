@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rsyscall import near
+from rsyscall.abi import ABI, NATIVE, Layout
+from rsyscall.far import Task
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pair import HandlePair, PairSerializer, makes_pair
 from rsyscall.near.sysif import MAX_IO, In, InOut, Out, Ret, SyscallArgument
@@ -46,7 +47,7 @@ __all__ = [
     "socketpair_into",
 ]
 
-_INT = struct.Struct("=i")
+_INT = Layout("int", "i32 number")
 
 
 class Socketpair(HandlePair):
@@ -86,27 +87,30 @@ def socketpair_into(domain: AF, type: SOCK, protocol: int, sv: SyscallArgument) 
 # ---- declarations ----
 
 
-def _room() -> tuple[Out, InOut]:
+def _room(abi: ABI) -> tuple[Out, InOut]:
     """For an address, and its length."""
-    return Out(SockaddrStorage.sizeof()), InOut(_INT.pack(SockaddrStorage.sizeof()))
+    size = SockaddrStorage.sizeof_for(abi)
+    return Out(size), InOut(_INT.pack(abi, size))
 
 
-def _parse_address(data: bytes, length: bytes) -> Sockaddr | None:
-    (size,) = _INT.unpack(length)
-    return SockaddrStorage.from_bytes(data[:size]).parse() if size >= 2 else None
+def _parse_address(abi: ABI, data: bytes, length: bytes) -> Sockaddr | None:
+    (size,) = _INT.unpack(abi, length)
+    return SockaddrStorage.from_bytes_for(data[:size], abi).parse() if size >= 2 else None
 
 
-def _address(_task: object, _value: int, outs: tuple[bytes, ...]) -> Sockaddr:
-    address = _parse_address(*outs)
+def _address(task: Task, _value: int, outs: tuple[bytes, ...]) -> Sockaddr:
+    address = _parse_address(task.abi, *outs)
     if address is None:
         raise ValueError("the kernel gave an address without a family")
     return address
 
 
-def _in_address(addr: Sockaddr | tuple[SyscallArgument, int]) -> tuple[SyscallArgument, int]:
+def _in_address(
+    addr: Sockaddr | tuple[SyscallArgument, int], abi: ABI
+) -> tuple[SyscallArgument, int]:
     """An address and its length; or both of one that is in memory already."""
     if isinstance(addr, Sockaddr):
-        data = addr.to_bytes()
+        data = addr.to_bytes_for(abi)
         return In(data), len(data)
     return addr
 
@@ -118,17 +122,19 @@ def _check_count(name: str, count: int) -> int:
 
 
 @declares("bind")
-def bind_call(fd: SyscallArgument, addr: Sockaddr | tuple[SyscallArgument, int]) -> TypedCall[None]:
+def bind_call(
+    fd: SyscallArgument, addr: Sockaddr | tuple[SyscallArgument, int], *, abi: ABI = NATIVE
+) -> TypedCall[None]:
     """bind(2). addr: or where it is, and its length in bytes."""
-    return TypedCall(SYS.bind, (fd, *_in_address(addr)), nothing)
+    return TypedCall(SYS.bind, (fd, *_in_address(addr, abi)), nothing)
 
 
 @declares("connect")
 def connect_call(
-    fd: SyscallArgument, addr: Sockaddr | tuple[SyscallArgument, int]
+    fd: SyscallArgument, addr: Sockaddr | tuple[SyscallArgument, int], *, abi: ABI = NATIVE
 ) -> TypedCall[None]:
     """connect(2). addr: or where it is, and its length in bytes."""
-    return TypedCall(SYS.connect, (fd, *_in_address(addr)), nothing)
+    return TypedCall(SYS.connect, (fd, *_in_address(addr, abi)), nothing)
 
 
 @declares("listen")
@@ -148,16 +154,17 @@ def _accepted(
 ) -> tuple[BaseFileDescriptor, Sockaddr]:
     data, length = outs
     # Whatever the address is, the descriptor must not be lost with it.
-    address = SockaddrStorage.from_bytes(data[: max(2, _INT.unpack(length)[0])])
+    size = max(2, _INT.unpack(task.abi, length)[0])
+    address = SockaddrStorage.from_bytes_for(data[:size], task.abi)
     return handle(task, value, ()), address.parsed()
 
 
 @declares("accept_addr")
 def accept_addr_call(
-    fd: SyscallArgument, flags: SOCK = SOCK.NONE
+    fd: SyscallArgument, flags: SOCK = SOCK.NONE, *, abi: ABI = NATIVE
 ) -> TypedCall[tuple[BaseFileDescriptor, Sockaddr]]:
     """accept4(2)."""
-    args = (fd, *_room(), flags | SOCK.CLOEXEC)
+    args = (fd, *_room(abi), flags | SOCK.CLOEXEC)
     return TypedCall(SYS.accept4, args, _accepted, outs=True, handle=True)
 
 
@@ -168,28 +175,28 @@ def shutdown_call(fd: SyscallArgument, how: SHUT) -> TypedCall[None]:
 
 
 @declares("getsockname")
-def getsockname_call(fd: SyscallArgument) -> TypedCall[Sockaddr]:
+def getsockname_call(fd: SyscallArgument, *, abi: ABI = NATIVE) -> TypedCall[Sockaddr]:
     """getsockname(2)."""
-    return TypedCall(SYS.getsockname, (fd, *_room()), _address, outs=True)
+    return TypedCall(SYS.getsockname, (fd, *_room(abi)), _address, outs=True)
 
 
 @declares("getpeername")
-def getpeername_call(fd: SyscallArgument) -> TypedCall[Sockaddr]:
+def getpeername_call(fd: SyscallArgument, *, abi: ABI = NATIVE) -> TypedCall[Sockaddr]:
     """getpeername(2)."""
-    return TypedCall(SYS.getpeername, (fd, *_room()), _address, outs=True)
+    return TypedCall(SYS.getpeername, (fd, *_room(abi)), _address, outs=True)
 
 
-def _option(_task: object, _value: int, outs: tuple[bytes, ...]) -> bytes:
-    return outs[0][: _INT.unpack(outs[1])[0]]
+def _option(task: Task, _value: int, outs: tuple[bytes, ...]) -> bytes:
+    return outs[0][: _INT.unpack(task.abi, outs[1])[0]]
 
 
 @declares("getsockopt")
 def getsockopt_call(
-    fd: SyscallArgument, level: int, optname: int, optval: int = 4
+    fd: SyscallArgument, level: int, optname: int, optval: int = 4, *, abi: ABI = NATIVE
 ) -> TypedCall[bytes]:
     """getsockopt(2). optval: how many bytes there is room for."""
     size = _check_count("optval", optval)
-    args = (fd, level, optname, Out(size), InOut(_INT.pack(size)))
+    args = (fd, level, optname, Out(size), InOut(_INT.pack(abi, size)))
     return TypedCall(SYS.getsockopt, args, _option, outs=True)
 
 
@@ -199,10 +206,12 @@ def setsockopt_call(
     level: int,
     optname: int,
     optval: int | bytes | tuple[SyscallArgument, int],
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[None]:
     """setsockopt(2). optval: or where it is, and its length in bytes."""
     if isinstance(optval, int):
-        optval = _INT.pack(optval)
+        optval = _INT.pack(abi, optval)
     where = (In(optval), len(optval)) if isinstance(optval, bytes) else optval
     return TypedCall(SYS.setsockopt, (fd, level, optname, *where), nothing)
 
@@ -215,10 +224,12 @@ def send_call(fd: SyscallArgument, buf: bytes, flags: MSG = MSG.NONE) -> TypedCa
 
 
 @declares("sendto")
-def sendto_call(fd: SyscallArgument, buf: bytes, flags: MSG, addr: Sockaddr) -> TypedCall[int]:
+def sendto_call(
+    fd: SyscallArgument, buf: bytes, flags: MSG, addr: Sockaddr, *, abi: ABI = NATIVE
+) -> TypedCall[int]:
     """sendto(2) of MAX_IO bytes at most."""
     data = bytes(buf[:MAX_IO])
-    return TypedCall(SYS.sendto, (fd, In(data), len(data), flags, *_in_address(addr)), number)
+    return TypedCall(SYS.sendto, (fd, In(data), len(data), flags, *_in_address(addr, abi)), number)
 
 
 @declares("recv")
@@ -228,17 +239,17 @@ def recv_call(fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE) -> TypedCall
     return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags), first_out, outs=True)
 
 
-def _received(_task: object, _value: int, outs: tuple[bytes, ...]) -> tuple[bytes, Sockaddr | None]:
-    return outs[0], _parse_address(outs[1], outs[2])
+def _received(task: Task, _value: int, outs: tuple[bytes, ...]) -> tuple[bytes, Sockaddr | None]:
+    return outs[0], _parse_address(task.abi, outs[1], outs[2])
 
 
 @declares("recvfrom")
 def recvfrom_call(
-    fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE
+    fd: SyscallArgument, buf: int, flags: MSG = MSG.NONE, *, abi: ABI = NATIVE
 ) -> TypedCall[tuple[bytes, Sockaddr | None]]:
     """recvfrom(2) of up to `buf` bytes, and of MAX_IO at most."""
     n = _check_count("buf", buf)
-    return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags, *_room()), _received, outs=True)
+    return TypedCall(SYS.recvfrom, (fd, Ret(n), n, flags, *_room(abi)), _received, outs=True)
 
 
 @declares("sendmsg")

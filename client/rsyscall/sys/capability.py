@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, overload
 
 import rsyscall.far
 from rsyscall._raw import lib
-from rsyscall.abi import Layout
+from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
 from rsyscall.near.sysif import InOut, Out, SyscallArgument
@@ -148,31 +148,35 @@ class CapData(Record, LaidOut):
         return cls(*[from_uint32s(values[i], values[i + 3]) for i in range(3)])
 
 
-def _data(_task: object, _value: int, outs: tuple[bytes, ...]) -> CapData:
-    return CapData.from_bytes(outs[-1])
+def _data(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> CapData:
+    return CapData.from_bytes_for(outs[-1], task.abi)
 
 
-def _header(hdrp: CapHeader | SyscallArgument) -> SyscallArgument:
+def _header(hdrp: CapHeader | SyscallArgument, abi: ABI) -> SyscallArgument:
     # The kernel writes the version that it knows into it, if that is another.
-    return InOut(hdrp.to_bytes()) if isinstance(hdrp, CapHeader) else hdrp
+    return InOut(hdrp.to_bytes_for(abi)) if isinstance(hdrp, CapHeader) else hdrp
 
 
 @declares("capset")
 def capset_call(
-    hdrp: CapHeader | SyscallArgument, datap: CapData | SyscallArgument
+    hdrp: CapHeader | SyscallArgument, datap: CapData | SyscallArgument, *, abi: ABI = NATIVE
 ) -> TypedCall[None]:
     """capset(2)."""
-    return TypedCall(SYS.capset, (_header(hdrp), in_struct(datap)), nothing, outs=True)
+    return TypedCall(SYS.capset, (_header(hdrp, abi), in_struct(datap, abi)), nothing, outs=True)
 
 
 @declares("capget")
-def capget_call(hdrp: CapHeader | SyscallArgument) -> TypedCall[CapData]:
+def capget_call(hdrp: CapHeader | SyscallArgument, *, abi: ABI = NATIVE) -> TypedCall[CapData]:
     """capget(2)."""
-    return TypedCall(SYS.capget, (_header(hdrp), Out(CapData.sizeof())), _data, outs=True)
+    return TypedCall(
+        SYS.capget, (_header(hdrp, abi), Out(CapData.sizeof_for(abi))), _data, outs=True
+    )
 
 
-def _capget_into(hdrp: CapHeader | SyscallArgument, datap: SyscallArgument) -> TypedCall[None]:
-    return TypedCall(SYS.capget, (_header(hdrp), datap), nothing, outs=True)
+def _capget_into(
+    hdrp: CapHeader | SyscallArgument, datap: SyscallArgument, *, abi: ABI = NATIVE
+) -> TypedCall[None]:
+    return TypedCall(SYS.capget, (_header(hdrp, abi), datap), nothing, outs=True)
 
 
 class CapabilityTask(rsyscall.far.Task):

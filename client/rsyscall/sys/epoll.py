@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self, cast, overload
 
 from rsyscall import near
 from rsyscall._raw import lib
-from rsyscall.abi import ABI, Layout
+from rsyscall.abi import ABI, NATIVE, Layout
+from rsyscall.far import Task
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer, ReadablePointer, WrittenPointer
@@ -104,8 +105,9 @@ def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
     return task.adopt_fd(near.FileDescriptor(value))
 
 
-def _events(_task: object, value: int, outs: tuple[bytes, ...]) -> EpollEventList:
-    return EpollEventList.from_bytes(outs[0][: value * EpollEvent.sizeof()])
+def _events(task: Task, value: int, outs: tuple[bytes, ...]) -> EpollEventList:
+    size = EpollEvent.sizeof_for(task.abi)
+    return EpollEventList.from_bytes_for(outs[0][: value * size], task.abi)
 
 
 def _check_timeout(timeout: int) -> None:
@@ -125,22 +127,26 @@ def epoll_ctl_call(
     op: EPOLL_CTL,
     fd: SyscallArgument,
     event: EpollEvent | SyscallArgument | None = None,
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[None]:
     """epoll_ctl(2). event: or its address."""
     if event is None and op != EPOLL_CTL.DEL:
         raise ValueError(f"event: missing, for {EPOLL_CTL(op)!r}")
-    what = 0 if event is None else in_struct(event)
+    what = 0 if event is None else in_struct(event, abi)
     return TypedCall(SYS.epoll_ctl, (epfd, EPOLL_CTL(op), fd, what), nothing)
 
 
 @declares("epoll_wait")
-def epoll_wait_call(epfd: SyscallArgument, events: int, timeout: int) -> TypedCall[EpollEventList]:
+def epoll_wait_call(
+    epfd: SyscallArgument, events: int, timeout: int, *, abi: ABI = NATIVE
+) -> TypedCall[EpollEventList]:
     """epoll_wait(2), of up to `events` events."""
     if events < 1:
         raise ValueError(f"events: room for {events} events")
     _check_timeout(timeout)
     # epoll_wait itself is not there on younger architectures.
-    args = (epfd, Out(events * EpollEvent.sizeof()), events, timeout, 0, 8)
+    args = (epfd, Out(events * EpollEvent.sizeof_for(abi)), events, timeout, 0, 8)
     return TypedCall(SYS.epoll_pwait, args, _events, outs=True)
 
 
@@ -197,7 +203,9 @@ class EpollFileDescriptor(BaseFileDescriptor):
         """
         self._validate()
         if isinstance(events, int):
-            return await perform(self.task, epoll_wait_call(self.near, events, timeout))
+            return await perform(
+                self.task, epoll_wait_call(self.near, events, timeout, abi=self.task.abi)
+            )
         size = EpollEvent.sizeof_for(self.task.abi)
         most = events.size() // size
         if most < 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, overload
 import rsyscall.far
 from rsyscall import near
 from rsyscall._raw import lib
-from rsyscall.abi import Layout
+from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.pointer import Pointer, WrittenPointer
 from rsyscall.near.sysif import Out, SyscallArgument
@@ -154,12 +154,12 @@ class Rusage(Record, LaidOut):
         return cls(sec + usec / 1_000_000, ssec + susec / 1_000_000, *rest)
 
 
-def _limit(_task: object, _value: int, outs: tuple[bytes, ...]) -> Rlimit:
-    return Rlimit.from_bytes(outs[0])
+def _limit(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> Rlimit:
+    return Rlimit.from_bytes_for(outs[0], task.abi)
 
 
-def _usage(_task: object, _value: int, outs: tuple[bytes, ...]) -> Rusage:
-    return Rusage.from_bytes(outs[0])
+def _usage(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> Rusage:
+    return Rusage.from_bytes_for(outs[0], task.abi)
 
 
 def _priority(_task: object, value: int, _outs: tuple[bytes, ...]) -> int:
@@ -167,15 +167,17 @@ def _priority(_task: object, value: int, _outs: tuple[bytes, ...]) -> int:
 
 
 @declares("getrlimit")
-def getrlimit_call(resource: RLIMIT) -> TypedCall[Rlimit]:
+def getrlimit_call(resource: RLIMIT, *, abi: ABI = NATIVE) -> TypedCall[Rlimit]:
     """getrlimit(2), by way of prlimit."""
-    return prlimit_call(resource)
+    return prlimit_call(resource, abi=abi)
 
 
 @declares("setrlimit")
-def setrlimit_call(resource: RLIMIT, rlim: Rlimit | SyscallArgument) -> TypedCall[None]:
+def setrlimit_call(
+    resource: RLIMIT, rlim: Rlimit | SyscallArgument, *, abi: ABI = NATIVE
+) -> TypedCall[None]:
     """setrlimit(2), by way of prlimit."""
-    return TypedCall(SYS.prlimit64, (0, resource, in_struct(rlim), 0), nothing)
+    return TypedCall(SYS.prlimit64, (0, resource, in_struct(rlim, abi), 0), nothing)
 
 
 @declares("prlimit")
@@ -184,17 +186,23 @@ def prlimit_call(
     new_limit: Rlimit | SyscallArgument | None = None,
     *,
     pid: near.Pid | int = 0,
+    abi: ABI = NATIVE,
 ) -> TypedCall[Rlimit]:
     """prlimit(2)."""
-    new = 0 if new_limit is None else in_struct(new_limit)
-    args = (pid, RLIMIT(resource), new, Out(Rlimit.sizeof()))
+    new = 0 if new_limit is None else in_struct(new_limit, abi)
+    args = (pid, RLIMIT(resource), new, Out(Rlimit.sizeof_for(abi)))
     return TypedCall(SYS.prlimit64, args, _limit, outs=True)
 
 
 def _prlimit_into(
-    resource: RLIMIT, new: Rlimit | SyscallArgument, old: SyscallArgument, pid: near.Pid | int
+    resource: RLIMIT,
+    new: Rlimit | SyscallArgument,
+    old: SyscallArgument,
+    pid: near.Pid | int,
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[None]:
-    return TypedCall(SYS.prlimit64, (pid, resource, in_struct(new), old), nothing)
+    return TypedCall(SYS.prlimit64, (pid, resource, in_struct(new, abi), old), nothing)
 
 
 @declares("getpriority")
@@ -212,9 +220,9 @@ def setpriority_call(
 
 
 @declares("getrusage")
-def getrusage_call(who: RUSAGE = RUSAGE.SELF) -> TypedCall[Rusage]:
+def getrusage_call(who: RUSAGE = RUSAGE.SELF, *, abi: ABI = NATIVE) -> TypedCall[Rusage]:
     """getrusage(2)."""
-    return TypedCall(SYS.getrusage, (who, Out(Rusage.sizeof())), _usage, outs=True)
+    return TypedCall(SYS.getrusage, (who, Out(Rusage.sizeof_for(abi))), _usage, outs=True)
 
 
 def _check_room(pointer: Pointer[Rlimit], name: str) -> None:
@@ -263,7 +271,7 @@ class ResourceTask(rsyscall.far.Task):
         ValueError if that is too small. getrlimit(2).
         """
         if rlim is None:
-            return await perform(self, getrlimit_call(resource))
+            return await perform(self, getrlimit_call(resource, abi=self.abi))
         _check_room(rlim, "rlim")
         await perform_with(self, _prlimit_into, resource, 0, rlim, 0)
         return rlim.unsafe()
@@ -302,7 +310,7 @@ class ResourceTask(rsyscall.far.Task):
         if old_limit is None:
 
             def declare(new: Rlimit | SyscallArgument | None) -> TypedCall[Rlimit]:
-                return prlimit_call(resource, new, pid=pid)
+                return prlimit_call(resource, new, pid=pid, abi=self.abi)
 
             return await perform_with(self, declare, new_limit)
         _check_room(old_limit, "old_limit")
@@ -312,4 +320,4 @@ class ResourceTask(rsyscall.far.Task):
 
     async def getrusage(self, who: RUSAGE = RUSAGE.SELF) -> Rusage:
         """What it has used so far; its children: those that were waited for. getrusage(2)."""
-        return await perform(self, getrusage_call(who))
+        return await perform(self, getrusage_call(who, abi=self.abi))

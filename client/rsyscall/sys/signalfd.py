@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from rsyscall import near
 from rsyscall._raw import lib
-from rsyscall.abi import Layout
+from rsyscall.abi import ABI, NATIVE, Layout
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer
@@ -68,11 +68,15 @@ def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
 
 @declares("signalfd")
 def signalfd_call(
-    mask: Iterable[int] | SyscallArgument, flags: SFD = SFD.NONE, fd: SyscallArgument = -1
+    mask: Iterable[int] | SyscallArgument,
+    flags: SFD = SFD.NONE,
+    fd: SyscallArgument = -1,
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[BaseFileDescriptor | None]:
     """signalfd4(2). mask: or its address. fd: of which the mask is to change; -1: make one."""
     # What is iterable is no address: pointers and steps are not.
-    signals = in_struct(Sigset(mask)) if isinstance(mask, Iterable) else mask
+    signals = in_struct(Sigset(mask), abi) if isinstance(mask, Iterable) else mask
     args = (fd, signals, _SIGSET, flags | SFD.CLOEXEC)
     if isinstance(fd, int) and fd == -1:
         return TypedCall(SYS.signalfd4, args, _handle, handle=True)
@@ -93,7 +97,7 @@ class SignalFileDescriptor(BaseFileDescriptor):
         def declare(
             fd: SyscallArgument, mask: Iterable[int] | SyscallArgument
         ) -> TypedCall[BaseFileDescriptor | None]:
-            return signalfd_call(mask, flags, fd)
+            return signalfd_call(mask, flags, fd, abi=self.task.abi)
 
         await perform_with(self.task, declare, self, mask)
 

@@ -126,7 +126,9 @@ class SocketFileDescriptor(BaseFileDescriptor):
         """Give the socket an address of its own. bind(2)."""
 
         def declare(fd: SyscallArgument, at: Sockaddr | SyscallArgument) -> TypedCall[None]:
-            return bind_call(fd, at if isinstance(at, Sockaddr) else (at, _size(addr)))
+            return bind_call(
+                fd, at if isinstance(at, Sockaddr) else (at, _size(addr)), abi=self.task.abi
+            )
 
         await perform_with(self.task, declare, self, addr)
 
@@ -134,7 +136,9 @@ class SocketFileDescriptor(BaseFileDescriptor):
         """Connect the socket with the one that has an address. connect(2)."""
 
         def declare(fd: SyscallArgument, at: Sockaddr | SyscallArgument) -> TypedCall[None]:
-            return connect_call(fd, at if isinstance(at, Sockaddr) else (at, _size(addr)))
+            return connect_call(
+                fd, at if isinstance(at, Sockaddr) else (at, _size(addr)), abi=self.task.abi
+            )
 
         await perform_with(self.task, declare, self, addr)
 
@@ -178,7 +182,9 @@ class SocketFileDescriptor(BaseFileDescriptor):
     async def accept_addr(self, flags: SOCK = SOCK.NONE) -> tuple[FileDescriptor, Sockaddr]:
         """accept, with the address of who has connected. accept4(2)."""
         self._validate()
-        made = await perform_making(self.task, accept_addr_call(self.near, flags))
+        made = await perform_making(
+            self.task, accept_addr_call(self.near, flags, abi=self.task.abi)
+        )
         return cast("tuple[FileDescriptor, Sockaddr]", made)
 
     async def shutdown(self, how: SHUT) -> None:
@@ -202,7 +208,7 @@ class SocketFileDescriptor(BaseFileDescriptor):
         """
         self._validate()
         if addr is None:
-            return await perform(self.task, getsockname_call(self.near))
+            return await perform(self.task, getsockname_call(self.near, abi=self.task.abi))
         await self._fill(SYS.getsockname, addr)
         return addr.unsafe()
 
@@ -222,7 +228,7 @@ class SocketFileDescriptor(BaseFileDescriptor):
         """
         self._validate()
         if addr is None:
-            return await perform(self.task, getpeername_call(self.near))
+            return await perform(self.task, getpeername_call(self.near, abi=self.task.abi))
         await self._fill(SYS.getpeername, addr)
         return addr.unsafe()
 
@@ -246,7 +252,9 @@ class SocketFileDescriptor(BaseFileDescriptor):
         if isinstance(optval, WrittenPointer):
             await self._fill(SYS.getsockopt, optval, level, optname)
             return optval.unsafe()
-        return await perform(self.task, getsockopt_call(self.near, level, optname, optval))
+        return await perform(
+            self.task, getsockopt_call(self.near, level, optname, optval, abi=self.task.abi)
+        )
 
     async def setsockopt(
         self, level: int, optname: int, optval: int | bytes | Pointer[Any]
@@ -254,12 +262,14 @@ class SocketFileDescriptor(BaseFileDescriptor):
         """Set an option; see getsockopt. setsockopt(2)."""
         if not isinstance(optval, Pointer):
             self._validate()
-            await perform(self.task, setsockopt_call(self.near, level, optname, optval))
+            await perform(
+                self.task, setsockopt_call(self.near, level, optname, optval, abi=self.task.abi)
+            )
             return
         size = optval.size()
 
         def declare(fd: SyscallArgument, at: SyscallArgument) -> TypedCall[None]:
-            return setsockopt_call(fd, level, optname, (at, size))
+            return setsockopt_call(fd, level, optname, (at, size), abi=self.task.abi)
 
         await perform_with(self.task, declare, self, optval)
 
@@ -303,12 +313,12 @@ class SocketFileDescriptor(BaseFileDescriptor):
     async def recvfrom(self, buf: int, flags: MSG = MSG.NONE) -> tuple[bytes, Sockaddr | None]:
         """Receive up to `buf` bytes, and from whom, if that has an address. recvfrom(2)."""
         self._validate()
-        return await perform(self.task, recvfrom_call(self.near, buf, flags))
+        return await perform(self.task, recvfrom_call(self.near, buf, flags, abi=self.task.abi))
 
     async def sendto(self, buf: bytes, flags: MSG, addr: Sockaddr) -> int:
         """Send bytes to an address; returns how many were. sendto(2)."""
         self._validate()
-        return await perform(self.task, sendto_call(self.near, buf, flags, addr))
+        return await perform(self.task, sendto_call(self.near, buf, flags, addr, abi=self.task.abi))
 
     @overload
     async def sendmsg(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import overload
 
 from rsyscall._raw import lib
-from rsyscall.abi import Layout
+from rsyscall.abi import ABI, NATIVE, Layout
+from rsyscall.far import Task
 from rsyscall.handle.fd import BaseFileDescriptor
 from rsyscall.handle.pointer import Pointer
 from rsyscall.near.sysif import Out, SyscallArgument
@@ -117,14 +118,14 @@ class Stat(LaidOut):
         return cls(dev, ino, kind, nlink, uid, gid, rdev, size, blksize, blocks, *times)
 
 
-def _stat(_task: object, _value: int, outs: tuple[bytes, ...]) -> Stat:
-    return Stat.from_bytes(outs[0])
+def _stat(task: Task, _value: int, outs: tuple[bytes, ...]) -> Stat:
+    return Stat.from_bytes_for(outs[0], task.abi)
 
 
 @declares("fstat")
-def fstat_call(fd: SyscallArgument) -> TypedCall[Stat]:
+def fstat_call(fd: SyscallArgument, *, abi: ABI = NATIVE) -> TypedCall[Stat]:
     """fstat(2)."""
-    return TypedCall(SYS.fstat, (fd, Out(Stat.sizeof())), _stat, outs=True)
+    return TypedCall(SYS.fstat, (fd, Out(Stat.sizeof_for(abi))), _stat, outs=True)
 
 
 class StatFileDescriptor(BaseFileDescriptor):
@@ -143,7 +144,7 @@ class StatFileDescriptor(BaseFileDescriptor):
         """
         self._validate()
         if statbuf is None:
-            return await perform(self.task, fstat_call(self.near))
+            return await perform(self.task, fstat_call(self.near, abi=self.task.abi))
         size = Stat.sizeof_for(self.task.abi)
         if statbuf.size() < size:  # a part of a pointer that was split
             raise ValueError(f"statbuf: {statbuf.size()} bytes, struct stat has {size}")

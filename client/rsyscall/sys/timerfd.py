@@ -7,6 +7,8 @@ from typing import Any, cast, overload
 
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, NATIVE
+from rsyscall.far import Task
 from rsyscall.handle.borrow import in_struct, perform_with
 from rsyscall.handle.fd import BaseFileDescriptor, FileDescriptorTask, T_fd
 from rsyscall.handle.pointer import Pointer, WrittenPointer
@@ -64,8 +66,8 @@ def _handle(task: Any, value: int, _outs: tuple[bytes, ...]) -> Any:
     return task.adopt_fd(near.FileDescriptor(value))
 
 
-def _setting(_task: object, _value: int, outs: tuple[bytes, ...]) -> Itimerspec:
-    return Itimerspec.from_bytes(outs[0])
+def _setting(task: Task, _value: int, outs: tuple[bytes, ...]) -> Itimerspec:
+    return Itimerspec.from_bytes_for(outs[0], task.abi)
 
 
 @declares("timerfd_create")
@@ -77,32 +79,43 @@ def timerfd_create_call(clockid: CLOCK, flags: TFD = TFD.NONE) -> TypedCall[Base
 
 @declares("timerfd_settime")
 def timerfd_settime_call(
-    fd: SyscallArgument, flags: TFD_TIMER, new_value: Itimerspec | SyscallArgument
+    fd: SyscallArgument,
+    flags: TFD_TIMER,
+    new_value: Itimerspec | SyscallArgument,
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[Itimerspec]:
     """timerfd_settime(2). new_value: or its address."""
-    args = (fd, flags, in_struct(new_value), Out(Itimerspec.sizeof()))
+    args = (fd, flags, in_struct(new_value, abi), Out(Itimerspec.sizeof_for(abi)))
     return TypedCall(SYS.timerfd_settime, args, _setting, outs=True)
 
 
 def _settime_into(
-    fd: SyscallArgument, flags: TFD_TIMER, new: Itimerspec | SyscallArgument, old: SyscallArgument
+    fd: SyscallArgument,
+    flags: TFD_TIMER,
+    new: Itimerspec | SyscallArgument,
+    old: SyscallArgument,
+    *,
+    abi: ABI = NATIVE,
 ) -> TypedCall[None]:
-    return TypedCall(SYS.timerfd_settime, (fd, flags, in_struct(new), old), nothing)
+    return TypedCall(SYS.timerfd_settime, (fd, flags, in_struct(new, abi), old), nothing)
 
 
 @declares("timerfd_gettime")
-def timerfd_gettime_call(fd: SyscallArgument) -> TypedCall[Itimerspec]:
+def timerfd_gettime_call(fd: SyscallArgument, *, abi: ABI = NATIVE) -> TypedCall[Itimerspec]:
     """timerfd_gettime(2)."""
-    return TypedCall(SYS.timerfd_gettime, (fd, Out(Itimerspec.sizeof())), _setting, outs=True)
+    return TypedCall(
+        SYS.timerfd_gettime, (fd, Out(Itimerspec.sizeof_for(abi))), _setting, outs=True
+    )
 
 
 def _gettime_into(fd: SyscallArgument, curr: SyscallArgument) -> TypedCall[None]:
     return TypedCall(SYS.timerfd_gettime, (fd, curr), nothing)
 
 
-def _check_room(pointer: Pointer[Itimerspec], name: str) -> None:
-    if pointer.size() < Itimerspec.sizeof():
-        size = Itimerspec.sizeof()
+def _check_room(task: Task, pointer: Pointer[Itimerspec], name: str) -> None:
+    size = Itimerspec.sizeof_for(task.abi)
+    if pointer.size() < size:
         raise ValueError(f"{name}: {pointer.size()} bytes, struct itimerspec has {size}")
 
 
@@ -138,7 +151,7 @@ class TimerFileDescriptor(BaseFileDescriptor):
         """
         if old_value is None:
             return await perform_with(self.task, timerfd_settime_call, self, flags, new_value)
-        _check_room(old_value, "old_value")
+        _check_room(self.task, old_value, "old_value")
         await perform_with(self.task, _settime_into, self, flags, new_value, old_value)
         return old_value.unsafe()
 
@@ -157,7 +170,7 @@ class TimerFileDescriptor(BaseFileDescriptor):
         """
         if curr_value is None:
             return await perform_with(self.task, timerfd_gettime_call, self)
-        _check_room(curr_value, "curr_value")
+        _check_room(self.task, curr_value, "curr_value")
         await perform_with(self.task, _gettime_into, self, curr_value)
         return curr_value.unsafe()
 

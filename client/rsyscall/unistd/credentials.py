@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 import rsyscall.far
 from rsyscall import near
 from rsyscall._raw import lib
+from rsyscall.abi import ABI, NATIVE
 from rsyscall.near.sysif import In, Out, SyscallArgument
 from rsyscall.near.typed import TypedCall, declares, nothing, number, perform
 from rsyscall.sys.syscall import SYS
@@ -77,13 +78,13 @@ _SETSID = TypedCall(SYS.setsid, (), number)
 _MOST_GROUPS, _GROUPS = 65536, 64
 
 
-def _ids(_task: object, _value: int, outs: tuple[bytes, ...]) -> tuple[int, int, int]:
-    real, effective, saved = (struct.unpack("=I", out)[0] for out in outs)
+def _ids(task: rsyscall.far.Task, _value: int, outs: tuple[bytes, ...]) -> tuple[int, int, int]:
+    real, effective, saved = (struct.unpack(f"{task.abi.order}I", out)[0] for out in outs)
     return real, effective, saved
 
 
-def _groups(_task: object, value: int, outs: tuple[bytes, ...]) -> list[int]:
-    return list(struct.unpack_from(f"={value}I", outs[0]))
+def _groups(task: rsyscall.far.Task, value: int, outs: tuple[bytes, ...]) -> list[int]:
+    return list(struct.unpack_from(f"{task.abi.order}{value}I", outs[0]))
 
 
 def _changed(task: rsyscall.far.Task, _value: int, _outs: tuple[bytes, ...]) -> None:
@@ -203,10 +204,10 @@ def setresgid_call(rgid: int, egid: int, sgid: int) -> TypedCall[None]:
 
 
 @declares("setgroups")
-def setgroups_call(groups: Iterable[int]) -> TypedCall[None]:
+def setgroups_call(groups: Iterable[int], *, abi: ABI = NATIVE) -> TypedCall[None]:
     """setgroups(2)."""
     numbers = [_check("groups", gid) for gid in groups]
-    data = struct.pack(f"={len(numbers)}I", *numbers)
+    data = struct.pack(f"{abi.order}{len(numbers)}I", *numbers)
     return TypedCall(SYS.setgroups, (len(numbers), In(data)), nothing)
 
 
@@ -334,7 +335,7 @@ class CredentialsTask(rsyscall.far.Task):
 
         setgroups(2).
         """
-        await perform(self, setgroups_call(groups))
+        await perform(self, setgroups_call(groups, abi=self.abi))
 
     async def getpgid(self, pid: PidArgument = 0) -> near.Pgid:
         """The process group of a process; 0: its own. A checkpoint. getpgid(2)."""
