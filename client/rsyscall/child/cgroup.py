@@ -61,7 +61,7 @@ async def directory(task: Task, cgroup: FileDescriptor | PathLike) -> AsyncGener
 
 
 async def start_child(
-    task: Task, flags: int, stack: int, cgroup: int = -1
+    task: Task, flags: int, stack: int, cgroup: int = -1, *, first: bool = False
 ) -> tuple[int, int, int, bool]:
     """SyscallInterface.start_child, into a cgroup unless that is -1; and whether it is there."""
     sysif = task.sysif
@@ -74,7 +74,8 @@ async def start_child(
                 raise
     sysif.starting += 1
     try:
-        made = await sysif.start_child(flags, stack, parent=task.near_process.id)
+        parent = task.near_process.id
+        made = await sysif.start_child(flags, stack, parent=parent, first=first)
         return *made, cgroup < 0
     finally:
         sysif.starting -= 1
