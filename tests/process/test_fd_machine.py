@@ -115,7 +115,6 @@ class Tables(RuleBasedStateMachine):
         copy = {number: Entry(entry.file, entry) for number, entry in table.items()}
         self.tables = [table, table if shared else copy]
         self.first.clear()
-        del fd
 
     def teardown(self) -> None:
         self.handles.clear()
