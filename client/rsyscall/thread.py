@@ -196,7 +196,8 @@ class Process(Conveniences, HasConnection):
         namespaces to begin in; with CLONE.NEWUSER uid and gid, or else our own ids, are mapped to
         ours. pgid: the process group of a child, or 0 for one of its own. session: whether it leads
         a session of its own; with tty that is its controlling terminal, and it does. pdeathsig: the
-        signal that it gets when this process (for local_process: the thread that calls) ends.
+        signal that it gets when this process (for local_process: the thread that calls) ends; it
+        is not made while calls are blocked, as that ends with a thread (OtherCallsBlocked).
         cgroup: a directory of cgroup2, as a path or a handle, which it enters before all that.
         time_offsets: by how many seconds CLOCK.MONOTONIC and BOOTTIME of a new time namespace are
         ahead; to make one (CLONE.NEWTIME) our memory is copied, as by fork(2). No signal is blocked

@@ -89,9 +89,10 @@ static int start(struct rs_session *s, uint32_t index) {
         s->stall = (uint32_t)-at;
         return -1;
     }
+    /* Should we be killed right here, nobody learns of the mapping; but not a page of it is used. */
+    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_SIZE_HELPER_STACK);
     /* One page of it is used in many places. Refused where there are no huge pages anyway. */
     rs_sys3(RS_NR_madvise, (uint64_t)at, RS_SIZE_HELPER_MEMORY, RS_MADV_NOHUGEPAGE);
-    struct rs_work *w = s->slots[index] = (struct rs_work *)(uintptr_t)(at + RS_SIZE_HELPER_STACK);
     rs_work_init(s, w);
     w->index = index;
     w->role = WATCHING;

@@ -19,7 +19,7 @@ from process.blocking import (
     left,
     tasks,
 )
-from process.seen import TRUE
+from process.seen import SLEEP, TRUE
 from rsyscall.near.sysif import OtherCallsBlocked
 from rsyscall.sched import CLONE
 from rsyscall.signal import SIG, Sigset
@@ -171,6 +171,24 @@ async def test_a_thread_that_has_made_a_child_stays(process: rsyscall.Process) -
     await process.task.sysif.syscall(SYS.setresuid, -1, -1, -1)
     assert len(tasks(process)) == 1
     assert (await child.pid.waitpid(W.EXITED)).killed_with() == SIG.TERM
+
+
+async def test_a_program_that_is_to_die_with_its_parent_is_made_by_the_first_thread(
+    process: rsyscall.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with blocked(process, 2) as reads:
+        with monkeypatch.context() as patch:
+            patch.setattr("rsyscall.sysif.remote.PATIENCE_SECONDS", 0.01)
+            with pytest.raises(OtherCallsBlocked):
+                await process.spawn(SLEEP, pdeathsig=SIG.TERM)
+        await reads.release(2)
+        child = await process.spawn(SLEEP, pdeathsig=SIG.TERM)
+    (first,) = [task for task in tasks(process) if child_of(task, int(child))]
+    assert first.name == str(int(process.pid))
+    await process.task.sysif.syscall(SYS.setresuid, -1, -1, -1)
+    assert child.pid.death_state is None
+    await child.kill(SIG.KILL)
+    assert (await child.waitpid(W.EXITED)).killed_with() == SIG.KILL
 
 
 def child_of(task: Path, pid: int) -> bool:

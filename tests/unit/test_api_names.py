@@ -45,7 +45,6 @@ DIFFERENCES: dict[str, str] = {
     "rsyscall.memory.allocator.Allocation.add_after": _INTERNAL,
     "rsyscall.memory.allocator.Allocation.next": _INTERNAL,
     "rsyscall.memory.allocator.Allocation.prev": _INTERNAL,
-    "rsyscall.net.if_": NOT_YET,
     "rsyscall.sched.SchedTask.setns": _ELSEWHERE,
     "rsyscall.signal.Sigset.from_cffi": _CFFI,
     "rsyscall.signal.Sigset.to_cffi": _CFFI,

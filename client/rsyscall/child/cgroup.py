@@ -66,22 +66,27 @@ async def directory(task: Task, cgroup: FileDescriptor | PathLike) -> AsyncGener
 
 
 async def start_child(
-    task: Task, flags: int, stack: int, cgroup: int = -1
+    task: Task, flags: int, stack: int, cgroup: int = -1, *, first: bool = False
 ) -> tuple[int, int, int, bool]:
-    """SyscallInterface.start_child, into a cgroup unless that is -1; and whether it is there."""
+    """SyscallInterface.start_child, into a cgroup unless that is -1; and whether it is there.
+
+    It is not where the call cannot do so, and not if a server's first thread must make it.
+    """
     sysif = task.sysif
     sysif.starting += 1
     try:
-        if cgroup >= 0:
+        direct = sysif if isinstance(sysif, DirectSyscallInterface) else None
+        if cgroup >= 0 and (direct is not None or not first):
             try:
-                if isinstance(sysif, DirectSyscallInterface):
-                    return *sysif.start_child_into(flags, stack, cgroup), True
+                if direct is not None:
+                    return *direct.start_child_into(flags, stack, cgroup), True
                 return *await _start_there(task, flags, stack, cgroup), True
             except OSError as exc:
                 if exc.errno not in _CANNOT:
                     exc.add_note(f"while {ENTERING}")
                     raise
-        made = await sysif.start_child(flags, stack, parent=task.near_process.id)
+        parent = task.near_process.id
+        made = await sysif.start_child(flags, stack, parent=parent, first=first)
         return *made, cgroup < 0
     finally:
         sysif.starting -= 1

@@ -211,7 +211,8 @@ async def _begin(
 ) -> AsyncChildPid:
     flags = _VFORK | int(setup.unshare) & ~_NEWTIME | (0 if _is_private(task, setup) else _VM)
     try:
-        number, here, there, _ = await start_child(task, flags, stack)
+        first = setup.pdeathsig is not None
+        number, here, there, _ = await start_child(task, flags, stack, first=first)
     except OSError as exc:
         await explain(task, setup.unshare, exc)
         raise

@@ -433,18 +433,42 @@ class SyscallInterface(abc.ABC):
     #: How many children are being made: nobody knows them yet, and nobody else may wait for them.
     starting = 0
 
-    async def start_child(self, flags: int, stack: int, *, parent: int = 0) -> tuple[int, int, int]:
+    async def start_child(
+        self, flags: int, stack: int, *, parent: int = 0, first: bool = False
+    ) -> tuple[int, int, int]:
         """clone(2), for a child that finds on its stack where to begin.
 
         flags: without CLONE_PIDFD, which is added. stack: where the child's stack pointer leads.
-        parent: the caller's pid, as it sees itself; 0: unknown. Returns the pid, and the number of
-        a pidfd here and in the caller. OSError as the call reports it, or if the pidfd cannot come
-        here, and then the child has been killed. A checkpoint; if cancelled, there is no child.
+        parent: the caller's pid, as it sees itself; 0: unknown. first: whether it must be made by
+        the first thread, since it asks for a signal when that ends. Returns the pid, and the number
+        of a pidfd here and in the caller. OSError as the call reports it, or if the pidfd cannot
+        come here, and then the child has been killed; OtherCallsBlocked. A checkpoint; if
+        cancelled, there is no child.
         """
-        made = await self.call(SYS.clone, (int(flags) | _CLONE_PIDFD, stack, Out(4)))
-        there = int.from_bytes(made.outs[0], sys.byteorder)
+        clone = (int(flags) | _CLONE_PIDFD, stack, Out(4))
+        if first:
+            pid, outs = await self._call_alone(SYS.clone, clone)
+        else:
+            made = await self.call(SYS.clone, clone)
+            pid, outs = made.value, made.outs
+        there = int.from_bytes(outs[0], sys.byteorder)
         with shield():
-            return made.value, await self.bring_pidfd(there, made.value, parent), there
+            return pid, await self.bring_pidfd(there, pid, parent), there
+
+    async def _call_alone(
+        self, number: SYS, args: Sequence[SyscallArgument]
+    ) -> tuple[int, tuple[bytes, ...]]:
+        """Make a call as if it concerned the state of one thread."""
+        batch = StepList()
+        batch.syscall(SYS.gettid)  # which does
+        batch.syscall(number, *args, on_error="continue")
+        frame = batch.encode()
+        if not isinstance(frame, Frame):
+            raise AssertionError("these steps are plain")
+        reply = await self.batch_frame(frame, batch)
+        (value,) = struct.unpack_from("q", reply.values, 8)
+        check_reply(number, args, value)
+        return value, reply.outs
 
     async def bring_pidfd(self, there: int, pid: int, parent: int = 0) -> int:
         """A pidfd here of a child, from its number in the caller.

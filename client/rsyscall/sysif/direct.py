@@ -272,7 +272,9 @@ class DirectSyscallInterface(MemoryRoads):
         for answered in list(self._unanswered):
             await answered.wait()
 
-    async def start_child(self, flags: int, stack: int, *, parent: int = 0) -> tuple[int, int, int]:
+    async def start_child(
+        self, flags: int, stack: int, *, parent: int = 0, first: bool = False
+    ) -> tuple[int, int, int]:
         """See SyscallInterface. Not a checkpoint."""
         return self.start_child_into(flags, stack, -1)
 

@@ -342,7 +342,9 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
 
     async def wait_readable(self, fd: int) -> bool:
         """See SyscallInterface."""
-        if Feature.CANCEL not in self._connection.features:
+        connection = self._connection
+        few = connection.limits.outstanding <= 2 * Size.WATCHES  # others would wait for their turn
+        if few or Feature.CANCEL not in connection.features:
             return await super().wait_readable(fd)
         result = await self._exchange(lambda id_: Watch(id_, fd), spin=-1)
         return result.value != -errno.EBUSY
