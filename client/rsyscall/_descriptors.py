@@ -209,7 +209,6 @@ class Numbers:
                 held.remove(handle)
                 if number not in copy.held:
                     copy.held[number] = copy._copy(held)
-                copy.held[number].add(handle)
                 handle.rebind(copy.held[number])
             if mine and not held.refs:
                 self.lost.append(held)

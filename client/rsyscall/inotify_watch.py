@@ -94,7 +94,8 @@ class Inotify:
         return self._watches.setdefault(wd, Watch(self, wd))
 
     async def _read(self) -> None:
-        for event in InotifyEventList.from_bytes(await self.afd.read_some_bytes(_ROOM)):
+        data = await self.afd.read_some_bytes(_ROOM)
+        for event in InotifyEventList.from_bytes_for(data, self.afd.handle.task.abi):
             if event.mask & IN.Q_OVERFLOW:  # of no watch: all have to know
                 for watch in self._watches.values():
                     watch.pending_events.append(event)

@@ -68,6 +68,7 @@ class Tables(RuleBasedStateMachine):
         self.tables: list[dict[int, Entry]] = []
         self.processes: list[rsyscall.ChildProcess] = []
         self.handles: list[Held] = []
+        self.first: list[FileDescriptor] = []
 
     def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Call it, and raise its error without the frames of trio's, which are a cycle.
@@ -91,8 +92,14 @@ class Tables(RuleBasedStateMachine):
 
     async def clone(self, flags: CLONE) -> None:
         one = await self.stub.clone()
+        await self.begin_with(one)
         self.processes = [one, await one.clone(flags)]
         await self.settle()
+
+    async def begin_with(self, one: rsyscall.Process) -> None:
+        """Open what its child is to share or inherit."""
+        await one.task.getpid()
+        self.first = [await one.task.memfd_create(f"first{n}") for n in range(2)]
 
     async def settle(self) -> None:
         for process in self.processes:
@@ -101,8 +108,13 @@ class Tables(RuleBasedStateMachine):
     @initialize(shared=st.booleans())
     def begin(self, shared: bool) -> None:
         self.run(self.clone, CLONE.FILES if shared else CLONE.NONE)
-        first = dict[int, Entry]()
-        self.tables = [first, first if shared else {}]
+        table = dict[int, Entry]()
+        for n, fd in enumerate(self.first):
+            entry = table[int(fd.near)] = Entry(f"/memfd:first{n} (deleted)")
+            self.hold(fd, 0, entry)
+        copy = {number: Entry(entry.file, entry) for number, entry in table.items()}
+        self.tables = [table, table if shared else copy]
+        self.first.clear()
 
     def teardown(self) -> None:
         self.handles.clear()
@@ -115,6 +127,11 @@ class Tables(RuleBasedStateMachine):
 
     def take(self, index: int) -> Held:
         return self.handles[index % len(self.handles)]
+
+    def has(self, who: int, held: Held) -> bool:
+        """Whether it is in that table, too, or is inherited there."""
+        entry = self.tables[who].get(int(held.fd.near))
+        return entry is not None and (entry is held.entry or entry.copies(held.entry))
 
     def lowest(self, who: int) -> int:
         """The number that the next descriptor has."""
@@ -209,9 +226,11 @@ class Tables(RuleBasedStateMachine):
     @precondition(lambda self: self.handles)
     @rule(index=INDEX, to=WHICH)
     def inherit(self, index: int, to: int) -> None:
-        held, task = self.take(index), self.processes[to].task
-        entry = self.tables[to].get(int(held.fd.near))
-        if entry is not None and (entry is held.entry or entry.copies(held.entry)):
+        # Most often one that can be: few can.
+        able = [held for held in self.handles if held.who != to and self.has(to, held)]
+        held = able[index % len(able)] if able and index % 4 else self.take(index)
+        task, entry = self.processes[to].task, self.tables[to].get(int(held.fd.near))
+        if entry is not None and self.has(to, held):
             self.hold(held.fd.inherit(task), to, entry)
         else:
             with pytest.raises(FDTableMismatchError):
@@ -227,7 +246,7 @@ class Tables(RuleBasedStateMachine):
             return await held.fd.send_to(self.processes[to])
 
         fd = self.run(send)
-        if there is not None and (there is held.entry or there.copies(held.entry)):
+        if there is not None and self.has(to, held):
             assert fd.near == held.fd.near
             self.hold(fd, to, there)
         else:
@@ -280,6 +299,14 @@ class Tables(RuleBasedStateMachine):
     @rule(index=INDEX)
     def lose(self, index: int) -> None:
         self.drop(self.take(index))
+
+    @rule(who=WHICH, seldom=st.integers(0, 5))
+    def inherit_no_more(self, who: int, seldom: int) -> None:
+        if seldom:
+            return
+        self.processes[who].task.fd_table.remove_inherited()
+        for entry in self.tables[who].values():
+            entry.origin = None
 
     @rule(who=WHICH, by_other=st.booleans())
     def collect(self, who: int, by_other: bool) -> None:

@@ -28,6 +28,7 @@ class Whole(Tables):
 
     async def clone(self, flags: CLONE) -> None:
         one = await self.stub.clone(vm=False)
+        await self.begin_with(one)
         self.processes = [one, await one.clone(flags, vm=self.together)]
         await self.settle()
         tasks = [process.task for process in self.processes]
