@@ -18,7 +18,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
-import fcntl
 import os
 import struct
 import sys
@@ -28,6 +27,8 @@ from typing import TYPE_CHECKING, Any, SupportsInt, TypeAlias
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._core import Frame, Outcome, Placeholder, StepList, setup
 from rsyscall._errors import noted
+from rsyscall.near._describe import SyscallArgument, describe_call
+from rsyscall.near._pidfd import open_child
 from rsyscall.sys.syscall import SYS
 from rsyscall_protocol import (
     Batch,
@@ -37,7 +38,6 @@ from rsyscall_protocol import (
     In,
     InOut,
     Out,
-    Ref,
     RemoteProtocolError,
     Ret,
     Step,
@@ -77,10 +77,6 @@ __all__ = [
 ]
 
 
-#: What a call may be given: a number or something that converts to one, or data inside the request;
-#: in a batch also a Placeholder.
-SyscallArgument: TypeAlias = SupportsInt | In | Out | Ret | InOut | Struct | FdArg | Placeholder
-
 #: Bytes as they are written; what they were copied from is not kept.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -99,9 +95,6 @@ MAX_IO = 1024 * 1024 - 4096
 _CLONE_PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
 _SIGKILL = 9
 _P_PIDFD, _WEXITED, _WALL = 3, 4, 0x40000000
-#: What is asked of a pidfd, and told; and the parent's pid.
-_PIDFD_INFO = struct.Struct("@Q16xI36x")
-_PIDFD_GET_INFO, _PIDFD_INFO_PID = 0xC040FF0B, 1
 #: Bytes of what waitid(2) fills in.
 SIGINFO_SIZE, RUSAGE_SIZE = 128, 144
 
@@ -178,57 +171,6 @@ def raise_if_error(response: int) -> None:
     """Raise the OSError that a raw result stands for, if it is -errno; see errno(3)."""
     if -_MAX_ERRNO <= response < 0:
         raise OSError(-response, os.strerror(-response))
-
-
-def _describe_argument(value: SyscallArgument | Ref, kind: str) -> str:
-    match value:
-        case In(data) if kind in ("path", "str"):
-            return repr(os.fsdecode(data.removesuffix(b"\0")))
-        case In(data) | InOut(data):
-            return f"<{len(data)} bytes>"
-        case Out(size) | Ret(size):
-            return f"<room for {size} bytes>"
-        case Struct(data):
-            return f"<struct of {len(data)} bytes>"
-        case FdArg(index):
-            return f"<fd {index} of the request>"
-        case Ref(step):  # of the library's own batches
-            return f"<result of step {step + 1}>"
-        case Placeholder():
-            return repr(value)
-        case _:
-            number = int(value)
-            plain = kind in (
-                "fd",
-                "dirfd",
-                "int",
-                "uint",
-                "size",
-                "off",
-                "pid",
-                "uid",
-                "gid",
-                "sig",
-            )
-            if kind in ("fd", "dirfd"):
-                number = (number & 0xFFFFFFFF) - ((number & 0x80000000) << 1)
-            if kind == "dirfd" and number == -100:
-                return "AT_FDCWD"
-            return oct(number) if kind == "mode" else str(number) if plain else hex(number)
-
-
-def describe_call(number: int, args: Sequence[SyscallArgument]) -> str:
-    """A call as strace would show it: name, and arguments with their names."""
-    try:
-        name = SYS(number).name
-    except ValueError:
-        name = f"syscall_{number}"
-    known = CALLS.get(name, (None, 0, "", ""))[0]
-    parts: list[str] = []
-    for i, arg in enumerate(args[: len(known) if known is not None else 6]):
-        label, kind = known[i].split(":")[:2] if known is not None else (f"arg{i + 1}", "")
-        parts.append(f"{label}={_describe_argument(arg, kind)}")
-    return f"{name}({', '.join(parts)})"
 
 
 def check_reply(number: int, args: Sequence[SyscallArgument], value: int) -> None:
@@ -477,7 +419,7 @@ class SyscallInterface(abc.ABC):
         it cannot come, and then the child has been killed. A checkpoint, to be shielded.
         """
         try:
-            here = _open_child(pid, parent) if parent else -1
+            here = open_child(pid, parent) if parent else -1
             if here >= 0:
                 return here
             dup = (there, _F_DUPFD_CLOEXEC, 0)
@@ -538,32 +480,6 @@ class SyscallInterface(abc.ABC):
     def get_activity_fd(self) -> FileDescriptor | None:
         """A descriptor of ours that is readable when the far side has something to say, if any."""
         return None
-
-
-def _open_child(pid: int, parent: int) -> int:
-    """A pidfd of a child of the parent's; -1 if it cannot be told that it is one (Linux 6.13)."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return -1
-    info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_PID, 0))
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
-        known, its_parent = _PIDFD_INFO.unpack(info)
-        # Should the parent have died, or be elsewhere, the number may be somebody else's.
-        if known & _PIDFD_INFO_PID and its_parent == parent and _is_near(pidfd, pid):
-            return pidfd
-    os.close(pidfd)
-    return -1
-
-
-def _is_near(pidfd: int, pid: int) -> bool:
-    """Whether a process has this pid, and no other in a namespace below ours."""
-    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return b"\nNSpid:\t%d\n" % pid in os.read(fd, 4096)
-    finally:
-        os.close(fd)
 
 
 def check_range(address: int, length: int) -> None:
