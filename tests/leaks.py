@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import threading
@@ -16,6 +17,7 @@ from typing import TypeVar
 import trio
 
 T = TypeVar("T")
+_PR_GET_DUMPABLE = 3
 _WALL = 0x40000000  # those, too, that send no signal when they end
 
 
@@ -35,11 +37,18 @@ def file_descriptors() -> dict[int, str]:
 def threads() -> dict[int, str]:
     """The threads, without trio's idle workers: those are kept for a while and used again.
 
-    A worker that is still in a call has the name of its job, and is counted.
+    A worker that is still in a call has the name of its job, and is counted. One that has had
+    enough is gone for Python a moment before it is for the kernel, and has its name there.
     """
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    found = {int(tid): names.get(int(tid), "?") for tid in os.listdir("/proc/self/task")}
-    return {tid: name for tid, name in found.items() if not name.startswith("Trio thread ")}
+    found: dict[int, str] = {}
+    for tid in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            comm = Path(f"/proc/self/task/{tid}/comm").read_text()
+            name = names.get(tid, "Trio thread ?" if comm.startswith("Trio thread ") else "?")
+            if not name.startswith("Trio thread "):
+                found[tid] = name
+    return found
 
 
 def children() -> set[int]:
@@ -66,6 +75,11 @@ def file_mappings() -> Counter[str]:
     return Counter({path: n for path, n in counted.items() if not _LIBRARY.search(path)})
 
 
+def is_dumpable() -> bool:
+    """Whether others may look into this process, which children in its memory can end: prctl(2)."""
+    return bool(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 1)
+
+
 @dataclass(frozen=True)
 class Census:
     """What this process has."""
@@ -74,11 +88,12 @@ class Census:
     threads: dict[int, str]
     children: set[int]
     mappings: Counter[str]
+    dumpable: bool
 
 
 def census() -> Census:
     """Count."""
-    return Census(file_descriptors(), threads(), children(), file_mappings())
+    return Census(file_descriptors(), threads(), children(), file_mappings(), is_dumpable())
 
 
 def _settled(before: Census, patience: float) -> Census:

@@ -39,6 +39,15 @@ def execute(flags: CLONE, *, ring: bool) -> Scenario:
     return scenario
 
 
+async def change_ids(parent: rsyscall.Process) -> ChildState:
+    """Whoever changes its ids ends for all who have its memory that they are dumpable."""
+    async with await parent.clone(ring=False) as child:
+        if os.geteuid() == 0:
+            await child.task.setresuid(33, 33, 33)
+        await child.exit()
+        return await child.pid.waitpid(W.EXITED)
+
+
 async def spawn(parent: rsyscall.Process) -> ChildState:
     async with await parent.spawn(TRUE, cwd="/", rlimits={}, session=True) as child:
         return await child.waitpid(W.EXITED)
@@ -56,6 +65,7 @@ SCENARIOS: dict[str, Scenario] = {
     "exec-no-ring": execute(CLONE.NONE, ring=False),
     "exec-files": execute(CLONE.FILES, ring=True),
     "spawn": spawn,
+    "ids": change_ids,
 }
 
 

@@ -106,13 +106,15 @@ def join(space: AddressSpace, parent: AnyTask, *, dumpable: bool) -> None:
     space.joined += 1
 
 
-async def leave(space: AddressSpace) -> None:
+async def leave(space: AddressSpace, *, unsure: bool) -> None:
     """It shares it no more: it is dead, or has memory of its own. A checkpoint unless it is ours.
 
-    Not earlier than with the last of them is it dumpable again: whoever had its ids could get at
-    the memory through it.
+    unsure: whether it died in the middle of a call, which may have changed its ids. Not earlier
+    than with the last of them is it dumpable again: whoever had its ids could get at the memory
+    through it.
     """
     space.sharers -= 1
+    space.ids_changed = space.ids_changed or unsure
     if space.sharers or not space.ids_changed:
         return
     if space.ours:

@@ -128,7 +128,8 @@ class Child:
             state = self.pid.pid.death_state
             self.over("has exec'd" if state is None else f"has {state}")
         if memory is not None:
-            await leave(memory)
+            dead = self.pid.pid.death_state is not None  # else it has exec'd, as it was told to
+            await leave(memory, unsure=dead and self.sysif.cut_short)
 
     def over(self, what: str) -> None:
         """Whatever is tried through the task from now on is an error that says why."""

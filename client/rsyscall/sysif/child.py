@@ -69,6 +69,8 @@ class ChildInterface(RemoteSyscallInterface):
         self._sharers = 0
         #: Asked now and then while somebody waits: whether it will not answer any more.
         self.probe: Callable[[], bool] | None = None
+        #: Whether it ended with calls under way, of which nobody knows whether they had an effect.
+        self.cut_short: bool = False
         #: What makes use of it, if that is a child.
         self.child: object | None = None
 
@@ -145,6 +147,11 @@ class ChildInterface(RemoteSyscallInterface):
         """See SyscallInterface: also the child itself."""
         pidfd = self._own_pidfd()
         return super().get_end_fds() + ([(pidfd, select.EPOLLIN)] if pidfd >= 0 else [])
+
+    def _die(self, dead: Dead) -> None:
+        if self._dead is None and (self._waiters or self._adopt_alone is not None):
+            self.cut_short = True
+        super()._die(dead)
 
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
