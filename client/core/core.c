@@ -32,11 +32,16 @@ int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3
 }
 
 int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room) {
+    struct rs_guard nothing = {.fds = {-1, -1}};
+    return rs_guarded_request(&nothing, body, len, reply, room);
+}
+
+int32_t rs_guarded_request(struct rs_guard *guard, uint8_t *body, uint32_t len, uint8_t *reply,
+                           uint32_t room) {
     struct rs_entry entries[RS_LIMIT_DATA_MAX];
     struct rs_batch batch;
     struct rs_request request;
     struct rs_limits limits;
-    struct rs_guard nothing = {.fds = {-1, -1}};
     const char *why;
     int32_t out_fd;
 
@@ -49,9 +54,9 @@ int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t 
     if (request.reserve > room)
         return -RS_ERR_OVERSIZE;
     if (request.type == RS_MSG_BATCH)
-        return (int32_t)rs_run(&request, &limits, entries, &batch, 0, &nothing, reply);
+        return (int32_t)rs_run(&request, &limits, entries, &batch, 0, guard, reply);
     request.flags = 0; /* a new descriptor is already where it should be */
-    return (int32_t)rs_execute(&request, entries, 0, &nothing, reply, &out_fd);
+    return (int32_t)rs_execute(&request, entries, 0, guard, reply, &out_fd);
 }
 
 /* clone3(2), which alone can clear the handlers, or put a child into a cgroup; its struct in the

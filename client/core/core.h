@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "execute.h"
+
 /* One call in this very process; errors as -errno. */
 int64_t rs_direct(int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                   uint64_t a5);
@@ -59,6 +61,25 @@ uint32_t rs_spin_turns(uint32_t us);
  * to reply, which has room for `room` bytes. Returns its length; -RS_ERR_* if the body is no valid
  * CALL, READ, WRITE or BATCH, or if the room is too small. The body is overwritten. */
 int32_t rs_direct_request(uint8_t *body, uint32_t len, uint8_t *reply, uint32_t room);
+
+/* The same two for a thread that makes them for another one. That can interrupt them as long as they
+ * have not returned: what blocks then returns -EINTR, or what it has done so far, and what has not
+ * begun yet is not done. All zero at first, and used once. */
+struct rs_job {
+    struct rs_guard guard; /* the first member */
+    _Atomic uint32_t phase, heard;
+    _Atomic int32_t tid;
+};
+
+int64_t rs_job_call(struct rs_job *job, int64_t nr, uint64_t a0, uint64_t a1, uint64_t a2,
+                    uint64_t a3, uint64_t a4, uint64_t a5);
+int32_t rs_job_request(struct rs_job *job, uint8_t *body, uint32_t len, uint8_t *reply,
+                       uint32_t room);
+void rs_job_interrupt(struct rs_job *job);
+
+/* rs_direct_request with a guard; core.c. */
+int32_t rs_guarded_request(struct rs_guard *guard, uint8_t *body, uint32_t len, uint8_t *reply,
+                           uint32_t room);
 
 /* Serve the connected socket fd from the calling thread until its client ends; the fd is closed.
  * 0, or -errno if there was no memory, and then the fd is closed as well. halves: memory for a ring

@@ -94,6 +94,10 @@ uint32_t rs_run(const struct rs_request *req, const struct rs_limits *limits,
     if (stopped < req->steps) {
         if (guard->work)
             rs_team_over(guard->work);
+#ifdef RS_INSIDE
+        else if (guard->over)
+            guard->over(guard);
+#endif
         guard->stop = 0; /* what is to be undone is undone */
         undo(limits, entries, batch, &scope, fds, guard);
     }

@@ -306,7 +306,12 @@ int64_t rs_call(uint64_t nr, struct rs_entry *e, uint32_t count, const struct rs
         else if (guard->work && (nr >= RS_CALLS || rs_call_flags[nr] & RS_CALL_BLOCKS))
             result = rs_team_call(guard->work, nr, a);
         else
+#ifdef RS_INSIDE /* the interpreter's own calls can be interrupted, too */
+            result = rs_wait_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5],
+                                         &guard->stop);
+#else
             result = rs_client_call((int64_t)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+#endif
         remember(guard, nr, a, result);
     }
     if (*outs != before)

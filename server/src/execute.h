@@ -16,6 +16,9 @@ struct rs_guard {
     uint32_t made_bits;   /* how many; 0 when the whole process is ours */
     struct rs_work *work; /* whose calls they are; NULL if a call that blocks blocks all */
     _Atomic int64_t stop; /* not zero: what calls are to return instead of being made */
+#ifdef RS_INSIDE
+    void (*over)(struct rs_guard *); /* without work: as rs_team_over, or NULL */
+#endif
 };
 
 /* team.c: make a call that may block. */

@@ -38,6 +38,8 @@ from rsyscall_protocol import (
 
 #: How often calls are cancelled at random instants; 100,000 times takes some minutes.
 INSTANTS = int(os.environ.get("RSYSCALL_TEST_INSTANTS", "300"))
+#: Other calls before the cancellation, at most; to begin a thread takes longer than to send a call.
+BETWEEN, BETWEEN_HERE = 20, 150
 F_SETFL, F_SETPIPE_SZ, F_GETPIPE_SZ = 4, 1031, 1032
 #: What goes through a pipe, again and again: as much as one call may take, and a turn more.
 STREAM = bytes(range(256)) * 64
@@ -64,6 +66,7 @@ async def test_all_are_cancelled(process: rsyscall.Process) -> None:
 async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:
     """A call that is cancelled at a random instant has happened, or has not."""
     sysif, moments = process.task.sysif, random.Random(6)
+    calls = BETWEEN_HERE if sysif.immediate else BETWEEN
     eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
     written = taken = cancelled = 0
 
@@ -83,7 +86,7 @@ async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:
                 if moments.random() < 0.3:
                     await sysif.call(SYS.write, (eventfd, In((1).to_bytes(8, "little")), 8))
                     written += 1
-                for _ in range(moments.randrange(20)):
+                for _ in range(moments.randrange(calls)):
                     await sysif.syscall(SYS.getpid)
                 scope.cancel()
     await sysif.syscall(SYS.fcntl, eventfd, F_SETFL, os.O_NONBLOCK)
@@ -99,6 +102,7 @@ async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:
 async def test_the_bytes_of_a_pipe_are_those_that_are_told(process: rsyscall.Process) -> None:
     """Reads and writes are cancelled at random instants: each byte comes through once, in order."""
     sysif, moments = process.task.sysif, random.Random(7)
+    calls = BETWEEN_HERE if sysif.immediate else BETWEEN
     reader, writer = struct.unpack("ii", (await sysif.call(SYS.pipe2, (Out(8), 0))).outs[0])
     size = await sysif.syscall(SYS.fcntl, writer, F_SETPIPE_SZ, 4096)
     sent = received = 0
@@ -136,7 +140,7 @@ async def test_the_bytes_of_a_pipe_are_those_that_are_told(process: rsyscall.Pro
                     await trio.lowlevel.checkpoint()
                 if moments.random() < 0.5:
                     nursery.start_soon(other, moments.randrange(1, size))
-                for _ in range(moments.randrange(20)):
+                for _ in range(moments.randrange(calls)):
                     await sysif.syscall(SYS.getpid)
                 nursery.cancel_scope.cancel()
     for fd in (reader, writer):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
-import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+import outcome
 import trio
 
 from rsyscall._checkpoint import checkpoint
@@ -27,6 +27,7 @@ from rsyscall.near.sysif import (
     describe_call,
 )
 from rsyscall.sys.syscall import SYS
+from rsyscall.sysif._interrupt import MadeCall, without_effect
 from rsyscall.sysif.memory import MemoryRoads
 from rsyscall_protocol import (
     Argument,
@@ -51,9 +52,12 @@ from rsyscall_protocol import (
 from rsyscall_protocol._codec import check_request, decode, encode, reservation
 from rsyscall_protocol._syscalls import BLOCKS, CALLS, CREDENTIALS, REFUSED, RETURNS_FD
 
+if TYPE_CHECKING:
+    from rsyscall._raw import CData
+
 __all__ = ["DirectSyscallInterface"]
 
-T = TypeVar("T")
+T_reply = TypeVar("T_reply", Result, Batched)
 _CLONE_PIDFD = 0x1000
 _LIMITS = Limits()
 _CHUNK = _LIMITS.frame - Size.REPLY_BASE - Size.REPLY_OUT
@@ -74,31 +78,60 @@ def _returns_fd(number: int, args: Sequence[int]) -> bool:
     return bool(_FLAGS.get(number, 0) & RETURNS_FD)
 
 
-def _execute(request: Call | Read | Write) -> Result:
+def _execute(request: Call | Read | Write, job: CData | None = None) -> Result:
     """Have the compiled core make the call, by the same code as a server's."""
-    result = _run_body(bytearray(encode(request)), reservation(request))
+    result = _run_body(bytearray(encode(request)), reservation(request), job)
     if not isinstance(result, Result):
         raise AssertionError("the core wrote something else than a RESULT")
     return result
 
 
-def _execute_batch(body: bytearray, reserved: int) -> Batched:
-    result = _run_body(body, reserved)
+def _execute_batch(body: bytearray, reserved: int, job: CData | None) -> Batched:
+    result = _run_body(body, reserved, job)
     if not isinstance(result, Batched):
         raise AssertionError("the core wrote something else than a BATCHED")
     return result
 
 
-def _run_body(body: bytearray, room: int) -> Event:
+def _run_body(body: bytearray, room: int, job: CData | None) -> Event:
     if max(len(body), room) > _LIMITS.frame:
         raise ValueError(f"arguments or results of more than {_LIMITS.frame} bytes in one call")
     reply = bytearray(room)
-    n = lib.rs_direct_request(
-        ffi.from_buffer("uint8_t[]", body), len(body), ffi.from_buffer("uint8_t[]", reply), room
-    )
+    data, to = ffi.from_buffer("uint8_t[]", body), ffi.from_buffer("uint8_t[]", reply)
+    if job is None:
+        n = lib.rs_direct_request(data, len(body), to, room)
+    else:
+        n = lib.rs_job_request(job, data, len(body), to, room)
     if n < 0:
         raise ValueError(f"the arguments were refused with code {-n}")
     return decode(bytes(reply[Size.HEADER : n]), _LIMITS)
+
+
+async def _in_thread(execute: Callable[[CData], T_reply], call: MadeCall | None) -> T_reply:
+    """Have a thread make a call or a batch that may block, and interrupt it if we are cancelled.
+
+    call: what it is, if it is no batch. A checkpoint; if cancelled, nothing has happened.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    job = ffi.new("struct rs_job *")
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+    cancelled: Callable[[], NoReturn] | None = None
+
+    def deliver(result: outcome.Outcome[T_reply]) -> None:
+        token.run_sync_soon(trio.lowlevel.reschedule, task, result)
+
+    def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+        nonlocal cancelled
+        cancelled = raise_cancel
+        lib.rs_job_interrupt(job)
+        return trio.lowlevel.Abort.FAILED  # it has not returned yet
+
+    # Not trio.to_thread.run_sync: that cannot be told to interrupt anything.
+    trio.lowlevel.start_thread_soon(lambda: execute(job), deliver, "a call that blocks")
+    reply: T_reply = await trio.lowlevel.wait_task_rescheduled(abort)
+    if cancelled is not None and without_effect(reply, call):
+        cancelled()
+    return reply
 
 
 def _numbers(steps: tuple[Step, ...]) -> Collection[int]:
@@ -120,7 +153,8 @@ class DirectSyscallInterface(MemoryRoads):
     """The door of the interpreter's own process.
 
     A call that may block is made in a worker thread, so that trio and others go on, however many
-    there are. It cannot be interrupted: if it is cancelled, it is waited for all the same.
+    there are. If it is cancelled it is interrupted, by a real-time signal that nobody else has a
+    handler for: the last such when the first call of this kind is made.
 
     Calls that change ids or capabilities are refused (SyscallSendError) while the interpreter has
     more than one thread: they concern one thread only, and the others would keep what they had.
@@ -134,22 +168,26 @@ class DirectSyscallInterface(MemoryRoads):
         self._programs: dict[int, tuple[tuple[Step, ...], BatchFlag]] = {}
         self._numbers = itertools.count()
         self._unanswered = set[trio.Event]()
-        # Of our own, without a limit: calls that wait for each other must not wait for a thread.
-        self._limiter = trio.CapacityLimiter(math.inf)
 
-    async def _run(self, numbers: Collection[int], execute: Callable[[], T]) -> T:
+    async def _run(
+        self,
+        numbers: Collection[int],
+        execute: Callable[[CData | None], T_reply],
+        call: MadeCall | None,
+    ) -> T_reply:
         for number in numbers:
             self._check(number)
         if any(_FLAGS.get(number, BLOCKS) & BLOCKS for number in numbers):
             answered = trio.Event()
             self._unanswered.add(answered)
             try:
-                return await trio.to_thread.run_sync(execute, limiter=self._limiter)
+                # However many there are: calls that wait for each other must not wait for a thread.
+                return await _in_thread(execute, call)
             finally:
                 self._unanswered.remove(answered)
                 answered.set()
         await checkpoint()
-        return execute()
+        return execute(None)
 
     def _check(self, number: int) -> None:
         flags = _FLAGS.get(number, BLOCKS)
@@ -171,12 +209,14 @@ class DirectSyscallInterface(MemoryRoads):
     async def batch(self, request: Batch) -> Batched:
         """See SyscallInterface."""
         body, numbers = bytearray(encode(replace(request, id=1))), _numbers(request.steps)
-        return await self._run(numbers, lambda: _execute_batch(body, reservation(request)))
+        room = reservation(request)
+        return await self._run(numbers, lambda job: _execute_batch(body, room, job), None)
 
     async def batch_frame(self, frame: Frame, batch: StepList) -> Batched:
         """See SyscallInterface."""
         body, numbers = frame.data(1)[Size.HEADER :], {int(step.number) for step in batch.steps}
-        return await self._run(numbers, lambda: _execute_batch(body, frame.reserved))
+        room = frame.reserved
+        return await self._run(numbers, lambda job: _execute_batch(body, room, job), None)
 
     async def prepare(self, steps: tuple[Step, ...], parameters: int, flags: BatchFlag) -> int:
         """See SyscallInterface: here only the steps are kept."""
@@ -219,12 +259,16 @@ class DirectSyscallInterface(MemoryRoads):
         _check(Call(1, nr, flatten(values)))
         if len(numbers) == len(values):
             a = [n & (2**64 - 1) for n in numbers] + [0] * (6 - len(numbers))
-            result = await self._run(
-                (nr,), lambda: Result(1, lib.rs_direct(nr, a[0], a[1], a[2], a[3], a[4], a[5]))
-            )
+
+            def make(job: CData | None) -> Result:
+                if job is None:
+                    return Result(1, lib.rs_direct(nr, a[0], a[1], a[2], a[3], a[4], a[5]))
+                return Result(1, lib.rs_job_call(job, nr, a[0], a[1], a[2], a[3], a[4], a[5]))
+
+            result = await self._run((nr,), make, (nr, args))
         else:
             request = Call(1, nr, flatten(values))
-            result = await self._run((nr,), lambda: _execute(request))
+            result = await self._run((nr,), lambda job: _execute(request, job), (nr, args))
         check_reply(nr, args, result.value)
         made = return_fd and _returns_fd(nr, numbers)
         return Reply(result.value, result.outs, result.value if made else None)
