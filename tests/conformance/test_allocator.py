@@ -20,7 +20,7 @@ from rsyscall.memory.allocation_interface import (
     UnusableAllocator,
     UseAfterFreeError,
 )
-from rsyscall.memory.allocator import AllocatorClient, Arena, BumpAllocator
+from rsyscall.memory.allocator import Allocation, AllocatorClient, Arena, BumpAllocator
 from rsyscall.memory.heap import Heap
 from rsyscall.sys.mman import MemoryMapping
 
@@ -94,6 +94,29 @@ async def test_allocations_of_random_sizes_leave_nothing_behind(fresh: Task) -> 
     await trim(fresh)
     assert not heap.owners
     assert all(map(is_gone, mappings))
+
+
+async def test_a_million_pieces_leave_an_arena_as_it_began(tmp_path: Path) -> None:
+    random_ = random.Random(5)
+    taken: list[Allocation] = []
+    async with WAYS["stub"](tmp_path) as process:
+        arena = await BumpAllocator.make(process.task, 2**23)
+        await process.task.sysif.write_memory(arena.mapping.near.address, b"x" * 4096)
+        for _ in range(1_000_000):
+            if len(taken) > 500:
+                index = random_.randrange(len(taken))
+                taken[index], taken[-1] = taken[-1], taken[index]
+                taken.pop().free(arena.mapping)
+            taken.append(arena.allocate(random_.randrange(1, 5000), 16))
+        random_.shuffle(taken)
+        while taken:
+            taken.pop().free(arena.mapping)
+        whole = arena.allocate(2**23, 16)  # in one piece again
+        assert whole.offset() == 0
+        assert await process.task.sysif.read_memory(arena.mapping.near.address, 4) == b"xxxx"
+        whole.free(arena.mapping)
+        await arena.close()
+        assert permissions(arena.mapping) is None
 
 
 async def test_empty_arenas_are_unmapped_but_for_one(fresh: Task) -> None:
