@@ -19,7 +19,9 @@ static int32_t choose(void) {
             rs_sys(RS_NR_rt_sigaction, sig, rs_addr(act), 0, 8, 0, 0) == 0)
             chosen = (int32_t)sig;
     }
-    return interrupting = chosen ? chosen : -1;
+    chosen = chosen ? chosen : -1;
+    interrupting = chosen;
+    return chosen;
 }
 
 /* Nothing interrupts what follows. */
