@@ -43,8 +43,10 @@ int32_t rs_wait_readable(int32_t fd, uint32_t spin_us, uint32_t sleep_us);
 /* The address of rs_child_entry. */
 uint64_t rs_child_address(void);
 
-/* Make a child's session and the memory of its ring, which another child has used, as good as new. */
+/* Unmap the stacks that the threads of a child that is over have left in our memory. */
 void rs_child_sweep(uint64_t session);
+
+/* Make a child's session and the memory of its ring, which another child has used, as good as new. */
 void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size);
 
 /* Map the memory of a child: so many bytes, of which the first page stays a guard. An address, or

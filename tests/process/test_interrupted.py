@@ -59,8 +59,9 @@ async def test_all_are_cancelled(process: rsyscall.Process) -> None:
     # None of them is left to take this, and none is blocked.
     await reads.release(1)
     assert (await sysif.call(SYS.read, (eventfd, Ret(8), 8))).outs == ((1).to_bytes(8, "little"),)
-    await sysif.syscall(SYS.setresuid, -1, -1, -1)
-    assert len(tasks(process)) == 1
+    if not sysif.immediate:  # trio keeps its threads for a while
+        await sysif.syscall(SYS.setresuid, -1, -1, -1)
+        assert len(tasks(process)) == 1
 
 
 async def test_the_effect_is_what_is_told(process: rsyscall.Process) -> None:

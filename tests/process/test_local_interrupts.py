@@ -11,13 +11,14 @@ import trio
 
 import leaks
 import rsyscall
-from process.blocking import EFD_SEMAPHORE, SECONDS, Blocked, cancelled_in
+from process.blocking import EFD_SEMAPHORE, cancelled_in
 
 # They are collected here as well, with the fixture of this file.
 from process.test_interrupted import (
     test_a_batch_is_cancelled_in_a_step,
     test_a_connect_that_goes_on,
     test_a_part_that_was_written_counts,
+    test_all_are_cancelled,
     test_the_bytes_of_a_pipe_are_those_that_are_told,
     test_the_effect_is_what_is_told,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "test_a_batch_is_cancelled_in_a_step",
     "test_a_connect_that_goes_on",
     "test_a_part_that_was_written_counts",
+    "test_all_are_cancelled",
     "test_the_bytes_of_a_pipe_are_those_that_are_told",
     "test_the_effect_is_what_is_told",
 ]
@@ -46,19 +48,6 @@ def process() -> Generator[rsyscall.Process]:
 
 async def _read(eventfd: int) -> None:
     await local_process.task.sysif.call(SYS.read, (eventfd, Ret(8), 8))
-
-
-async def test_all_of_many(process: rsyscall.Process) -> None:
-    sysif = process.task.sysif
-    eventfd = await sysif.syscall(SYS.eventfd2, 0, EFD_SEMAPHORE)
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            reads = Blocked(process, eventfd, nursery)
-            await reads.start(200)
-            nursery.cancel_scope.cancel()
-    assert reads.returned == 0
-    await reads.release(1)  # none of them is left to take this
-    assert (await sysif.call(SYS.read, (eventfd, Ret(8), 8))).outs == ((1).to_bytes(8, "little"),)
 
 
 async def test_signals_that_are_blocked_do_not_matter(process: rsyscall.Process) -> None:

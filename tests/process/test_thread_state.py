@@ -75,7 +75,7 @@ async def test_per_thread_state_is_refused_beside_a_blocked_call(
     args: Sequence[int | In],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rsyscall.sysif.remote.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("rsyscall.sysif.patience.PATIENCE_SECONDS", 0.01)
     sysif = process.task.sysif
     async with blocked(process, 2):
         with pytest.raises(OtherCallsBlocked) as caught:
@@ -178,7 +178,7 @@ async def test_a_program_that_is_to_die_with_its_parent_is_made_by_the_first_thr
 ) -> None:
     async with blocked(process, 2) as reads:
         with monkeypatch.context() as patch:
-            patch.setattr("rsyscall.sysif.remote.PATIENCE_SECONDS", 0.01)
+            patch.setattr("rsyscall.sysif.patience.PATIENCE_SECONDS", 0.01)
             with pytest.raises(OtherCallsBlocked):
                 await process.spawn(SLEEP, pdeathsig=SIG.TERM)
         await reads.release(2)

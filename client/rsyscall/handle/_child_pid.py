@@ -317,8 +317,9 @@ class ChildPid(Pid):
         """Have the kernel tell of a change where infop points, and of what was used where rusage
         points; see read_siginfo.
 
-        options: as waitid(2) has them. Without W.NOHANG the calls of its parent are held up until
-        there is a change; AsyncChildPid.waitpid does not do that. ChildDeadError;
+        options: as waitid(2) has them. Without W.NOHANG the call blocks until there is a change, in
+        a thread of the parent's or, if its task can_stall, with all others held up;
+        AsyncChildPid.waitpid does neither. ChildDeadError;
         UseAfterFreeError or AddressSpaceMismatchError; ValueError if infop has no room; OSError as
         the call reports it. A checkpoint; if cancelled, nothing has happened.
         """

@@ -10,10 +10,9 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import TypeVar
+from functools import partial
 
 import trio
 
@@ -35,7 +34,8 @@ from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame, Waiter
 from rsyscall.sysif.gather import Gathering
 from rsyscall.sysif.memory import MemoryRoads
-from rsyscall.sysif.requests import Answer, RequestLink
+from rsyscall.sysif.patience import PatientLink
+from rsyscall.sysif.requests import Answer
 from rsyscall.sysif.ring import RING_SIZE, SharedHalves, make_ring
 from rsyscall_protocol import (
     Batch,
@@ -64,11 +64,8 @@ from rsyscall_protocol import (
 
 __all__ = ["RemoteSyscallInterface"]
 
-#: How long those that are under way may take until a call has to be alone in vain.
-PATIENCE_SECONDS = 1.0
 #: How many calls may be blocked that give way: each has a thread to itself.
 _MOST_GIVING_WAY = 16
-_T = TypeVar("_T")
 #: What a server reads of its memory in a microsecond, at least.
 _BYTES_PER_US = 2048
 #: The status and the value of the first step of a batch that was refused.
@@ -76,7 +73,7 @@ _BLOCKED = bytes([Status.BLOCKED])
 _REFUSED = (-int(Size.REFUSAL)).to_bytes(8, sys.byteorder, signed=True)
 
 
-class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
+class RemoteSyscallInterface(PatientLink, MemoryRoads, Gathering):
     """The door of a process behind a socket; see sysif.requests for how many tasks share it."""
 
     async def start(
@@ -301,11 +298,6 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         except OtherCallsBlocked as exc:
             return await self._patiently(exc, partial(self._call, number, args, fds, return_fd))
 
-    @cached_property
-    def _giving_way(self) -> set[trio.CancelScope]:
-        """What ends each of the calls that give way."""
-        return set()
-
     async def call_giving_way(
         self, number: SYS | int, args: Sequence[SyscallArgument] = ()
     ) -> Reply | None:
@@ -481,28 +473,3 @@ class RemoteSyscallInterface(RequestLink, MemoryRoads, Gathering):
         for waiter in before:  # most have been answered by now
             while self._is_open(waiter):
                 await self._wait_change()
-
-    async def _patiently(
-        self, refused: OtherCallsBlocked, again: Callable[[], Awaitable[_T]]
-    ) -> _T:
-        """Make a call that was refused once others are over that may only have been slow.
-
-        again: makes it. Raises what it was refused with when none of those has ended for long
-        enough. A checkpoint; if cancelled, nothing was sent.
-        """
-        until = trio.current_time() + PATIENCE_SECONDS
-        while True:
-            self._join()
-            before = self._working()
-            for scope in self._giving_way:
-                scope.cancel()
-            with trio.move_on_at(until) as patience:
-                await trio.lowlevel.checkpoint()
-                while before and all(map(self._is_open, before)):
-                    await self._wait_change()
-            if patience.cancelled_caught:
-                raise refused
-            try:
-                return await again()
-            except OtherCallsBlocked as exc:
-                refused = exc
