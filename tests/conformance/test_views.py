@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -73,24 +74,22 @@ async def test_what_a_batch_changes_is_not_viewed_meanwhile(
 ) -> None:
     task = inside.task
     mapping = await task.mmap(2 * PAGE, RW, MAP.PRIVATE)
-    async with pipe_to(task) as (reader, writer), trio.open_nursery() as nursery:
+    async with pipe_to(task) as (reader, writer), contextlib.AsyncExitStack() as stack:
         batch = rsyscall.Batch() if prepared else inside.batch()
         batch.read(reader, 1)
         batch.mprotect(mapping[0], PROT.NONE)
-
-        async def run() -> None:
-            if isinstance(batch, BoundBatch):
-                await batch.run()
-                return
-            async with await inside.prepare(batch) as ready:
-                await ready.run()
-
-        nursery.start_soon(run)
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(MemoryInUseError, match="being changed"):
-            mapping.view()
-        view = mapping[1].view()
-        os.write(writer, b"x")
+        run: Callable[[], Awaitable[object]]
+        if isinstance(batch, BoundBatch):
+            run = batch.run
+        else:  # before: that, too, is waited for
+            run = (await stack.enter_async_context(await inside.prepare(batch))).run
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(MemoryInUseError, match="being changed"):
+                mapping.view()
+            view = mapping[1].view()
+            os.write(writer, b"x")
     with pytest.raises(ValueError, match="may not be read"):
         mapping.view()
     assert view[0] == 0
