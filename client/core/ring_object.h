@@ -35,6 +35,10 @@ typedef struct {
 void *map_half(int fd, uint32_t size, int writable);
 void close_ring(Ring *self);
 
+/* Begin, with both halves there. -1 with an exception. */
+int begin_ring(Ring *self, uint32_t size, int socket, uint64_t next_id, uint32_t frame_limit,
+               uint32_t spin_us);
+
 /* Whether the ring can be used now; otherwise with an exception. */
 int usable(Ring *self);
 

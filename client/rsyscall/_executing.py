@@ -33,6 +33,13 @@ class Executing(Conveniences):
         began = self._began
         return began if isinstance(began, Child) else began.grow()
 
+    def _early(self) -> EarlyChild | None:
+        """It, if nothing was asked of it yet, and its environment is ours."""
+        early = self._began
+        if isinstance(early, EarlyChild) and early.ring is not None and not self.has_own_environ():
+            return early
+        return None
+
     def _make_task(self) -> Task:
         return self._child.task
 
@@ -81,12 +88,12 @@ class Executing(Conveniences):
         descriptor must find it open. Otherwise as execve. execveat(2).
         """
         if fd is None and env is None and not (env_updates or inherited_signal_blocks or flags):
-            began = self._began
-            if isinstance(began, EarlyChild) and not self.has_own_environ():
+            early = self._early()
+            if early is not None:
                 order = usual_order(path, argv)  # it names its arguments; a command has others
                 if command is None:
                     command = Command(path, list(argv), {})
-                return await execute_early(began, order, command)
+                return await execute_early(early, order, command)
         full = full_environment(self.variables(env), env_updates)
         blocked = {sig for block in inherited_signal_blocks for sig in block.mask}
         task, how = self.task, int(flags)
@@ -108,6 +115,11 @@ class Executing(Conveniences):
         self, command: Command, inherited_signal_blocks: Sequence[SignalMask] = ()
     ) -> AsyncChildPid:
         """execve of a command."""
+        if not inherited_signal_blocks and not command.env_updates:
+            early = self._early()
+            if early is not None:
+                order = usual_order(command.executable_path, command.arguments)
+                return await execute_early(early, order, command)
         return await self.execve(
             command.executable_path,
             command.arguments,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
 
 from rsyscall._core import Ring
 from rsyscall._descriptors import Held
-from rsyscall.child.dumpable import join, leave
+from rsyscall._raw import lib
+from rsyscall.child.dumpable import join, leave_ours
 from rsyscall.child.fds import kept
 from rsyscall.child.here import Begun, begin
+from rsyscall.child.memory import OwnMemory
 from rsyscall.child.served import Child, child_task, copied_table, greeting
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, Early
@@ -18,12 +19,15 @@ from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.types import Pid
 from rsyscall.sched import CLONE
 from rsyscall.sys.wait import CLD, ChildState
-from rsyscall.sysif.child import MOST_BYTES
-from rsyscall.sysif.ring import RING_SIZE, make_ring, recent_spin
+from rsyscall.sysif.ring import recent_spin
 
 __all__ = ["EarlyChild", "begin_early"]
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+
+
+#: Where it begins.
+_ADDRESS = lib.rs_child_address()
 
 
 class EarlyChild(Early):
@@ -33,12 +37,12 @@ class EarlyChild(Early):
     """
 
     __slots__ = (
-        "_address",
         "_begun",
         "_child",
         "_flags",
         "_forked",
         "_keep",
+        "_memory",
         "_over",
         "_parent",
         "_spin",
@@ -47,31 +51,23 @@ class EarlyChild(Early):
     )
 
     def __init__(
-        self,
-        parent: Task,
-        flags: CLONE,
-        address: int,
-        begun: Begun,
-        keep: dict[int, Held],
-        spin: int,
+        self, parent: Task, flags: CLONE, keep: dict[int, Held], spin: tuple[int, int]
     ) -> None:
         """See begin_early."""
         self._parent = parent
         self._flags = flags
-        self._address = address
-        self._begun = begun
         self._keep = keep
-        self._spin = spin
+        self._spin: int = spin[0]
         self._child: Child | None = None
         self._forked = False
         self._over: str | None = None  # why there is nobody to call
-        self.ring: Ring | None = make_ring(
-            RING_SIZE, begun.socket, 1, MOST_BYTES, begun.halves, spin
-        )
-        pid = ChildPid(parent, Pid(begun.pid), begun.pidfd, begun.there)
+        self._memory = OwnMemory(clear=False)
+        self._begun: Begun = begin(self._memory, int(flags), keep, spin)
+        ring, number, pidfd, *_, dumpable = self._begun
+        self.ring: Ring | None = ring
+        pid = ChildPid(parent, Pid(number), pidfd, pidfd)
         pid.early = self
-        pid.on_release(self._released)
-        join(parent.address_space, parent, dumpable=False)
+        join(parent.address_space, parent, dumpable=dumpable == 1)
         self.pid: AsyncChildPid = AsyncChildPid(pid)
 
     def grow(self) -> Child:
@@ -80,9 +76,10 @@ class EarlyChild(Early):
             return self._child
         parent, begun, pid = self._parent, self._begun, self.pid.pid
         ring, self.ring = self.ring, None
-        table = copied_table(begun.pid, self._keep, begun.own)
+        own = {begun.its_socket, begun.its_pidfd}
+        table = copied_table(begun.pid, self._keep, own)
         task = child_task(parent, self._flags, pid, table, True)
-        task.own_fds.update(begun.own)
+        task.own_fds.update(own)
         if ring is not None:
             ours = socket.socket(socket.AF_UNIX, _STREAM, 0, begun.socket)
         else:
@@ -91,7 +88,7 @@ class EarlyChild(Early):
         alive = self._over is None
         self._child = child = Child(self.pid, task, ours, spin=self._spin, joined=alive)
         if ring is not None:
-            child.sysif.begin(greeting(parent, begun.pid, self._address), begun.halves, ring)
+            child.sysif.begin(greeting(parent, begun.pid, _ADDRESS), self._memory.halves(), ring)
         elif self._forked:
             child.sysif.after_fork()
         elif self._over is not None:
@@ -125,21 +122,20 @@ class EarlyChild(Early):
             self.over("was to end")
         return await self.pid.finish()
 
-    async def _released(self) -> None:
-        """It is dead, or is something else by now: what it had in our memory is of no use."""
-        state = self.pid.pid.death_state
+    def release(self, state: ChildState | None) -> None:
+        """See Early."""
         if self._child is None and self._over is None:
             self.over("has exec'd" if state is None else f"has {state}")
-            await leave(self._parent.address_space, unsure=False)
+            leave_ours(self._parent.address_space, unsure=False)
         # What was killed may have been killed because it could no longer run there.
-        await self._begun.memory.free(sound=state is None or state.code is CLD.EXITED)
+        sound = state is None or state.code is CLD.EXITED
+        # Who was asked for an exec alone has had no threads.
+        self._memory.unmap(keep=sound, alone=self._child is None)
 
 
-def begin_early(parent: Task, flags: CLONE, address: int) -> EarlyChild:
+def begin_early(parent: Task, flags: CLONE = CLONE.NONE) -> EarlyChild:
     """Clone a child of ours with a copy of our table, which serves through a ring in our memory.
 
-    address: where it begins; see entry. OSError, and then there is none. Not a checkpoint.
+    OSError, and then there is none. Not a checkpoint.
     """
-    keep, spin = kept(parent), recent_spin()
-    begun = begin(int(flags), keep, mmap.PAGESIZE, spin)
-    return EarlyChild(parent, flags, address, begun, keep, spin[0])
+    return EarlyChild(parent, flags, kept(parent), recent_spin())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rsyscall._checkpoint import give_way, shield
-from rsyscall._core import Frame, environment, wait_child
+from rsyscall._core import Frame, environment_block, wait_child
 from rsyscall._raw import ffi
 from rsyscall.batch.batch import Batch as Steps
 from rsyscall.child.early import EarlyChild
@@ -85,9 +85,7 @@ def _has_exec_here(pid: ChildPid) -> bool:
 
     Without __WALL, that is, since from then on a signal tells of its end.
     """
-    if not pid.task.sysif.immediate:
-        return False
-    return not isinstance(wait_child(pid.pidfd_there, _EXITED), int)
+    return pid.task.sysif.immediate and type(wait_child(pid.pidfd_there, _EXITED)) is tuple
 
 
 def _read(path: str) -> bytes:
@@ -139,7 +137,7 @@ class _Order:
 @functools.lru_cache(_KEPT)
 def _order_here(
     argv: tuple[str | bytes, ...],
-    variables: tuple[bytes, ...],
+    variables: bytes,
     mask: bytes,
     dirfd: int,
     name: bytes,
@@ -171,7 +169,7 @@ def _for_us(
         ]
     )
     make = _order_here if sum(map(len, args)) <= _SMALL else _order_here.__wrapped__
-    return make(args, tuple(environment()), mask, dirfd, name, flags)
+    return make(args, environment_block(), mask, dirfd, name, flags)
 
 
 class Target:
@@ -239,7 +237,8 @@ async def execute_early(early: EarlyChild, order: _Order, command: Command) -> A
         posted = ring.post_batch(order.frame)
         if posted and ring.sleep_until_end(EXEC_US) and _has_exec_here(pid):
             pid.did_exec(command)
-            await pid.clear_away()
+            early.release(None)
+            pid.early = None
             await give_way()
             return early.pid
     child = early.grow()

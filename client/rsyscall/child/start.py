@@ -14,13 +14,12 @@ from rsyscall.child.cgroup import move, start_child
 from rsyscall.child.dumpable import join, settled
 from rsyscall.child.early import EarlyChild, begin_early
 from rsyscall.child.fds import gaps, kept
-from rsyscall.child.here import Begun
 from rsyscall.child.lent import Lent, check_flags, entry, page_size_of, start_memory
-from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, TaskMemory, start_block
+from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, start_block
 from rsyscall.child.refusals import explain
 from rsyscall.child.ring import LaidRing
 from rsyscall.child.served import Child, child_task, copied_table, freeing, greeting
-from rsyscall.child.there import begin_there, can_begin
+from rsyscall.child.there import Begun, begin_there, can_begin
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
@@ -54,7 +53,7 @@ async def start(
     copied = not flags or CLONE.FILES not in flags
     if vm and copied and ring is not False and cgroup < 0:
         if isinstance(parent.sysif, DirectSyscallInterface):
-            return await _start_here(parent, flags, address)
+            return await _start_here(parent, flags)
         if can_begin(parent):
             return await _start_there(parent, flags, address)
     ours, theirs = socket.socketpair()
@@ -80,10 +79,9 @@ async def start_early(parent: Task) -> EarlyChild | None:
         return None
     if parent.timens_for_children is not parent.timens:
         return None
-    address = entry(parent)
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
-        return begin_early(parent, CLONE.NONE, address)
+        return begin_early(parent)
     except OSError as exc:
         await explain(parent, CLONE.NONE, exc)
         raise
@@ -169,7 +167,7 @@ async def _start(
     task = child_task(parent, flags, child_pid, table, vm)
     task.own_fds.update(own)
     if vm:
-        join(space, parent, dumpable=memory.dumpable)
+        join(space, parent, dumpable=None if space.ours else memory.dumpable)
     waited = AsyncChildPid(child_pid)
     child = Child(waited, task, ours, lent, shares_files=shared, spin=spin[0])
     if begun:
@@ -186,10 +184,10 @@ async def _start(
     return child
 
 
-async def _start_here(parent: Task, flags: CLONE, address: int) -> Child:
+async def _start_here(parent: Task, flags: CLONE) -> Child:
     """The same as start, of a child of ours in our memory that has its own table and a ring."""
     try:
-        child = begin_early(parent, flags, address).grow()
+        child = begin_early(parent, flags).grow()
     except OSError as exc:
         await explain(parent, flags, exc)
         raise
@@ -238,11 +236,8 @@ async def _serve(
 ) -> Child:
     """What there is of a child that has begun to serve in the parent's memory."""
     child_pid = ChildPid(parent, near.Pid(begun.pid), begun.pidfd, begun.there)
-    if isinstance(begun.memory, TaskMemory):
-        child_pid.on_release_call(SYS.munmap, begun.memory.address, begun.memory.length)
-        child_pid.on_release(begun.memory.sweep)
-    else:
-        child_pid.on_release(freeing(child_pid, begun.memory))
+    child_pid.on_release_call(SYS.munmap, begun.memory.address, begun.memory.length)
+    child_pid.on_release(begun.memory.sweep)
     table = copied_table(begun.pid, keep, begun.own)
     task = child_task(parent, flags, child_pid, table, True)
     task.own_fds.update(begun.own)
