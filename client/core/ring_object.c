@@ -394,6 +394,15 @@ static PyObject *ring_unpark(PyObject *object, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* sleep_until_end(us) -> whether the other end of the socket is closed, and the ring empty. */
+static PyObject *ring_sleep_until_end(PyObject *object, PyObject *arg) {
+    Ring *self = (Ring *)object;
+    unsigned long us = PyLong_AsUnsignedLong(arg);
+    if ((us == (unsigned long)-1 && PyErr_Occurred()) || !usable(self))
+        return NULL;
+    return PyBool_FromLong(sleep_until_end(self, (uint32_t)us));
+}
+
 static PyObject *ring_take_id(PyObject *object, PyObject *unused) {
     (void)unused;
     return PyLong_FromUnsignedLongLong(((Ring *)object)->next_id++);
@@ -454,6 +463,7 @@ static PyMethodDef ring_methods[] = {
     {"recv", ring_recv, METH_NOARGS, NULL},
     {"park", ring_park, METH_O, NULL},
     {"unpark", ring_unpark, METH_NOARGS, NULL},
+    {"sleep_until_end", ring_sleep_until_end, METH_O, NULL},
     {"take_id", ring_take_id, METH_NOARGS, NULL},
     {"take_skipped", ring_take_skipped, METH_NOARGS, NULL},
     {"close", ring_close, METH_NOARGS, NULL},

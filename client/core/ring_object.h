@@ -73,6 +73,10 @@ int keep(Ring *self, const void *bytes, uint32_t n);
 /* Sleep a little, until something comes. Whether something has. */
 int doze(Ring *self);
 
+/* Sleep until the socket has ended, or something has come, at most so long. Whether it has ended, and
+ * the ring holds nothing. */
+int sleep_until_end(Ring *self, uint32_t us);
+
 /* Whether the next byte in the ring is the first of a frame. */
 int between_frames(const Ring *self);
 

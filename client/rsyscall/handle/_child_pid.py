@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import fcntl
 import os
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rsyscall.command import Command
     from rsyscall.handle.pointer import Pointer
 
-__all__ = ["ChildPid", "children_of"]
+__all__ = ["ChildPid", "Early", "children_of"]
 
 
 _RUSAGE = struct.Struct("2q2q14q")
@@ -86,6 +87,8 @@ def _after_fork_in_child() -> None:
             os.close(child.pidfd)
             child.task.fd_table.own.discard(child.pidfd)
             child.pidfd = child.pidfd_there = -1
+        if child.early is not None:
+            child.early.after_fork()
     _children.clear()
 
 
@@ -97,6 +100,20 @@ def children_of(task: rsyscall.far.Task) -> Generator[ChildPid]:
     for child in list(_children):
         if child.task is task and child.death_state is None:
             yield child
+
+
+class Early(abc.ABC):
+    """A child of which what it takes to make calls in it has not been made yet."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def grow(self) -> object:
+        """Make it now, unless that was done before; it depends on where its parent is."""
+
+    @abc.abstractmethod
+    def after_fork(self) -> None:
+        """In a forked child: it is our parent's."""
 
 
 class ChildPid(Pid):
@@ -121,6 +138,8 @@ class ChildPid(Pid):
         self.did_it_exec: bool = False
         #: It was told to end, and nothing can keep it from that for long.
         self.ending: bool = False
+        #: What is still to be made of it.
+        self.early: Early | None = None
         self._owner = os.getpid()
         _children.add(self)
         self._waiting = Turn()  # trio lets one task only wait for a file descriptor
@@ -132,6 +151,11 @@ class ChildPid(Pid):
         self._last_calls: list[tuple[SYS, tuple[int, ...]]] = []
         task.fd_table.own.add(pidfd_there)
         task.own_fds.add(pidfd_there)
+
+    def settle(self) -> None:
+        """Its parent is about to be elsewhere: where it is itself must not depend on that."""
+        if self.early is not None:
+            self.early.grow()
 
     @property
     def rusage(self) -> resource.struct_rusage | None:
