@@ -60,7 +60,7 @@ class FuseIn(Portable):
 
     Each has `from_header` and `from_bytes`, which raise ValueError for what is no such request, and
     `to_bytes`, which raises ValueError, naming it, for what does not fit. FuseIn.from_bytes takes
-    any request, and has the class of what it is, or FuseOtherOp.
+    any request, and returns one of the class of its opcode, or a FuseOtherOp.
     """
 
     hdr: FuseInHeader
