@@ -153,7 +153,7 @@ def _order_here(
 
 
 #: What usual_order was asked for last: path, arguments, environment; and what it has said.
-_last: tuple[str, list[str], bytes, _Order] | None = None
+_last: tuple[str, tuple[str, ...], bytes, _Order] | None = None
 
 
 def usual_order(path: str | os.PathLike[str], argv: Sequence[str | os.PathLike[str]]) -> _Order:
@@ -165,7 +165,7 @@ def usual_order(path: str | os.PathLike[str], argv: Sequence[str | os.PathLike[s
     order = _for_us(argv, block, _NO_SIGNALS, _NO_DIRECTORY, path_to_bytes(path, "path"), 0)
     args = [arg for arg in argv if type(arg) is str]
     if type(path) is str and len(args) == len(argv) and len(block) + sum(map(len, args)) <= _SMALL:
-        _last = path, args, block, order
+        _last = path, tuple(args), block, order  # those of a Command are a tuple
     return order
 
 
