@@ -129,3 +129,31 @@ async def test_what_has_ended_is_freed_without_the_garbage_collector(
     finally:
         gc.enable()
     assert found == 0
+
+
+_LEFT_ALONE = """
+import os, trio
+from rsyscall import local_process
+from rsyscall.sys.syscall import SYS
+
+async def main():
+    first = await local_process.fork()
+    os.setresuid(33, 33, 0)
+    assert (await first.end()).exit_status == 0  # it could not be killed
+    os.setresuid(0, 0, 0)
+    call = local_process.task.sysif.syscall
+    await call(SYS.prctl, 4, 1)
+    async with await local_process.fork() as second:
+        await second.task.setresuid(33, 33, 33)
+        assert await call(SYS.prctl, 3) != 1
+    assert await call(SYS.prctl, 3) == 1
+
+trio.run(main)
+"""
+
+
+def test_one_that_may_not_be_killed_leaves_our_memory_too() -> None:
+    """What is told to end by its socket counts no more among those that share the memory."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody who may not kill its child")
+    subprocess.run([sys.executable, "-c", _LEFT_ALONE], check=True, timeout=60)

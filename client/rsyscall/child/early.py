@@ -41,6 +41,7 @@ class EarlyChild(Early):
         "_child",
         "_flags",
         "_forked",
+        "_joined",
         "_keep",
         "_memory",
         "_over",
@@ -68,6 +69,7 @@ class EarlyChild(Early):
         pid = ChildPid(parent, Pid(number), pidfd, pidfd)
         pid.early = self
         join(parent.address_space, parent, dumpable=dumpable == 1)
+        self._joined = True  # and nobody has told of its leaving
         self.pid: AsyncChildPid = AsyncChildPid(pid)
 
     def grow(self) -> Child:
@@ -85,8 +87,8 @@ class EarlyChild(Early):
         else:
             ours = socket.socket(socket.AF_UNIX, _STREAM)
             os.close(ours.detach())
-        alive = self._over is None
-        self._child = child = Child(self.pid, task, ours, spin=self._spin, joined=alive)
+        child = Child(self.pid, task, ours, spin=self._spin, joined=self._joined)
+        self._child, self._joined = child, False
         if ring is not None:
             child.sysif.begin(greeting(parent, begun.pid, _ADDRESS), self._memory.halves(), ring)
         elif self._forked:
@@ -124,8 +126,10 @@ class EarlyChild(Early):
 
     def release(self, state: ChildState | None) -> None:
         """See Early."""
-        if self._child is None and self._over is None:
+        if self._child is None:
             self.over("has exec'd" if state is None else f"has {state}")
+        if self._joined:
+            self._joined = False
             leave_ours(self._parent.address_space, unsure=False)
         # What was killed may have been killed because it could no longer run there.
         sound = state is None or state.code is CLD.EXITED
