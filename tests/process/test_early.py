@@ -99,6 +99,41 @@ async def test_one_whose_exec_takes_long_is_waited_for() -> None:
         assert (await child.pid.check()).clean()
 
 
+async def test_of_two_who_have_it_exec_one_is_told_that_the_other_has() -> None:
+    said = dict[str, object]()
+
+    async def execute(child: rsyscall.ChildProcess, name: str, command: rsyscall.Command) -> None:
+        try:
+            said[name] = await child.exec(command)
+        except DeadTaskError as exc:
+            said[name] = str(exc)
+
+    async with await local_process.fork() as child:
+        await child.pid.kill(SIG.STOP)  # it takes long enough for the other to come
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute, child, "sleep", SLEEP)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(execute, child, "true", TRUE)
+            await wait_all_tasks_blocked()
+            await child.pid.kill(SIG.CONT)
+        assert child.pid.command is SLEEP
+        assert said == {"sleep": child.pid, "true": f"{child.task} has exec'd"}
+
+
+async def test_who_was_told_of_an_end_can_be_cancelled_all_the_same() -> None:
+    async with await local_process.fork() as child:
+        await (await child.exec(TRUE)).check()
+        for again in (
+            child.pid.check,
+            lambda: child.pid.wait(),
+            lambda: child.pid.waitpid(W.EXITED),
+        ):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await again()
+            assert scope.cancelled_caught
+
+
 async def fork_and_exec() -> None:
     child = await local_process.fork()
     assert (await (await child.exec(TRUE)).check()).clean()

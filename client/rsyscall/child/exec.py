@@ -235,13 +235,14 @@ class Target:
 
 async def execute(child: Child, target: Target, command: Command) -> AsyncChildPid:
     """Replace the child's program; see ChildProcess.execveat. command: what is shown of it."""
-    await unshare_child_files(child)
-    if target.order is not None:
-        await _until_known(child, target.order)
-    else:
-        async with target.written(child.task) as order:
-            await _until_known(child, order)
-    await _replaced(child, command)
+    async with child.turn:
+        await unshare_child_files(child)
+        if target.order is not None:
+            await _until_known(child, target.order)
+        else:
+            async with target.written(child.task) as order:
+                await _until_known(child, order)
+        await _replaced(child, command)
     return child.pid
 
 
@@ -258,10 +259,11 @@ async def execute_early(early: EarlyChild, order: _Order, command: Command) -> A
             await give_way()
             return early.pid
     child = early.grow()
-    if not posted:
-        await unshare_child_files(child)
-    await _until_known(child, order, posted=posted)
-    await _replaced(child, command)
+    async with child.turn:
+        if not posted:
+            await unshare_child_files(child)
+        await _until_known(child, order, posted=posted)
+        await _replaced(child, command)
     return child.pid
 
 
@@ -294,9 +296,10 @@ async def _execveat(
         name, args, variables = map(int, borrowed)
         if isinstance(child, Child):
             order = _Order(_NO_SIGNALS, dirfd, name, args, variables, int(flags or 0))
-            await unshare_child_files(child)
-            await _until_known(child, order)
-            await _replaced(child, command)
+            async with child.turn:
+                await unshare_child_files(child)
+                await _until_known(child, order)
+                await _replaced(child, command)
             return
         try:
             await task.sysif.syscall(SYS.execveat, dirfd, name, args, variables, flags or 0)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from rsyscall import far, near
+from rsyscall._checkpoint import Turn
 from rsyscall._descriptors import Held
 from rsyscall.child.dumpable import leave
 from rsyscall.child.lent import Lent, page_size_of
@@ -52,6 +53,8 @@ class Child:
         self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
+        #: Whoever has it exec does so alone: of two, one would take the other's program for his.
+        self.turn: Turn = Turn()
         #: Its parent's memory, while it shares it.
         self._memory: far.AddressSpace | None = None
         if joined and task.address_space is pid.task.address_space:

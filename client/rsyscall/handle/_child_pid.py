@@ -288,8 +288,12 @@ class ChildPid(Pid):
         if not self._is_nobodys():
             return None
         await checkpoint()
-        told = end_of_child(self.pidfd, *times) if self._is_nobodys() else None
+        if not self._is_nobodys():
+            return None
+        told = end_of_child(self.pidfd, *times)
         if told is None:
+            if not self.ending:
+                _ends.soon = False  # to sleep at once for a second time would not pay
             return None
         code, pid, uid, status, self._usage = told
         state = ChildState.make(CLD(code), pid, uid, status)
