@@ -20,6 +20,7 @@ from rsyscall.fcntl import O
 from rsyscall.handle.process import DeadTaskError
 from rsyscall.signal import SIG
 from rsyscall.sys.wait import W
+from rsyscall.sysif.remote import RemoteSyscallInterface
 
 _ELSEWHERE = """
 import os, trio, rsyscall
@@ -146,11 +147,17 @@ async def clone_and_call() -> None:
     assert (await child.pid.check()).clean()
 
 
+async def exec_and_look() -> None:
+    child = await local_process.fork()
+    await (await child.exec(TRUE)).check()
+    assert not isinstance(child.task.sysif, RemoteSyscallInterface)
+
+
 async def spawn() -> None:
     assert (await (await local_process.spawn(TRUE)).check()).clean()
 
 
-@pytest.mark.parametrize("live", [fork_and_exec, clone_and_call, spawn])
+@pytest.mark.parametrize("live", [fork_and_exec, clone_and_call, exec_and_look, spawn])
 async def test_what_has_ended_is_freed_without_the_garbage_collector(
     live: Callable[[], Awaitable[None]],
 ) -> None:

@@ -87,7 +87,8 @@ class EarlyChild(Early):
         else:
             ours = socket.socket(socket.AF_UNIX, _STREAM)
             os.close(ours.detach())
-        child = Child(self.pid, task, ours, spin=self._spin, joined=self._joined)
+        joined = self._joined
+        child = Child(self.pid, task, ours, spin=self._spin, joined=joined)
         self._child, self._joined = child, False
         if ring is not None:
             child.sysif.begin(greeting(parent, begun.pid, _ADDRESS), self._memory.halves(), ring)
@@ -95,6 +96,8 @@ class EarlyChild(Early):
             child.sysif.after_fork()
         elif self._over is not None:
             child.over(self._over)
+        if not joined:
+            child.let_go()
         return child
 
     def over(self, what: str) -> None:
