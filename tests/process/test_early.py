@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -133,6 +134,34 @@ async def test_who_was_told_of_an_end_can_be_cancelled_all_the_same() -> None:
                 scope.cancel()
                 await again()
             assert scope.cancelled_caught
+
+
+async def test_who_tries_until_it_succeeds_lets_others_run() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def relent() -> None:
+        await trio.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    until, failed = trio.current_time() + 10, 0
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relent)
+            await wait_all_tasks_blocked()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+            while trio.current_time() < until:
+                try:
+                    child = await local_process.fork()
+                except OSError:  # EMFILE
+                    failed += 1
+                else:
+                    await child.end()
+                    break
+            else:
+                pytest.fail("nobody else had a turn")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert failed
 
 
 async def fork_and_exec() -> None:
