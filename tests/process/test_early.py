@@ -164,6 +164,28 @@ async def test_who_tries_until_it_succeeds_lets_others_run() -> None:
     assert failed
 
 
+async def look(child: rsyscall.ChildProcess) -> None:
+    await child.pid.kill(0)
+
+
+async def call(child: rsyscall.ChildProcess) -> None:
+    with pytest.raises(DeadTaskError):
+        await child.task.getpid()
+
+
+@pytest.mark.parametrize("ask", [look, call])
+async def test_whoever_asks_again_and_again_lets_others_run(
+    ask: Callable[[rsyscall.ChildProcess], Awaitable[None]],
+) -> None:
+    until = trio.current_time() + 10
+    async with await local_process.fork() as child:
+        await child.exec(SLEEP)
+        with trio.move_on_after(0.01) as scope:
+            while trio.current_time() < until:
+                await ask(child)
+    assert scope.cancelled_caught
+
+
 async def fork_and_exec() -> None:
     child = await local_process.fork()
     assert (await (await child.exec(TRUE)).check()).clean()

@@ -174,7 +174,7 @@ class ChildPid(Pid):
         ChildDeadError; OSError as the call reports it. A checkpoint; if cancelled, nothing was
         sent. pidfd_send_signal(2).
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint()
         self._check_alive()
         try:
             self.send_signal(sig)

@@ -220,7 +220,7 @@ class DeadInterface(SyscallInterface):
         self.error = error
 
     async def _fail(self) -> NoReturn:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint()
         raise self.error()
 
     async def call(
