@@ -20,7 +20,7 @@ from rsyscall import local_process
 from rsyscall.fcntl import O
 from rsyscall.handle.process import DeadTaskError
 from rsyscall.signal import SIG
-from rsyscall.sys.wait import W
+from rsyscall.sys.wait import CLD, W
 from rsyscall.sysif.remote import RemoteSyscallInterface
 
 _ELSEWHERE = """
@@ -99,6 +99,18 @@ async def test_one_whose_exec_takes_long_is_waited_for() -> None:
             await wait_all_tasks_blocked()
             await child.pid.kill(SIG.CONT)
         assert (await child.pid.check()).clean()
+
+
+async def test_a_program_that_has_ended_and_was_waited_for_by_others_has_been_execd() -> None:
+    async with await local_process.fork() as child:
+        await child.pid.kill(SIG.STOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.exec, TRUE)
+            await wait_all_tasks_blocked()
+            child.pid.pid.send_signal(SIG.CONT)
+            assert os.waitpid(-1, 0) == (int(child.pid), 0)
+        state = await child.pid.waitpid(W.EXITED)
+        assert state.code in (CLD.EXITED, CLD.UNKNOWN)
 
 
 async def test_of_two_who_have_it_exec_one_is_told_that_the_other_has() -> None:

@@ -51,6 +51,7 @@ __all__ = ["Target", "execute", "execute_early", "has_exec", "signal_mask", "usu
 _SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
 _EXITED = int(W.EXITED | W.NOWAIT)
+_EXITED_ALL = _EXITED | int(W.ALL)
 _NO_SIGNALS, _NO_DIRECTORY = bytes(8), -100
 #: Of what is executed again and again, and how many bytes its strings have at most.
 _KEPT, _SMALL = 8, 8192
@@ -83,9 +84,14 @@ def has_exec(pid: ChildPid) -> bool | None:
 def _has_exec_here(pid: ChildPid) -> bool:
     """Whether a child of ours, dead or alive, has certainly exec'd: one that has can be waited for.
 
-    Without __WALL, that is, since from then on a signal tells of its end.
+    Without __WALL, that is, since from then on a signal tells of its end. So has one that others
+    have waited for, who wait for whatever child has ended, or the kernel, where SIGCHLD is ignored.
     """
-    return pid.task.sysif.immediate and type(wait_child(pid.pidfd_there, _EXITED)) is tuple
+    if not pid.task.sysif.immediate:
+        return False
+    if type(wait_child(pid.pidfd_there, _EXITED)) is tuple:
+        return True
+    return wait_child(pid.pidfd_there, _EXITED_ALL) == -errno.ECHILD
 
 
 def _read(path: str) -> bytes:
