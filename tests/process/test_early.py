@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import resource
+import select
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -76,6 +77,18 @@ async def test_what_is_tried_once_it_has_execd() -> None:
             await child.exec(TRUE)
 
 
+async def test_that_it_has_execd_can_be_told_without_a_descriptor_to_spare() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with await local_process.fork() as child:
+        await child.exec(SLEEP)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            with pytest.raises(DeadTaskError, match="has exec'd"):
+                await child.task.getpid()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 async def test_what_is_tried_once_it_was_killed() -> None:
     async with await local_process.fork() as child:
         await child.pid.kill()
@@ -108,6 +121,7 @@ async def test_a_program_that_has_ended_and_was_waited_for_by_others_has_been_ex
             nursery.start_soon(child.exec, TRUE)
             await wait_all_tasks_blocked()
             child.pid.pid.send_signal(SIG.CONT)
+            select.select([child.pid.pid.pidfd], [], [])  # nobody here has a turn meanwhile
             assert os.waitpid(-1, 0) == (int(child.pid), 0)
         state = await child.pid.waitpid(W.EXITED)
         assert state.code in (CLD.EXITED, CLD.UNKNOWN)
