@@ -276,3 +276,17 @@ def test_one_that_may_not_be_killed_leaves_our_memory_too() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody who may not kill its child")
     subprocess.run([sys.executable, "-c", _LEFT_ALONE], check=True, timeout=60)
+
+
+async def test_one_that_nobody_can_name_any_more_ends() -> None:
+    child = await local_process.fork()
+    pidfd = child.pid.pid.pidfd  # nobody closes it then, nor waits for the child
+    child.pid.detach()
+    del child
+    gc.collect()
+    with trio.fail_after(10):
+        await trio.lowlevel.wait_readable(pidfd)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | W.ALL)
+    local_process.task.fd_table.own.discard(pidfd)
+    local_process.task.own_fds.discard(pidfd)
+    os.close(pidfd)
