@@ -2,7 +2,8 @@
  *
  *   rsyscall-stub --fd N     serve the connected socket N
  *   rsyscall-stub            serve the socket that systemd passed: a connected one (Accept=yes),
- *                            or a listening one (Accept=no) with one process per connection
+ *                            or a listening one (Accept=no) with one process per connection;
+ *                            without one the socket that is standard input
  *   rsyscall-stub --version
  *
  * Exit status: 0 after a client has ended, however it ended; 2 when it could not start, with a line
@@ -14,7 +15,9 @@ enum {
     EXIT_USAGE = 2,
     LISTEN_FDS_START = 3,
     AT_PAGESZ = 6,
-    SFD_CLOEXEC_ = 0x80000,
+    AT_FDCWD_ = -100,
+    O_RDWR_ = 2,
+    O_CLOEXEC_ = 0x80000,
     WNOHANG_ = 1,
     RETRY_MS = 100,
     STAT_INO = 8,           /* where st_ino is in struct stat, on every 64-bit architecture */
@@ -124,7 +127,7 @@ static _Noreturn void listen_loop(int32_t fd, uint32_t page_size) {
     close_others(fd);
     /* By signalfd and not by default action: as init of a namespace SIGTERM would do nothing. */
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_BLOCK, rs_addr(&mask), rs_addr(&old), 8, 0, 0);
-    int64_t sigfd = rs_sys(RS_NR_signalfd4, UINT64_MAX, rs_addr(&mask), 8, SFD_CLOEXEC_, 0, 0);
+    int64_t sigfd = rs_sys(RS_NR_signalfd4, UINT64_MAX, rs_addr(&mask), 8, O_CLOEXEC_, 0, 0);
     if (sigfd < 0)
         die("signalfd", ": refused");
     for (;;) {
@@ -183,14 +186,12 @@ static int pidfd_id_matches(int64_t id) {
     return matches;
 }
 
-/* sd_listen_fds(3), of which exactly one socket is for us. */
+/* sd_listen_fds(3), of which exactly one socket is for us; 0 if there is none. */
 static int32_t activated(char **envp) {
     const char *pid = lookup(envp, "LISTEN_PID"), *fds = lookup(envp, "LISTEN_FDS");
     const char *names = lookup(envp, "LISTEN_FDNAMES"), *id = lookup(envp, "LISTEN_PIDFDID");
-    if (!pid || !fds)
-        die("neither --fd nor LISTEN_PID and LISTEN_FDS", ": no socket to serve");
-    if (number(pid) != rs_getpid())
-        die("LISTEN_PID", ": the socket is meant for another process");
+    if (!pid || !fds || number(pid) != rs_getpid())
+        return 0;
     if (id && (number(id) < 0 || !pidfd_id_matches(number(id))))
         die("LISTEN_PIDFDID", ": the socket is meant for another process");
     if (number(fds) != 1)
@@ -200,6 +201,21 @@ static int32_t activated(char **envp) {
             if (*names == ':')
                 die("LISTEN_FDNAMES", ": names more sockets than LISTEN_FDS");
     return LISTEN_FDS_START;
+}
+
+/* Programs that we start are not to read from our socket. */
+static int32_t move_stdin(void) {
+    rs_sys3(RS_NR_dup3, 0, LISTEN_FDS_START, O_CLOEXEC_);
+    rs_close(0);
+    rs_sys3(RS_NR_openat, (uint64_t)AT_FDCWD_, rs_addr("/dev/null"), O_RDWR_);
+    return LISTEN_FDS_START;
+}
+
+/* Whether it is an end of a socketpair, which only those have whom we were started by. */
+static int is_nameless(int32_t fd) {
+    uint32_t len = 0; /* nothing of the name is wanted */
+    rs_sys3(RS_NR_getsockname, (uint64_t)fd, rs_addr(&len), rs_addr(&len));
+    return len == sizeof(uint16_t);
 }
 
 /* Called by start.S with the initial stack pointer. */
@@ -220,23 +236,28 @@ _Noreturn void rs_main(uint64_t *stack) {
         quit(0);
     }
     int32_t fd;
-    int by_hand = argc == 3 && same(argv[1], "--fd");
-    if (by_hand) {
+    int trusted = argc == 3 && same(argv[1], "--fd");
+    const char *what = "--fd";
+    if (trusted) {
         int64_t n = number(argv[2]);
         if (n < 0 || n > INT32_MAX)
-            die("--fd", ": not a file descriptor");
+            die(what, ": not a file descriptor");
         fd = (int32_t)n;
     } else if (argc <= 1) {
         fd = activated(envp);
+        what = fd ? "LISTEN_FDS" : "neither --fd nor LISTEN_FDS for this process, and standard input";
     } else {
         die("usage", ": rsyscall-stub [--fd N | --version]");
     }
     int64_t type = sockopt_int(fd, RS_SO_TYPE);
     if (type < 0)
-        die(by_hand ? "--fd" : "LISTEN_FDS", type == -RS_EBADF ? ": not an open file descriptor"
-                                                               : ": not a socket");
+        die(what, type == -RS_EBADF ? ": not an open file descriptor" : ": not a socket");
     if (type != RS_SOCK_STREAM)
-        die(by_hand ? "--fd" : "LISTEN_FDS", ": not a stream socket");
+        die(what, ": not a stream socket");
+    if (argc <= 1 && !fd) {
+        trusted = is_nameless(fd);
+        fd = move_stdin();
+    }
 
     /* As in Python: a write to a closed pipe is an error of that call, not the end of us. */
     rs_dispose(RS_SIGPIPE, RS_SIG_IGN);
@@ -244,5 +265,5 @@ _Noreturn void rs_main(uint64_t *stack) {
 
     if (sockopt_int(fd, RS_SO_ACCEPTCONN) == 1)
         listen_loop(fd, page_size);
-    serve(fd, page_size, !by_hand);
+    serve(fd, page_size, !trusted);
 }

@@ -82,10 +82,13 @@ def test_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"rsyscall-stub {version}\n", "")
 
 
+NO_SOCKET = "neither --fd nor LISTEN_FDS for this process, and standard input"
+
+
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        ([], "neither --fd nor LISTEN_PID and LISTEN_FDS: no socket to serve"),
+        ([], f"{NO_SOCKET}: not a socket"),
         (["--fd", ""], "--fd: not a file descriptor"),
         (["--fd", "x"], "--fd: not a file descriptor"),
         (["--fd", "3x"], "--fd: not a file descriptor"),
