@@ -82,7 +82,9 @@ def test_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"rsyscall-stub {version}\n", "")
 
 
-NO_SOCKET = "neither --fd nor LISTEN_FDS for this process, and standard input"
+NO_SOCKET = "standard input, without --fd or LISTEN_FDS"
+
+USAGE = "usage: rsyscall-stub [--fd N | --connect=PATH | --persist=N | --version]"
 
 
 @pytest.mark.parametrize(
@@ -98,11 +100,15 @@ NO_SOCKET = "neither --fd nor LISTEN_FDS for this process, and standard input"
         (["--fd", "1000"], "--fd: not an open file descriptor"),
         (["--fd", str(2**31 - 1)], "--fd: not an open file descriptor"),
         (["--fd", "0"], "--fd: not a socket"),
-        (["--fd"], "usage: rsyscall-stub [--fd N | --version]"),
-        (["--help"], "usage: rsyscall-stub [--fd N | --version]"),
-        (["--fd=3"], "usage: rsyscall-stub [--fd N | --version]"),
-        (["--version", "--fd", "3"], "usage: rsyscall-stub [--fd N | --version]"),
-        ([""], "usage: rsyscall-stub [--fd N | --version]"),
+        (["--fd"], USAGE),
+        (["--help"], USAGE),
+        (["--fd=3"], USAGE),
+        (["--version", "--fd", "3"], USAGE),
+        (["--persist=x"], f"{NO_SOCKET}: not a socket"),
+        (["--connect="], ": cannot connect"),
+        (["--connect=/no/such/socket", "more"], "/no/such/socket: cannot connect"),
+        (["--connect=/" + "x" * 107], "/" + "x" * 107 + ": cannot connect"),
+        ([""], USAGE),
     ],
 )
 def test_cannot_start(args: list[str], line: str) -> None:

@@ -55,7 +55,6 @@ DIFFERENCES: dict[str, str] = {
     "rsyscall.sys.socket.SocketpairSerializer.to_bytes": _VAL,
     "rsyscall.tasks.persistent": NOT_YET,
     "rsyscall.tasks.ssh": NOT_YET,
-    "rsyscall.tasks.stub": NOT_YET,
     "rsyscall.time.Timespec.from_cffi": _CFFI,
     "rsyscall.unistd.ArgListSerializer.to_bytes": _VAL,
     "rsyscall.unistd.pipe.PipeSerializer.to_bytes": _VAL,
