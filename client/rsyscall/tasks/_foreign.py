@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 
 from rsyscall import far, near
 from rsyscall.environ import Environment
 from rsyscall.fcntl import O
-from rsyscall.handle import Task
+from rsyscall.handle import FileDescriptor, Task
+from rsyscall.handle.transfer import transfer
 from rsyscall.near.sysif import SyscallInterface
 from rsyscall.tasks.local import local_process
 from rsyscall.thread import Process
 from rsyscall_protocol import Hello
 
-__all__ = ["Reached", "foreign_process", "own_strings", "read_environ"]
+__all__ = ["Reached", "bring_here", "foreign_process", "own_strings", "read_environ"]
 
 
 def foreign_process(sysif: SyscallInterface, hello: Hello) -> Process:
@@ -32,6 +34,19 @@ def foreign_process(sysif: SyscallInterface, hello: Hello) -> Process:
     )
     process.made_by(local_process)
     return process
+
+
+async def bring_here(fd: FileDescriptor) -> socket.socket:
+    """A connected UNIX socket of some process, as one of ours; that of the process stays open.
+
+    OSError if it cannot come here. To be shielded.
+    """
+    number = int(fd.near)
+    if fd.task.sysif.immediate:
+        number = os.dup(number)
+    else:
+        number = await transfer(fd.task, number, local_process.task)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, number)
 
 
 class Reached:

@@ -6,15 +6,18 @@ thing that all such commands hand on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
+from rsyscall.child.setup import Descriptors
 from rsyscall.command import Command
 from rsyscall.handle import FileDescriptor
 from rsyscall.handle.transfer import push
 from rsyscall.monitor import AsyncChildPid
+from rsyscall.near.sysif import SyscallError
 from rsyscall.path import Path
 from rsyscall.sysif.memory import pid_behind
 from rsyscall.sysif.remote import RemoteSyscallInterface
@@ -23,7 +26,7 @@ from rsyscall.tasks.spawn import stub_path
 from rsyscall.thread import Process
 from rsyscall.unistd.names import OK
 
-__all__ = ["stdin_bootstrap", "stdin_bootstrap_path"]
+__all__ = ["start_on_stdin", "stdin_bootstrap", "stdin_bootstrap_path"]
 
 _NAME = "rsyscall-stub"
 #: The number that its socket has in the stub, which has moved it there.
@@ -68,14 +71,16 @@ async def _channel(parent: Process) -> tuple[socket.socket, FileDescriptor]:
         raise
 
 
-async def _start(parent: Process, command: Command) -> tuple[socket.socket, AsyncChildPid]:
-    """The command, with one end of a socketpair as its standard input; and our end."""
+async def start_on_stdin(
+    parent: Process, command: Command, *, fds: Descriptors = ()
+) -> tuple[socket.socket, AsyncChildPid]:
+    """Our end of a socketpair, and the command, which has the other one as its standard input."""
     ours, there = await _channel(parent)
     try:
         try:
-            child = await parent.spawn(command, stdin=there)
+            child = await parent.spawn(command, stdin=there, fds=fds)
         finally:
-            with shield():
+            with shield(), contextlib.suppress(SyscallError):
                 await there.close()
     except BaseException:
         ours.close()
@@ -106,7 +111,7 @@ async def stdin_bootstrap(
     the child was killed, if there was one.
     """
     await checkpoint()
-    ours, child = await _start(parent, bootstrap_command)
+    ours, child = await start_on_stdin(parent, bootstrap_command)
     sysif = RemoteSyscallInterface(ours, post_mortem=child.post_mortem)
     try:
         hello = await sysif.start(ring=ring)

@@ -18,7 +18,6 @@ from rsyscall.child.steps import call, run
 from rsyscall.epoller import AsyncFileDescriptor
 from rsyscall.fcntl import O
 from rsyscall.handle import FileDescriptor, Task
-from rsyscall.handle.transfer import transfer
 from rsyscall.near.sysif import InOut, Out, SyscallError
 from rsyscall.path import Path
 from rsyscall.sys.socket import AF, SO, SOCK, SOL
@@ -26,8 +25,13 @@ from rsyscall.sys.syscall import SYS
 from rsyscall.sys.un import SockaddrUn
 from rsyscall.sysif.memory import peer_pid
 from rsyscall.sysif.remote import RemoteSyscallInterface
-from rsyscall.tasks._foreign import Reached, foreign_process, own_strings, read_environ
-from rsyscall.tasks.local import local_process
+from rsyscall.tasks._foreign import (
+    Reached,
+    bring_here,
+    foreign_process,
+    own_strings,
+    read_environ,
+)
 from rsyscall.tasks.stdin_bootstrap import stdin_bootstrap_path
 from rsyscall.thread import Process
 
@@ -52,16 +56,6 @@ def script(stub: str, path: str) -> bytes:
         return line
     words = shlex.join([stub, f"--connect={path}"])
     return os.fsencode(f'#!/bin/sh\nexec {words} "$0" "$@"\n')
-
-
-async def _take(fd: FileDescriptor) -> socket.socket:
-    """The same socket here."""
-    number = int(fd.near)
-    if fd.task.sysif.immediate:
-        number = os.dup(number)
-    else:
-        number = await transfer(fd.task, number, local_process.task)
-    return socket.socket(AF.UNIX, SOCK.STREAM, 0, number)
 
 
 async def _peer_uid(fd: FileDescriptor) -> int:
@@ -208,7 +202,7 @@ class StubServer:
             try:
                 uid = await _peer_uid(conn)
                 if uid == 0 or uid == await self.process.task.geteuid():
-                    return await _take(conn)
+                    return await bring_here(conn)
                 return None
             finally:
                 await conn.close()
