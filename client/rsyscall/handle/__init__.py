@@ -150,6 +150,7 @@ class Task(
     """A kernel task, with every call that concerns it."""
 
     _fd_class = FileDescriptor
+    _allocator: AllocatorInterface | None
 
     def __init__(
         self,
