@@ -23,6 +23,9 @@ from rsyscall.sysif.ring import recent_spin
 __all__ = ["EarlyChild"]
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+#: What is left of a socket: there may be no descriptor free to make one of.
+_CLOSED = socket.socket(socket.AF_UNIX, _STREAM)
+_CLOSED.close()
 #: Where it begins.
 _ADDRESS = lib.rs_child_address()
 
@@ -84,8 +87,7 @@ class EarlyChild(Early):
         if ring is not None:
             ours = socket.socket(socket.AF_UNIX, _STREAM, 0, self._socket)
         else:
-            ours = socket.socket(socket.AF_UNIX, _STREAM)
-            os.close(ours.detach())
+            ours = _CLOSED
         self._child = child = Child(self.pid, task, ours, spin=self._spin[0], joined=shares)
         self._shares = False
         if ring is not None:
@@ -94,6 +96,8 @@ class EarlyChild(Early):
             child.sysif.after_fork()
         elif self._over is not None:
             child.over(self._over)
+        if not shares:
+            child.let_go()
         return child
 
     def over(self, what: str) -> None:
