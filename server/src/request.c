@@ -43,7 +43,7 @@ static int decode_limits(struct rs_reader *r, struct rs_request *out, const char
     rs_limits_default(&out->limits);
     for (uint32_t n = value.len; n > 0; n--) {
         if (rs_next(r, &key) || key.kind != RS_STR)
-            FAIL(RS_ERR_FIELD, "HELLO: a key of limits is not a string");
+            FAIL(RS_ERR_FIELD, "HELLO: a key is not a string");
         struct rs_reader at = *r;
         rs_skip(r);
         for (uint32_t i = 0; i < RS_LIMIT_COUNT; i++) {
@@ -73,14 +73,14 @@ static int decode_hello(struct rs_reader *r, uint32_t fields, struct rs_request 
     out->version_min = (uint32_t)lo;
     out->version_max = (uint32_t)hi;
     if (!is_uint(r, UINT64_MAX, &out->features))
-        FAIL(RS_ERR_FIELD, "HELLO: features is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "HELLO: features is no number");
     if (rs_next(r, &v) || v.kind != RS_MAP)
         FAIL(RS_ERR_FIELD, "HELLO: options is not a map");
     rs_limits_default(&out->limits);
     for (uint32_t n = v.len; n > 0; n--) {
         struct rs_value key;
         if (rs_next(r, &key) || key.kind != RS_STR)
-            FAIL(RS_ERR_FIELD, "HELLO: a key of options is not a string");
+            FAIL(RS_ERR_FIELD, "HELLO: a key is not a string");
         if (str_is(&key, "limits")) {
             int err = decode_limits(r, out, why);
             if (err)
@@ -96,7 +96,7 @@ static int decode_nfds(struct rs_reader *r, const struct rs_limits *limits, uint
                        const char **why) {
     uint64_t n;
     if (!is_uint(r, UINT32_MAX, &n))
-        FAIL(RS_ERR_FIELD, "the number of file descriptors is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "the number of file descriptors is no number");
     if (n > limits->fds)
         FAIL(RS_ERR_TOO_MANY_FDS, "more file descriptors than the limit");
     *nfds = (uint32_t)n;
@@ -140,7 +140,7 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
     if (!is_uint(r, RS_CALLFLAG_RETURN_FD, &n))
         FAIL(RS_ERR_FIELD, "CALL: unknown flags");
     if (n & RS_CALLFLAG_RETURN_FD && limits->fds == 0)
-        FAIL(RS_ERR_TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none");
+        FAIL(RS_ERR_TOO_MANY_FDS, "more file descriptors than the limit");
     out->flags = (uint32_t)n;
     if ((err = decode_nr(r, &out->nr, why)) ||
         (err = rs_decode_arguments(r, limits, entries, &scope, why)))
@@ -300,13 +300,13 @@ static int decode_run(struct rs_reader *r, const struct rs_limits *limits, struc
         return err;
     scope.nfds = out->nfds;
     if (!is_uint(r, UINT32_MAX, &out->which))
-        FAIL(RS_ERR_FIELD, "RUN: the program is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "RUN: the program is no number");
     if ((err = rs_decode_arguments(r, limits, entries, &scope, why)))
         return err;
     out->count = scope.count;
     for (uint32_t i = 0; i < out->count; i++)
         if (entries[i].type != 0 && entries[i].type != RS_ARG_IN && entries[i].type != RS_ARG_FD)
-            FAIL(RS_ERR_FIELD, "RUN: an argument is neither an integer nor an IN nor an FD");
+            FAIL(RS_ERR_FIELD, "RUN: an argument is no integer, IN or FD");
     return 0;
 }
 
@@ -322,9 +322,9 @@ static int decode_error(struct rs_reader *r, struct rs_request *out, const char 
     struct rs_value v;
     uint64_t offset;
     if (!is_uint(r, UINT32_MAX, &out->error_code))
-        FAIL(RS_ERR_FIELD, "ERROR: the code is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "ERROR: the code is no number");
     if (!is_uint(r, UINT64_MAX, &offset))
-        FAIL(RS_ERR_FIELD, "ERROR: the offset is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "ERROR: the offset is no number");
     if (rs_next(r, &v) || v.kind != RS_STR)
         FAIL(RS_ERR_FIELD, "ERROR: the text is not a string");
     return 0;
@@ -334,10 +334,10 @@ static int decode_access(struct rs_reader *r, struct rs_request *out, const char
     struct rs_value v;
     uint64_t n;
     if (!is_uint(r, UINT64_MAX, &out->address))
-        FAIL(RS_ERR_FIELD, "READ or WRITE: the address is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "READ or WRITE: the address is no number");
     if (out->type == RS_MSG_READ) {
         if (!is_uint(r, UINT32_MAX, &n))
-            FAIL(RS_ERR_FIELD, "READ: the length is no unsigned integer");
+            FAIL(RS_ERR_FIELD, "READ: the length is no number");
         out->length = (uint32_t)n;
         out->reserve += RS_SIZE_REPLY_OUT + n;
     } else {
@@ -354,7 +354,7 @@ static int decode_ring(struct rs_reader *r, struct rs_request *out, const char *
     if (!is_uint(r, RS_SIZE_RING_MAX, &size) || size < RS_SIZE_RING_MIN || size & (size - 1))
         FAIL(RS_ERR_FIELD, "RING: the size is no power of two, or out of range");
     if (!is_uint(r, UINT32_MAX, &spin))
-        FAIL(RS_ERR_FIELD, "RING: the time to spin is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "RING: the time to spin is no number");
     out->size = (uint32_t)size;
     out->spin = (uint32_t)spin;
     return 0;
@@ -380,7 +380,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
     if (fields == 0)
         FAIL(RS_ERR_ARITY, "a message without a type");
     if (rs_next(&r, &v) || v.kind != RS_UINT)
-        FAIL(RS_ERR_FIELD, "a message's type is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "a message's type is no number");
     if (v.number < RS_MSG_HELLO || v.number > RS_MSG_WATCH)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
@@ -398,7 +398,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         return 0;
     default:
         if (!is_uint(&r, UINT64_MAX, &out->id))
-            FAIL(RS_ERR_FIELD, "the id of a request is no unsigned integer");
+            FAIL(RS_ERR_FIELD, "the id of a request is no number");
         out->reserve = RS_SIZE_REPLY_BASE;
     }
     switch (out->type) {
@@ -414,7 +414,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         break;
     case RS_MSG_UNPREPARE:
         if (!is_uint(&r, UINT32_MAX, &out->which))
-            FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no unsigned integer");
+            FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no number");
         break;
     case RS_MSG_WATCH:
         if (!is_uint(&r, INT32_MAX, &out->which))
