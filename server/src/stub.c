@@ -1,6 +1,6 @@
 /* rsyscall-stub: a process that makes system calls for whoever is at the other end of its socket.
  *
- *   rsyscall-stub --fd N     serve the connected socket N
+ *   rsyscall-stub --fd N     serve the connected socket N, or read the pipe N and write N + 1
  *   rsyscall-stub            serve the socket that systemd passed: a connected one (Accept=yes),
  *                            or a listening one (Accept=no) with one process per connection
  *   rsyscall-stub --version
@@ -15,6 +15,9 @@ enum {
     LISTEN_FDS_START = 3,
     AT_PAGESZ = 6,
     SFD_CLOEXEC_ = 0x80000,
+    F_SETFL_ = 4,
+    F_GETPIPE_SZ_ = 1032,
+    O_NONBLOCK_ = 0x800,
     WNOHANG_ = 1,
     RETRY_MS = 100,
     STAT_INO = 8,           /* where st_ino is in struct stat, on every 64-bit architecture */
@@ -94,13 +97,16 @@ static int64_t sockopt_int(int32_t fd, int32_t name) {
 static void close_others(int32_t keep) {
     if (keep > 3)
         rs_sys3(RS_NR_close_range, 3, (uint64_t)keep - 1, 0);
-    rs_sys3(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1, UINT32_MAX, 0);
+    rs_sys3(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1 + session.pipes, UINT32_MAX, 0);
     rs_sys3(RS_NR_fcntl, (uint64_t)keep, RS_F_SETFD, RS_FD_CLOEXEC);
 }
 
 static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
     close_others(fd);
-    rs_session_init(&session, fd, rs_client_pidfd(fd), 0, page_size);
+    int32_t other = session.pipes ? fd + 1 : rs_client_pidfd(fd);
+    rs_session_init(&session, fd, other, 0, page_size);
+    if (session.pipes)
+        session.limits.fds = 0;
     if (check_peer) {
         struct rs_ucred peer = {0, UINT32_MAX, UINT32_MAX};
         uint32_t len = sizeof peer;
@@ -202,6 +208,15 @@ static int32_t activated(char **envp) {
     return LISTEN_FDS_START;
 }
 
+/* If so, from now on it does not block, and is closed on exec. */
+static int is_pipe(int32_t fd) {
+    if (rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_GETPIPE_SZ_, 0) < 0)
+        return 0;
+    rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_SETFL_, O_NONBLOCK_);
+    rs_sys3(RS_NR_fcntl, (uint64_t)fd, RS_F_SETFD, RS_FD_CLOEXEC);
+    return 1;
+}
+
 /* Called by start.S with the initial stack pointer. */
 __attribute__((used)) _Noreturn void rs_main(uint64_t *stack);
 
@@ -232,6 +247,10 @@ _Noreturn void rs_main(uint64_t *stack) {
         die("usage", ": rsyscall-stub [--fd N | --version]");
     }
     int64_t type = sockopt_int(fd, RS_SO_TYPE);
+    if (by_hand && is_pipe(fd) && is_pipe(fd + 1)) {
+        session.pipes = 1;
+        type = RS_SOCK_STREAM;
+    }
     if (type < 0)
         die(by_hand ? "--fd" : "LISTEN_FDS", type == -RS_EBADF ? ": not an open file descriptor"
                                                                : ": not a socket");

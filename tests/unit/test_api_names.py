@@ -54,7 +54,6 @@ DIFFERENCES: dict[str, str] = {
     "rsyscall.sys.socket.RecvMsghdrOutSerializer.to_bytes": _VAL,
     "rsyscall.sys.socket.SocketpairSerializer.to_bytes": _VAL,
     "rsyscall.tasks.persistent": NOT_YET,
-    "rsyscall.tasks.ssh": NOT_YET,
     "rsyscall.tasks.stdin_bootstrap": NOT_YET,
     "rsyscall.tasks.stub": NOT_YET,
     "rsyscall.time.Timespec.from_cffi": _CFFI,
