@@ -7,7 +7,7 @@ itself is for any POSIX sh (dash, busybox, bash).
 It says what it does in lines that begin with a mark that nothing else there can know, whatever a
 start-up file of the shell prints besides:
 
-    MARK arch Linux x86_64 NAME    what the machine is
+    MARK arch Linux NAME x86_64    what the machine is
     MARK send                      the stub is not there yet: exactly its bytes are awaited
     MARK damaged                   other bytes have come; the end
     MARK noexec DIRECTORY...       nothing can be executed in any of these; the end
@@ -39,12 +39,13 @@ say() { echo "$m $*"; };
 sum() { if command -v sha256sum >/dev/null 2>&1; then sha256sum; else cksum; fi; };
 same() { case "$(sum <"$1")" in "@SHA256@ "*|"@CKSUM@"|"@CKSUM@ "*) ;; *) false;; esac; };
 runs() { "$1" --version </dev/null >/dev/null 2>&1; };
-say arch "$(uname -s)" "$(uname -m)" "$(uname -n)";
-[ "$(uname -s) $(uname -m)" = "Linux @ARCH@" ] || exit 0;
+u="$(uname -snm)"; say arch $u;
+case "$u" in "Linux "*" @ARCH@") ;; *) exit 0;; esac;
 k=socket; if [ -p /proc/self/fd/0 ]; then k=pipes; fi;
 c="@DIRECTORY@"; f=; n=; d=; all=;
 if [ -z "$c" ]; then c="${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}"; c="${c:+$c/rsyscall}"; fi;
-if [ -n "$c" ] && mkdir -p "$c" 2>/dev/null && chmod 700 "$c" 2>/dev/null; then f="$c/@NAME@"; fi;
+if [ -n "$c" ] && { [ -d "$c" ] || mkdir -p "$c" 2>/dev/null; } &&
+chmod 700 "$c" 2>/dev/null; then f="$c/@NAME@"; fi;
 if [ -x "$f" ] && same "$f" && runs "$f"; then say ready $k; exec "$f" @SERVE@; fi;
 clean() { rm -rf "$n" "$d"; };
 trap clean EXIT; trap "exit 1" HUP INT PIPE TERM;

@@ -253,9 +253,9 @@ class Conversation:
         """
         words = await self.next()
         self.step = "looking at the machine"
-        if words[0] != "arch" or len(words) < 3:
+        if words[0] != "arch" or len(words) != 4:
             await self.fail(f"the script said {words}")
-        system, arch, name = words[1], words[2], " ".join(words[3:])
+        _, system, name, arch = words
         self.step = f"starting the stub on {name}"
         if (system, arch) != ("Linux", image.arch):
             await self.fail(

@@ -15,12 +15,11 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import shlex
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path as LocalPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall.child.stdio import DEVNULL
@@ -30,6 +29,13 @@ from rsyscall.near.sysif import SyscallError
 from rsyscall.path import Path
 from rsyscall.stdlib.mktemp import TemporaryDirectory, mkdtemp
 from rsyscall.sysif.direct import DirectSyscallInterface
+from rsyscall.tasks._ssh_commands import (
+    OptionValue,
+    SSHCommand,
+    SSHDCommand,
+    quoted,
+    with_options,
+)
 from rsyscall.tasks._ssh_script import Image, command_line, new_mark
 from rsyscall.tasks._ssh_start import (
     Conversation,
@@ -60,24 +66,6 @@ __all__ = [
     "ssh_forward",
 ]
 
-T_ssh_command = TypeVar("T_ssh_command", bound="SSHCommand")
-T_command = TypeVar("T_command", bound=Command)
-
-#: What an option may be.
-OptionValue = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-#: Options of which the whole rest of the line is the value, and which know no quotes.
-_WHOLE_LINE = {
-    "proxycommand",
-    "remotecommand",
-    "localcommand",
-    "knownhostscommand",
-    "forcecommand",
-    "authorizedkeyscommand",
-    "authorizedprincipalscommand",
-    "versionaddendum",
-}
-
 #: What ssh is told unless the user has told it something else: never to ask, to notice within 45 s
 #: that the network is dead, and that what is run is ours, without a terminal.
 _DEFAULTS = {
@@ -87,111 +75,6 @@ _DEFAULTS = {
     "RequestTTY": "no",
     "RemoteCommand": "none",
 }
-
-
-def _text(value: OptionValue, name: str) -> str:
-    """As it stands on a command line. ValueError, naming it, for what cannot stand in one line."""
-    text = os.fsdecode(value)
-    if "\0" in text or "\n" in text or "\r" in text:
-        raise ValueError(f"{name}: {value!r} contains a NUL or a line break")
-    return text
-
-
-def _option(keyword: str, value: OptionValue, name: str) -> str:
-    """Keyword=value, as ssh_config(5) and sshd_config(5) want it."""
-    if not keyword.isalnum() or not keyword.isascii():
-        raise ValueError(f"{name}: {keyword!r} is no name of an option")
-    text = _text(value, f"{name}[{keyword!r}]")
-    if keyword.lower() not in _WHOLE_LINE and (
-        not text or any(c in "\"'\\#" or c.isspace() for c in text)
-    ):
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-        text = f'"{escaped}"'
-    return f"{keyword}={text}"
-
-
-def _with_options(command: T_command, options: list[str]) -> T_command:
-    """The same with options in front of all others: of two that are the same, the first counts."""
-    first, *rest = command.arguments
-    words = [word for option in options for word in ("-o", option)]
-    return type(command)(command.executable_path, [first, *words, *rest], command.env_updates)
-
-
-class SSHCommand(Command):
-    """A command that runs ssh, with methods for its options. ssh(1)."""
-
-    __slots__ = ()
-
-    def ssh_options(self, config: Mapping[str, OptionValue]) -> SSHCommand:
-        """The same with options of ssh_config(5).
-
-        config: values by the options' names. Each is one value, which is quoted if it must be;
-        those of commands, such as ProxyCommand, are taken as they are, to the end of the line. `%`
-        and `~` mean what ssh_config(5) says of the option. What is given later counts more than
-        what was given before. ValueError, naming the option, for a value with a NUL or a line break
-        or a name that cannot be one.
-        """
-        return _with_options(self, [_option(k, v, "config") for k, v in config.items()])
-
-    def proxy_command(self, command: Command) -> SSHCommand:
-        """The same, with what a command reads and writes as the connection to the server.
-
-        command: with all its arguments and variables, as they are; no `%` of it means anything.
-        ValueError for a line break in one.
-        """
-        if command.env_updates:  # ssh puts `exec` in front, which knows no variables
-            variables = [f"{k}={os.fspath(v)}" for k, v in command.env_updates.items()]
-            bare = Command(command.executable_path, command.arguments)
-            line = f"{shlex.join(['env', '--', *variables])} {bare.in_shell_form()}"
-        else:
-            line = command.in_shell_form()
-        line = _text(line, "command").replace("%", "%%")
-        return _with_options(self, [f"ProxyCommand={line}"])
-
-    def local_forward(self, local_socket: str, remote_socket: str) -> SSHCommand:
-        """The same, with connections to a UNIX socket here led to one there.
-
-        local_socket, remote_socket: their paths; ssh makes the first, and the second is connected
-        to when somebody connects to the first. ValueError for a path that is empty, or contains a
-        NUL, a line break or, of local_socket, `${`, which ssh would replace.
-        """
-        ends = [
-            _socket_path(local_socket, "local_socket").replace("%", "%%"),
-            _socket_path(remote_socket, "remote_socket"),
-        ]
-        if "${" in local_socket:
-            raise ValueError(f"local_socket: {local_socket!r} contains '${{'")
-        return self.args("-L", ":".join(ends))
-
-    @classmethod
-    def make(cls: type[T_ssh_command], executable_path: Path) -> T_ssh_command:
-        """What runs the ssh at that path, without arguments."""
-        return cls(executable_path, ["ssh"])
-
-
-def _socket_path(path: str, name: str) -> str:
-    """A path as -L wants it."""
-    text = _text(path, name)
-    if not text:
-        raise ValueError(f"{name}: is empty")
-    if "/" not in text:  # it would be a port
-        text = f"./{text}"
-    return text.replace("\\", "\\\\").replace(":", "\\:")
-
-
-class SSHDCommand(Command):
-    """A command that runs sshd, with a method for its options. sshd(8)."""
-
-    __slots__ = ()
-
-    def sshd_options(self, config: Mapping[str, OptionValue]) -> SSHDCommand:
-        """The same with options of sshd_config(5); see SSHCommand.ssh_options."""
-        return _with_options(self, [_option(k, v, "config") for k, v in config.items()])
-
-    @classmethod
-    def make(cls, executable_path: Path) -> SSHDCommand:
-        """What runs the sshd at that path, which must be an absolute one, without arguments."""
-        return cls(executable_path, [executable_path])  # it wants to find itself by its name
 
 
 class SSHExecutables:
@@ -452,10 +335,12 @@ async def _prepare(
             **_SSHD_OPTIONS,
             "AuthorizedKeysFile": directory / "key.pub",
             "HostKey": directory / "host_key",
-            # What is tried out here is not to stay in the user's cache.
-            "SetEnv": f"XDG_CACHE_HOME={directory / 'cache'}",
         }
     )
+    # What is tried out here is not to stay in the user's cache; and at this level bash does not
+    # take the user's .bashrc for that of a remote shell.
+    variables = [f"XDG_CACHE_HOME={directory / 'cache'}", "SHLVL=1"]
+    sshd = with_options(sshd, ["SetEnv=" + " ".join(map(quoted, variables))])
     await _check(process, sshd.args("-t"))
     return sshd.args("-i", "-e")
 
