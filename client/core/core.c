@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -146,6 +147,9 @@ static int64_t start_failed(struct rs_start *start, int64_t nr, int64_t err) {
 
 int64_t rs_start_child(struct rs_start *start) {
     int32_t ends[2] = {-1, -1};
+    start->dumpable = (int32_t)rs_sys3(RS_NR_prctl, PR_GET_DUMPABLE, 0, 0);
+    if (start->used)
+        rs_child_clear(start->session, start->halves, start->size);
     int64_t result = rs_sys(RS_NR_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
                             0, rs_addr(ends), 0, 0);
     start->socket = ends[0];

@@ -21,15 +21,16 @@ int64_t rs_clone_bare(uint64_t flags, uint64_t stack, int32_t *pidfd);
 
 /* A child for which all is made here, in one go. session: where its memory begins that is no stack;
  * the stack is in front of it, and what the child is to find goes there. halves: of its ring, of
- * size bytes each. keep: the file descriptors that its table keeps, in their order. */
+ * size bytes each. used: whether another child has had that memory. keep: the file descriptors that
+ * its table keeps, in their order. */
 struct rs_start {
     uint64_t session, halves;
     uint64_t flags; /* CLONE_* */
     const int32_t *keep;
-    uint32_t kept, size, page_size, child_flags, spin_us, spin_turns;
-    /* What comes back: our end of its socket, the number of its own end and of a pidfd of ours in
-     * its table (-1: none), and a pidfd of the child. */
-    int32_t socket, its_socket, its_pidfd, pidfd;
+    uint32_t kept, used, size, page_size, child_flags, spin_us, spin_turns;
+    /* What comes back: what PR_GET_DUMPABLE says of our memory; our end of its socket, the number of
+     * its own end and of a pidfd of ours in its table (-1: none), and a pidfd of the child. */
+    int32_t dumpable, socket, its_socket, its_pidfd, pidfd;
     int64_t failed; /* the number of the call that has failed */
 };
 

@@ -8,8 +8,23 @@
  * and of a struct rusage, or -errno. */
 PyObject *wait_child(PyObject *module, PyObject *args);
 
+/* start_child(start, session, halves, used, flags, keep, size, page_size, child_flags, spin_us,
+ * spin_turns, frame_limit): start is the address of rs_start_child, frame_limit is for the Ring, and
+ * the rest are the arguments, keep a list of numbers in their order. The Ring, the child's pid, the
+ * numbers of its pidfd, of our end of its socket, and of its own two in its table, and whether our
+ * memory is dumpable; or -errno and the number of the call that has failed. */
+PyObject *start_child(PyObject *module, PyObject *args);
+
+/* end_of_child(pidfd, us): sleep until a child of ours is dead, at most so long, and wait for it:
+ * the code, pid, uid and status of its siginfo_t and the bytes of a struct rusage. None if that is
+ * not to be had. */
+PyObject *end_of_child(PyObject *module, PyObject *args);
+
 /* environment(): our own, as it is: each variable with its NUL. */
 PyObject *environment(PyObject *module, PyObject *unused);
+
+/* environment_block(): the same in one string. */
+PyObject *environment_block(PyObject *module, PyObject *unused);
 
 /* lay_strings(strings, first, address): an array of pointers to the first strings and one to the
  * others, each with a NULL at its end, and the strings: as they are to be at that address. */

@@ -8,11 +8,7 @@
 
 #include <structmember.h>
 
-enum {
-    STEP_NS = 500, /* a step of a batch takes about as long, before any has been seen */
-    MOST_BATCH_US = 1000,
-    FIRST = 8 /* of the longest spin: the one before any has been met */
-};
+enum { MOST_BATCH_US = 1000 };
 
 /* Ring(out, in, size, socket, next_id, frame_limit, spin_us): out and in are memfds, or, with
  * shared=True, addresses of memory that stays the caller's. */
@@ -30,19 +26,10 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         PyErr_SetString(PyExc_ValueError, "a Ring is made only once");
         return -1;
     }
-    if (size < 64 || size > RS_SIZE_RING_MAX || size & (size - 1)) {
-        PyErr_SetString(PyExc_ValueError, "size: no power of two, or out of range");
-        return -1;
-    }
-    self->buffer = PyMem_Malloc((size_t)size + RS_SIZE_HEADER);
-    if (!self->buffer) {
-        PyErr_NoMemory();
-        return -1;
-    }
     if (shared) {
         self->halves[0] = (void *)(uintptr_t)out;
         self->halves[1] = (void *)(uintptr_t)in;
-    } else {
+    } else if (size >= 64 && size <= RS_SIZE_RING_MAX) {
         self->mapped = RS_SIZE_RING_HEADER + (Py_ssize_t)size;
         if (!(self->halves[0] = map_half((int)out, size, 1)) ||
             !(self->halves[1] = map_half((int)in, size, 0))) {
@@ -50,15 +37,10 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *kwargs) {
             return -1;
         }
     }
-    rs_ring_init(&self->ring, self->halves[0], self->halves[1], size);
-    self->socket = socket;
-    self->next_id = next_id;
-    self->frame_limit = frame_limit;
-    patience_set(&self->patience, spin_us);
-    self->patience.limit_ns /= FIRST; /* who has just begun may be waiting for this very CPU */
-    patience_set(&self->doze, DOZE_US);
-    self->step_ns = STEP_NS;
-    return 0;
+    if (begin_ring(self, size, socket, next_id, frame_limit, spin_us) == 0)
+        return 0;
+    close_ring(self);
+    return -1;
 }
 
 static void ring_dealloc(PyObject *object) {
@@ -394,6 +376,15 @@ static PyObject *ring_unpark(PyObject *object, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* sleep_until_end(us) -> whether the other end of the socket is closed, and the ring empty. */
+static PyObject *ring_sleep_until_end(PyObject *object, PyObject *arg) {
+    Ring *self = (Ring *)object;
+    unsigned long us = PyLong_AsUnsignedLong(arg);
+    if ((us == (unsigned long)-1 && PyErr_Occurred()) || !usable(self))
+        return NULL;
+    return PyBool_FromLong(sleep_until_end(self, (uint32_t)us));
+}
+
 static PyObject *ring_take_id(PyObject *object, PyObject *unused) {
     (void)unused;
     return PyLong_FromUnsignedLongLong(((Ring *)object)->next_id++);
@@ -454,6 +445,7 @@ static PyMethodDef ring_methods[] = {
     {"recv", ring_recv, METH_NOARGS, NULL},
     {"park", ring_park, METH_O, NULL},
     {"unpark", ring_unpark, METH_NOARGS, NULL},
+    {"sleep_until_end", ring_sleep_until_end, METH_O, NULL},
     {"take_id", ring_take_id, METH_NOARGS, NULL},
     {"take_skipped", ring_take_skipped, METH_NOARGS, NULL},
     {"close", ring_close, METH_NOARGS, NULL},

@@ -35,6 +35,10 @@ typedef struct {
 void *map_half(int fd, uint32_t size, int writable);
 void close_ring(Ring *self);
 
+/* Begin, with both halves there. -1 with an exception. */
+int begin_ring(Ring *self, uint32_t size, int socket, uint64_t next_id, uint32_t frame_limit,
+               uint32_t spin_us);
+
 /* Whether the ring can be used now; otherwise with an exception. */
 int usable(Ring *self);
 
@@ -72,6 +76,10 @@ int keep(Ring *self, const void *bytes, uint32_t n);
 
 /* Sleep a little, until something comes. Whether something has. */
 int doze(Ring *self);
+
+/* Sleep until the socket has ended, or something has come, at most so long. Whether it has ended, and
+ * the ring holds nothing. */
+int sleep_until_end(Ring *self, uint32_t us);
 
 /* Whether the next byte in the ring is the first of a frame. */
 int between_frames(const Ring *self);

@@ -16,6 +16,8 @@
 #endif
 
 enum {
+    STEP_NS = 500, /* a step of a batch takes about as long, before any has been seen */
+    FIRST = 8,     /* of the longest spin: the one before any has been met */
     LOCKED_NS = 10000, /* spun with the interpreter's lock held */
     LOOKS_PER_CLOCK = 8
 };
@@ -46,6 +48,28 @@ void *map_half(int fd, uint32_t size, int writable) {
         return NULL;
     }
     return at;
+}
+
+int begin_ring(Ring *self, uint32_t size, int socket, uint64_t next_id, uint32_t frame_limit,
+               uint32_t spin_us) {
+    if (size < 64 || size > RS_SIZE_RING_MAX || size & (size - 1)) {
+        PyErr_SetString(PyExc_ValueError, "size: no power of two, or out of range");
+        return -1;
+    }
+    self->buffer = PyMem_Malloc((size_t)size + RS_SIZE_HEADER);
+    if (!self->buffer) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    rs_ring_init(&self->ring, self->halves[0], self->halves[1], size);
+    self->socket = socket;
+    self->next_id = next_id;
+    self->frame_limit = frame_limit;
+    patience_set(&self->patience, spin_us);
+    self->patience.limit_ns /= FIRST; /* who has just begun may be waiting for this very CPU */
+    patience_set(&self->doze, DOZE_US);
+    self->step_ns = STEP_NS;
+    return 0;
 }
 
 void close_ring(Ring *self) {
@@ -192,6 +216,26 @@ int doze(Ring *self) {
     int come = rs_ring_available(&self->ring) != 0;
     patience_learn(&self->doze, come);
     return come;
+}
+
+int sleep_until_end(Ring *self, uint32_t us) {
+    struct timespec time = {us / 1000000, (long)(us % 1000000) * 1000};
+    struct pollfd fd = {self->socket, POLLIN, 0};
+    char byte;
+    int ended = 0;
+    if (self->parked)
+        return 0;
+    self->busy = 1;
+    rs_ring_park(&self->ring, RS_PARKED_DATA);
+    if (!self->inbox_len && !rs_ring_available(&self->ring)) {
+        Py_BEGIN_ALLOW_THREADS
+        ended = ppoll(&fd, 1, &time, NULL) > 0 &&
+                recv(self->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+        Py_END_ALLOW_THREADS
+    }
+    rs_ring_unpark(&self->ring);
+    self->busy = 0;
+    return ended && !rs_ring_available(&self->ring);
 }
 
 int between_frames(const Ring *self) {

@@ -9,7 +9,7 @@ import trio
 
 from rsyscall._core import due, yielded
 
-__all__ = ["Held", "Turn", "checkpoint", "due", "pause", "shield", "yielded"]
+__all__ = ["Held", "Turn", "checkpoint", "due", "give_way", "pause", "shield", "yielded"]
 
 _nothing = contextlib.nullcontext()
 
@@ -32,6 +32,13 @@ async def pause() -> None:
     try:
         await trio.lowlevel.checkpoint()
     finally:
+        yielded()
+
+
+async def give_way() -> None:
+    """Let others run if that is `due`. Not a checkpoint: a cancellation is left for the next."""
+    if due():
+        await trio.lowlevel.cancel_shielded_checkpoint()
         yielded()
 
 

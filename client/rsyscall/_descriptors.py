@@ -193,8 +193,9 @@ class Numbers:
 
     def named(self) -> dict[int, Held]:
         """What a copy of the table is to keep: what has handles, and standard input and output."""
-        found = {number: self.hold(number) for number in range(_LAST_STANDARD + 1)}
-        for number, held in self.held.items():
+        known = self.held
+        found = {n: known[n] if n in known else self.hold(n) for n in range(_LAST_STANDARD + 1)}
+        for number, held in known.items():
             for ref in held.refs:
                 if ref() is not None:
                     found[number] = held
@@ -210,7 +211,7 @@ class Numbers:
                 if number not in copy.held:
                     copy.held[number] = copy._copy(held)
                 handle.rebind(copy.held[number])
-            if mine and not held.refs:
+            if mine and not held.handles():
                 self.lost.append(held)
 
     def inherit(self, original: Held) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rsyscall._process import Conveniences
-from rsyscall.child.exec import Target, execute
+from rsyscall.child.early import EarlyChild
+from rsyscall.child.exec import Target, execute, execute_early, usual_order
+from rsyscall.child.served import Child
 from rsyscall.child.strings import full_environment
 from rsyscall.command import Command
 from rsyscall.fcntl import AT
-from rsyscall.handle import FileDescriptor
+from rsyscall.handle import FileDescriptor, Task
 
 if TYPE_CHECKING:
-    from rsyscall.child.start import Child
     from rsyscall.monitor import AsyncChildPid
     from rsyscall.signal import SignalMask
 
@@ -24,7 +26,22 @@ __all__ = ["Executing"]
 class Executing(Conveniences):
     """A child that can become a program; see rsyscall.thread.ChildProcess."""
 
-    _child: Child
+    _began: Child | EarlyChild
+
+    @functools.cached_property
+    def _child(self) -> Child:
+        began = self._began
+        return began if isinstance(began, Child) else began.grow()
+
+    def _early(self) -> EarlyChild | None:
+        """It, if nothing was asked of it yet, and its environment is ours."""
+        early = self._began
+        if isinstance(early, EarlyChild) and early.ring is not None and not self.has_own_environ():
+            return early
+        return None
+
+    def _make_task(self) -> Task:
+        return self._child.task
 
     async def execve(
         self,
@@ -70,9 +87,15 @@ class Executing(Conveniences):
         fd: a handle of the child's; None: the working directory. A script that is executed by its
         descriptor must find it open. Otherwise as execve. execveat(2).
         """
+        if fd is None and env is None and not (env_updates or inherited_signal_blocks or flags):
+            early = self._early()
+            if early is not None:
+                order = usual_order(path, argv)  # it names its arguments; a command has others
+                if command is None:
+                    command = Command(path, list(argv), {})
+                return await execute_early(early, order, command)
         full = full_environment(self.variables(env), env_updates)
         blocked = {sig for block in inherited_signal_blocks for sig in block.mask}
-        # It names its arguments in errors; a command would not name these.
         task, how = self.task, int(flags)
         target = Target(task, path, argv, full, fd=fd, flags=how, blocked=blocked)
         if command is None:
@@ -92,6 +115,11 @@ class Executing(Conveniences):
         self, command: Command, inherited_signal_blocks: Sequence[SignalMask] = ()
     ) -> AsyncChildPid:
         """execve of a command."""
+        if not inherited_signal_blocks and not command.env_updates:
+            early = self._early()
+            if early is not None:
+                order = usual_order(command.executable_path, command.arguments)
+                return await execute_early(early, order, command)
         return await self.execve(
             command.executable_path,
             command.arguments,

@@ -36,15 +36,25 @@ _CHUNK = 65536
 
 
 class Conveniences:
-    """A task with its conveniences; see rsyscall.thread.Process.
+    """A task with its conveniences; see rsyscall.thread.Process."""
 
-    task: the calls.
-    """
-
-    def __init__(self, task: Task) -> None:
-        """Make the conveniences of a task; nothing is asked of the kernel."""
-        self.task = task
+    def __init__(self, task: Task | None) -> None:
+        """Make the conveniences of a task; nothing is asked of the kernel. None: see _make_task."""
+        if task is not None:
+            self.task = task
         self._environ_began: dict[str, str] | None = None
+
+    task: Task
+    if not TYPE_CHECKING:  # an attribute like any other, but for when it is made
+
+        @functools.cached_property
+        def task(self) -> Task:
+            """The calls."""
+            return self._make_task()
+
+    def _make_task(self) -> Task:
+        """The task, when it is asked for."""
+        raise AttributeError("task")
 
     @functools.cached_property
     def stdin(self) -> FileDescriptor:

@@ -143,6 +143,10 @@ class AsyncChildPid:
             pause, wait = min(max(_SHORT, 1.5 * pause), _LONG), True
 
     async def _wait_exit(self, options: W) -> ChildState:
+        if options is W.EXITED:
+            state = await self.pid.wait_end()
+            if state is not None:
+                return state
         while True:
             await self.pid.wait_readable()
             state = await self.pid.read_state(options)
@@ -155,7 +159,7 @@ class AsyncChildPid:
 
     async def check(self) -> ChildState:
         """Wait for its end. CalledProcessError unless it has exited with status 0; see waitpid."""
-        state = await self.waitpid(W.EXITED)
+        state = await self._wait_exit(W.EXITED)
         if not state.clean():
             raise CalledProcessError(state, self.command)
         return state

@@ -10,20 +10,22 @@ from typing import Literal, Self, Unpack, cast
 import trio
 
 from rsyscall import near
-from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._checkpoint import checkpoint, give_way, shield
 from rsyscall._executing import Executing
 from rsyscall._process import Conveniences
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.cgroup import directory
 from rsyscall.child.clocks import TimeOffsets, check_offsets, enter
+from rsyscall.child.early import EarlyChild
 from rsyscall.child.fds import close_on_exec
 from rsyscall.child.mappings import effective_ids
 from rsyscall.child.mappings import write_user_mappings as map_ids
 from rsyscall.child.plain import start_program
 from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
+from rsyscall.child.served import Child
 from rsyscall.child.setup import Descriptors, Setup, by_number
-from rsyscall.child.start import Child, start
+from rsyscall.child.start import start, start_early
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import full_environment
 from rsyscall.child.unshare import setns, unshare, unshare_child_files, unshare_files, unshare_user
@@ -81,8 +83,11 @@ class Process(Conveniences, HasConnection):
     task: the calls.
     """
 
-    def __init__(self, task: Task) -> None:
-        """Make the conveniences of a task; nothing is asked of the kernel."""
+    def __init__(self, task: Task | None) -> None:
+        """Make the conveniences of a task; nothing is asked of the kernel.
+
+        None: of one that is made when it is asked for, by who derives from this.
+        """
         super().__init__(task)
         self._children: set[ChildProcess | AsyncChildPid] = set()
 
@@ -136,20 +141,23 @@ class Process(Conveniences, HasConnection):
         note, as clone reports it, and see the contract of near.sysif. A checkpoint; if cancelled,
         there is no child. clone(2), cgroups(7), time_namespaces(7).
         """
+        if not flags and time_offsets is None and vm and ring is not False and cgroup is None:
+            early = await start_early(self.task)
+            if early is not None:
+                process = self._own(early)
+                await give_way()
+                return process
         clocks = check_offsets(time_offsets, flags) if flags or time_offsets else ""
         outside = None
         if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
             outside = await effective_ids(self.task)
+        child: Child | EarlyChild
         if cgroup is None:
             child = await start(self.task, flags, vm=vm, ring=ring)
         else:
             async with directory(self.task, cgroup) as where:
                 child = await start(self.task, flags, vm=vm, ring=ring, cgroup=where)
-        process = ChildProcess(child)
-        process.made_by(self)
-        self._adopt(process)
-        if self.has_own_environ():  # otherwise both begin with ours
-            process.environ = self.environ.inherit(process.task)
+        process = self._own(child)
         try:
             if outside is not None:
                 await map_ids(process.task, outside, outside)
@@ -304,6 +312,14 @@ class Process(Conveniences, HasConnection):
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""
         return await self.clone()
 
+    def _own(self, child: Child | EarlyChild) -> ChildProcess:
+        process = ChildProcess(child)
+        process.made_by(self)
+        self._adopt(process)
+        if self.has_own_environ():  # otherwise both begin with ours
+            process.environ = self.environ.inherit(process.task)
+        return process
+
     def _adopt(self, child: ChildProcess | AsyncChildPid) -> None:
         """Have it ended with us, unless it ends before."""
         pid = child if isinstance(child, AsyncChildPid) else child.pid
@@ -362,15 +378,15 @@ class ChildProcess(Executing, Process):
     As a context manager it is killed, if it still runs, and waited for at the end of the block.
     """
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child | EarlyChild) -> None:
         """Only Process.clone makes them."""
-        super().__init__(child.task)
-        self._child: Child = child
+        super().__init__(None if isinstance(child, EarlyChild) else child.task)
+        self._began: Child | EarlyChild = child
 
     @property
     def pid(self) -> AsyncChildPid:  # type: ignore[override] # the name that its users know
         """To wait for it; its `pid` is the handle."""
-        return self._child.pid
+        return self._began.pid
 
     async def unshare_files(self, going_to_exec: bool = True) -> None:
         """See Process.unshare_files."""
@@ -401,7 +417,7 @@ class ChildProcess(Executing, Process):
         as a note; OSError as the calls report it. A checkpoint; if cancelled, nothing is mapped, or
         the user ids alone. newuidmap(1), subuid(5), user_namespaces(7).
         """
-        await write_ranges(Process(cast("Task", self._child.pid.pid.task)), self, uids, gids)
+        await write_ranges(Process(cast("Task", self.pid.pid.task)), self, uids, gids)
 
     async def exit(self, status: int = 0) -> None:
         """End the process with a status from 0 to 255; see Process.exit.
@@ -411,7 +427,7 @@ class ChildProcess(Executing, Process):
         check_status(status)
         await checkpoint()
         if not isinstance(self.task.sysif, DeadInterface) and self._child.sysif.send_exit(status):
-            self._child.pid.pid.ending = True
+            self.pid.pid.ending = True
             self._child.over("was told to exit")
         else:
             await super().exit(status)
@@ -432,7 +448,7 @@ class ChildProcess(Executing, Process):
         async def unblock() -> None:  # stopped or held up, it would never wait for its children
             await trio.sleep(_PATIENCE)
             with contextlib.suppress(PermissionError):
-                self._child.pid.pid.send_signal(SIG.KILL)
+                self.pid.pid.send_signal(SIG.KILL)
 
         try:
             if self._children:
@@ -451,7 +467,7 @@ class ChildProcess(Executing, Process):
                     finally:
                         refused = None  # see rsyscall._errors
         finally:
-            state = await self._child.finish()
+            state = await self._began.finish()
         return state
 
     async def __aenter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from e2e.servers import missing
 
 DOCS = Path(__file__).parents[2] / "docs"
 TIMEOUT = 60
@@ -37,6 +40,28 @@ def examples(page: Path) -> list[Example]:
     return found
 
 
+#: Runs the rest of its arguments where there is a /dev/fuse, which a machine in a container often
+#: lacks: in a mount namespace that has its own /dev.
+WITH_FUSE = """
+mount -t tmpfs -o mode=755 dev "$1"
+for name in null zero urandom; do touch "$1/$name"; mount --bind "/dev/$name" "$1/$name"; done
+mknod -m 666 "$1/fuse" c 10 229
+mount --move "$1" /dev
+shift
+exec "$@"
+"""
+
+
+def with_fuse(directory: Path, command: list[str]) -> list[str]:
+    """The command, so that it finds a /dev/fuse."""
+    if os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return command
+    if os.geteuid() != 0:
+        missing("access to /dev/fuse")
+    directory.mkdir()
+    return ["unshare", "-m", "sh", "-ec", WITH_FUSE, "sh", str(directory), *command]
+
+
 EXAMPLES = [example for page in sorted(DOCS.glob("*.md")) for example in examples(page)]
 
 
@@ -46,8 +71,11 @@ def test_example(example: Example, tmp_path: Path) -> None:
     # The lines in a traceback are those of the page.
     program = tmp_path / "example.py"
     program.write_text("\n" * (example.line - 1) + example.code)
+    command = [sys.executable, "-u", "-W", "error", str(program)]
+    if "/dev/fuse" in example.code:
+        command = with_fuse(tmp_path / "dev", command)
     done = subprocess.run(
-        [sys.executable, "-u", "-W", "error", program],
+        command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

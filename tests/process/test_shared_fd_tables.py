@@ -45,6 +45,23 @@ async def null(task: Task) -> FileDescriptor:
     return await task.open("/dev/null", O.RDONLY)
 
 
+async def test_what_a_child_takes_along_is_closed_when_its_parent_has_lost_it_long_before(
+    home: rsyscall.Process,
+) -> None:
+    await home.task.fd_table.run_gc()
+    async with await home.clone(CLONE.FILES) as child:
+        mine = await null(home.task)
+        its = mine.for_task(child.task)
+        del mine
+        gc.collect()
+        other = await null(home.task)  # by then it is known to be lost, and to have a handle
+        await child.unshare_files()
+        await home.task.fd_table.run_gc()
+        assert not is_open(home, its)
+        assert is_open(child, its)
+        await other.close()
+
+
 async def test_what_a_child_leaves_in_a_shared_table_is_closed_by_its_parent(
     home: rsyscall.Process,
 ) -> None:

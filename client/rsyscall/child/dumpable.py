@@ -20,7 +20,7 @@ from rsyscall.handle import Task
 from rsyscall.near.sysif import SyscallError
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["is_dumpable", "join", "kept_dumpable", "leave", "restore", "settled"]
+__all__ = ["is_dumpable", "join", "kept_dumpable", "leave", "leave_ours", "restore", "settled"]
 
 #: One program with other ids is started at a time: two at once would find what the other has left.
 _turns: weakref.WeakKeyDictionary[AddressSpace, trio.Lock] = weakref.WeakKeyDictionary()
@@ -91,19 +91,29 @@ async def _tell(task: AnyTask, *, dumpable: bool) -> None:
     await task.sysif.syscall(SYS.prctl, lib.PR_SET_DUMPABLE, int(dumpable))
 
 
-def join(space: AddressSpace, parent: AnyTask, *, dumpable: bool) -> None:
+def join(space: AddressSpace, parent: AnyTask, *, dumpable: bool | None) -> None:
     """A child of the parent begins to share its memory.
 
-    dumpable: whether that is dumpable by now; if it is ours it is looked up.
+    dumpable: whether that is dumpable by now; None: to be looked up, as it is ours.
     """
     if not space.sharers:
-        if space.ours:
+        if dumpable is None:
             dumpable = lib.rs_direct(SYS.prctl, lib.PR_GET_DUMPABLE, 0, 0, 0, 0, 0) == 1
         if not space.starting and not space.ids_changed:
             space.dumpable = dumpable
         space.root = weakref.ref(parent)  # alone in it so far
     space.sharers += 1
     space.joined += 1
+
+
+def leave_ours(space: AddressSpace, *, unsure: bool) -> None:
+    """See leave: of memory that is ours."""
+    space.sharers -= 1
+    space.ids_changed = space.ids_changed or unsure
+    if space.ids_changed and not space.sharers:
+        space.ids_changed = False
+        if space.dumpable and not space.starting:  # else it is once that has begun
+            _set(True)
 
 
 async def leave(space: AddressSpace, *, unsure: bool) -> None:
@@ -113,14 +123,12 @@ async def leave(space: AddressSpace, *, unsure: bool) -> None:
     than with the last of them is it dumpable again: whoever had its ids could get at the memory
     through it.
     """
+    if space.ours:
+        leave_ours(space, unsure=unsure)
+        return
     space.sharers -= 1
     space.ids_changed = space.ids_changed or unsure
     if space.sharers or not space.ids_changed:
-        return
-    if space.ours:
-        space.ids_changed = False
-        if space.dumpable and not space.starting:  # else it is once that has begun
-            _set(True)
         return
     root = None if space.root is None else space.root()
     async with Held(_turns.setdefault(space, trio.Lock())):

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from rsyscall._checkpoint import shield
-from rsyscall._core import Frame, environment, wait_child
+from rsyscall._checkpoint import give_way, shield
+from rsyscall._core import Frame, environment_block, wait_child
 from rsyscall._raw import ffi
 from rsyscall.batch.batch import Batch as Steps
-from rsyscall.child.start import Child
+from rsyscall.child.early import EarlyChild
+from rsyscall.child.served import Child
 from rsyscall.child.steps import call, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
@@ -35,7 +36,7 @@ from rsyscall.signal import SIG
 from rsyscall.struct import path_to_bytes
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import W
-from rsyscall.sysif.child import ChildInterface
+from rsyscall.sysif.child import EXEC_US, ChildInterface
 from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall_protocol import In
 
@@ -45,12 +46,12 @@ if TYPE_CHECKING:
     from rsyscall.monitor import AsyncChildPid
     from rsyscall.unistd.exec import ArgList
 
-__all__ = ["Target", "execute", "has_exec", "signal_mask"]
+__all__ = ["Target", "execute", "execute_early", "has_exec", "signal_mask", "usual_order"]
 
 _SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
 _EXITED = int(W.EXITED | W.NOWAIT)
-_NO_SIGNALS = bytes(8)
+_NO_SIGNALS, _NO_DIRECTORY = bytes(8), -100
 #: Of what is executed again and again, and how many bytes its arguments have at most.
 _KEPT, _SMALL = 8, 4096
 
@@ -84,9 +85,7 @@ def _has_exec_here(pid: ChildPid) -> bool:
 
     Without __WALL, that is, since from then on a signal tells of its end.
     """
-    if not pid.task.sysif.immediate:
-        return False
-    return not isinstance(wait_child(pid.pidfd_there, _EXITED), int)
+    return pid.task.sysif.immediate and type(wait_child(pid.pidfd_there, _EXITED)) is tuple
 
 
 def _read(path: str) -> bytes:
@@ -138,7 +137,7 @@ class _Order:
 @functools.lru_cache(_KEPT)
 def _order_here(
     argv: tuple[str | bytes, ...],
-    variables: tuple[bytes, ...],
+    variables: bytes,
     mask: bytes,
     dirfd: int,
     name: bytes,
@@ -151,6 +150,26 @@ def _order_here(
     at = int(ffi.cast("uintptr_t", memory))
     ffi.buffer(memory)[:] = strings.at(at)
     return _Order(mask, dirfd, name, at, at + strings.envp, flags, memory)
+
+
+def usual_order(path: str | os.PathLike[str], argv: Sequence[str | os.PathLike[str]]) -> _Order:
+    """For a child in our memory, with our environment and no signals blocked; see Target."""
+    name = path_to_bytes(path, "path")
+    return _for_us(argv, _NO_SIGNALS, _NO_DIRECTORY, name, 0)
+
+
+def _for_us(
+    argv: Sequence[str | os.PathLike[str]], mask: bytes, dirfd: int, name: bytes, flags: int
+) -> _Order:
+    # What is no string is made one here: it need not be hashable.
+    args = tuple(
+        [
+            arg if type(arg) is str else path_to_bytes(arg, f"argv[{i}]")[:-1]
+            for i, arg in enumerate(argv)
+        ]
+    )
+    make = _order_here if sum(map(len, args)) <= _SMALL else _order_here.__wrapped__
+    return make(args, environment_block(), mask, dirfd, name, flags)
 
 
 class Target:
@@ -173,7 +192,7 @@ class Target:
 
         ValueError for a string with a NUL, naming the argument; and what a handle raises.
         """
-        name, dirfd = path_to_bytes(path, "path"), -100
+        name, dirfd = path_to_bytes(path, "path"), _NO_DIRECTORY
         if fd is not None:
             with fd.borrow(task) as number:
                 dirfd = int(number)
@@ -183,16 +202,7 @@ class Target:
         self.order: _Order | None = None
         self._strings: Strings | None = None
         if env is None and task.address_space.ours:
-            # What is no string is made one here: it need not be hashable.
-            args = tuple(
-                [
-                    arg if type(arg) is str else path_to_bytes(arg, f"argv[{i}]")[:-1]
-                    for i, arg in enumerate(argv)
-                ]
-            )
-            small = sum(map(len, args)) <= _SMALL
-            make = _order_here if small else _order_here.__wrapped__
-            self.order = make(args, tuple(environment()), self._mask, *self._args)
+            self.order = _for_us(argv, self._mask, *self._args)
         else:
             self._strings = Strings(argv, env)
 
@@ -215,6 +225,26 @@ async def execute(child: Child, target: Target, command: Command) -> AsyncChildP
     else:
         async with target.written(child.task) as order:
             await _until_known(child, order)
+    await _replaced(child, command)
+    return child.pid
+
+
+async def execute_early(early: EarlyChild, order: _Order, command: Command) -> AsyncChildPid:
+    """The same, of a child of which nothing was asked before."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    ring, pid, posted = early.ring, early.pid.pid, False
+    if ring is not None:
+        posted = ring.post_batch(order.frame)
+        if posted and ring.sleep_until_end(EXEC_US) and _has_exec_here(pid):
+            pid.did_exec(command)
+            early.release(None)
+            pid.early = None
+            await give_way()
+            return early.pid
+    child = early.grow()
+    if not posted:
+        await unshare_child_files(child)
+    await _until_known(child, order, posted=posted)
     await _replaced(child, command)
     return child.pid
 
@@ -243,7 +273,7 @@ async def _execveat(
         raise PermissionError(errno.EPERM, "this would replace the interpreter; see os.execve")
     child = task.sysif.child if isinstance(task.sysif, ChildInterface) else None
     with contextlib.ExitStack() as stack:
-        dirfd = -100 if fd is None else int(stack.enter_context(fd.borrow(task)))
+        dirfd = _NO_DIRECTORY if fd is None else int(stack.enter_context(fd.borrow(task)))
         borrowed = [stack.enter_context(p.borrow(task)) for p in (pathname, argv, envp)]
         name, args, variables = map(int, borrowed)
         if isinstance(child, Child):
@@ -282,15 +312,18 @@ async def _written(task: Task, strings: Strings) -> AsyncGenerator[int]:
         pointer.free()
 
 
-async def _until_known(child: Child, order: _Order) -> None:
-    """Return once it has certainly exec'd; an error if it has not, or has died."""
-    await _until_gone(child, order)
+async def _until_known(child: Child, order: _Order, *, posted: bool = False) -> None:
+    """Return once it has certainly exec'd; an error if it has not, or has died.
+
+    posted: whether it was told to already.
+    """
+    await _until_gone(child, order, posted)
     if not _has_exec_here(child.pid.pid):
         with shield():
             await _settle(child)
 
 
-async def _until_gone(child: Child, order: _Order) -> None:
+async def _until_gone(child: Child, order: _Order, posted: bool) -> None:
     """execveat(2), and return if the child cannot answer. OSError if it can, and did not exec.
 
     What tells that it cannot is the end of its socket: close-on-exec, and open nowhere else. But
@@ -300,7 +333,10 @@ async def _until_gone(child: Child, order: _Order) -> None:
     child.executing = child.sysif.executing = True
     child.sysif.probe = lambda: pid.is_dead() or has_exec(pid) is True
     try:
-        reply = await child.sysif.exec_frame(order.frame, order.batch)
+        if posted:
+            reply = await child.sysif.finish_exec(order.frame)
+        else:
+            reply = await child.sysif.exec_frame(order.frame, order.batch)
         if reply is None:
             return
     except BaseException as exc:

@@ -157,8 +157,14 @@ class ChildMemory(abc.ABC):
 class OwnMemory(ChildMemory):
     """In this interpreter's address space."""
 
-    def __init__(self, extra: int = RING_ROOM, *, shared: bool = False) -> None:
-        """Map it. OSError if there is no room. shared: with a child that has a copy of the rest."""
+    def __init__(self, extra: int = RING_ROOM, *, shared: bool = False, clear: bool = True) -> None:
+        """Map it. OSError if there is no room.
+
+        shared: with a child that has a copy of the rest. clear: whether what another child has left
+        is to be cleared away.
+        """
+        #: Whether there is anything of that kind.
+        self.used: bool = False
         if shared:
             super().__init__(0, max(extra, RING_ROOM))
             self.reusable: bool = False
@@ -170,7 +176,9 @@ class OwnMemory(ChildMemory):
         elif extra <= RING_ROOM and _spare:
             self.address = _spare.pop()
             self.length: int = _USUAL
-            lib.rs_child_clear(self.session, self.extra, RING_SIZE)
+            self.used = not clear
+            if clear:
+                lib.rs_child_clear(self.session, self.extra, RING_SIZE)
         else:
             super().__init__(0, max(extra, RING_ROOM))
             self.address = lib.rs_child_map(self.length)
@@ -197,14 +205,17 @@ class OwnMemory(ChildMemory):
         """Unmap it, or keep it for another child. Not a checkpoint."""
         self.unmap(keep=sound and self.reusable)
 
-    def unmap(self, *, keep: bool = False) -> None:
-        """Unmap it; nothing if that was done before."""
+    def unmap(self, *, keep: bool = False, alone: bool = False) -> None:
+        """Unmap it; nothing if that was done before.
+
+        keep: or keep it for another child. alone: whether who was there has had no threads.
+        """
         address = self.address
         self.address = 0
         if _mapped.pop(address, 0) == 0:  # or we are a copy of whoever has mapped it
             return
         _shared.discard(address)
-        if self.reusable:
+        if self.reusable and not alone:
             lib.rs_child_sweep(address + _SESSION_AT)
         if keep and self.length == _USUAL and len(_spare) < _MOST_SPARE:
             _spare.append(address)

@@ -7,6 +7,7 @@ import functools
 from rsyscall import far
 from rsyscall._descriptors import Held
 from rsyscall.handle import Task
+from rsyscall.handle.process import children_of
 from rsyscall.sched import CLONE
 
 __all__ = ["NAMESPACES", "inherit", "move", "unshare_table"]
@@ -51,6 +52,8 @@ def inherit(child: Task, parent: Task, flags: CLONE) -> None:
 
 def move(task: Task, flags: CLONE) -> None:
     """Put a task into new namespaces, or others that nobody else is known to be in."""
+    for child in children_of(task):
+        child.settle()
     pid = task.near_process.id
     for flag, (name, kind) in _KINDS.items():
         if flag in flags:

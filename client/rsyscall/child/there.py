@@ -12,11 +12,11 @@ import os
 import socket
 import struct
 from collections.abc import Collection
+from typing import NamedTuple
 
 from rsyscall._core import Frame
 from rsyscall._raw import lib
 from rsyscall.child.fds import gaps
-from rsyscall.child.here import Begun
 from rsyscall.child.memory import RING_ROOM, SHARED, TaskMemory, start_block
 from rsyscall.child.steps import Plain, call, run
 from rsyscall.handle import Task
@@ -26,12 +26,28 @@ from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE
 from rsyscall_protocol import Batch, Feature, Hello, Size, Step, StepFlag
 
-__all__ = ["begin_there", "can_begin"]
+__all__ = ["Begun", "begin_there", "can_begin"]
 
 _PIDFD, _F_DUPFD_CLOEXEC = 0x1000, 1030
 _HALF = Size.RING_HEADER + RING_SIZE
 _MAP = lib.MAP_SHARED | lib.MAP_FIXED | lib.MAP_POPULATE
 _SEALS = lib.F_SEAL_SEAL | lib.F_SEAL_SHRINK | lib.F_SEAL_GROW
+
+
+class Begun(NamedTuple):
+    """What there is of a child that has begun to serve.
+
+    pidfd, there: the number of one of ours, and of one in its parent's table. socket: our end.
+    own: what is its own in its table. halves: its ring, as make_ring wants it.
+    """
+
+    pid: int
+    pidfd: int
+    there: int
+    socket: int
+    own: set[int]
+    memory: TaskMemory
+    halves: tuple[int, int]
 
 
 def can_begin(parent: Task) -> bool:

@@ -13,7 +13,7 @@ from rsyscall.child.fds import gaps, kept
 from rsyscall.child.mappings import effective_ids, write_user_mappings
 from rsyscall.child.namespaces import NAMESPACES, move, unshare_table
 from rsyscall.child.refusals import explain
-from rsyscall.child.start import Child
+from rsyscall.child.served import Child
 from rsyscall.child.steps import call, run
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.handle.changes import provide

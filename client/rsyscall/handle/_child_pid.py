@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import fcntl
 import os
@@ -18,7 +19,7 @@ import trio
 import rsyscall.far
 import rsyscall.near
 from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
-from rsyscall._core import Frame, StepList
+from rsyscall._core import Frame, StepList, end_of_child
 from rsyscall._raw import lib
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, Pid
 from rsyscall.near.sysif import SIGINFO_SIZE, ForkedError, Out, SyscallError, SyscallHangup
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rsyscall.command import Command
     from rsyscall.handle.pointer import Pointer
 
-__all__ = ["ChildPid", "children_of"]
+__all__ = ["ChildPid", "Early", "children_of"]
 
 
 _RUSAGE = struct.Struct("2q2q14q")
@@ -86,6 +87,8 @@ def _after_fork_in_child() -> None:
             os.close(child.pidfd)
             child.task.fd_table.own.discard(child.pidfd)
             child.pidfd = child.pidfd_there = -1
+        if child.early is not None:
+            child.early.after_fork()
     _children.clear()
 
 
@@ -97,6 +100,27 @@ def children_of(task: rsyscall.far.Task) -> Generator[ChildPid]:
     for child in list(_children):
         if child.task is task and child.death_state is None:
             yield child
+
+
+class Early(abc.ABC):
+    """A child of which what it takes to make calls in it has not been made yet."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def grow(self) -> object:
+        """Make it now, unless that was done before; it depends on where its parent is."""
+
+    @abc.abstractmethod
+    def release(self, state: ChildState | None) -> None:
+        """Free what it had in our memory.
+
+        state: how it has ended; None: it has exec'd.
+        """
+
+    @abc.abstractmethod
+    def after_fork(self) -> None:
+        """In a forked child: it is our parent's."""
 
 
 class ChildPid(Pid):
@@ -121,6 +145,8 @@ class ChildPid(Pid):
         self.did_it_exec: bool = False
         #: It was told to end, and nothing can keep it from that for long.
         self.ending: bool = False
+        #: What is still to be made of it.
+        self.early: Early | None = None
         self._owner = os.getpid()
         _children.add(self)
         self._waiting = Turn()  # trio lets one task only wait for a file descriptor
@@ -132,6 +158,11 @@ class ChildPid(Pid):
         self._last_calls: list[tuple[SYS, tuple[int, ...]]] = []
         task.fd_table.own.add(pidfd_there)
         task.own_fds.add(pidfd_there)
+
+    def settle(self) -> None:
+        """Its parent is about to be elsewhere: where it is itself must not depend on that."""
+        if self.early is not None:
+            self.early.grow()
 
     @property
     def rusage(self) -> resource.struct_rusage | None:
@@ -242,6 +273,29 @@ class ChildPid(Pid):
                 yielded()  # others have had their turn
             except trio.ClosedResourceError:  # somebody else has waited for it
                 await trio.lowlevel.checkpoint()
+
+    async def wait_end(self) -> ChildState | None:
+        """Sleep for its end and wait for it at once, if that is likely to pay and comes to that.
+
+        Otherwise None. A checkpoint if it is tried; if cancelled, nothing has happened.
+        """
+        if not _ends.soon or _ends.waiters or not self._is_nobodys():
+            return None
+        await checkpoint()
+        told = end_of_child(self.pidfd, _SOON_US) if self._is_nobodys() else None
+        if told is None:
+            return None
+        code, pid, uid, status, self._usage = told
+        state = ChildState.make(CLD(code), pid, uid, status)
+        self.mark_dead(state)
+        if self.early is not None or self._remains:
+            await self.clear_away()
+        return state
+
+    def _is_nobodys(self) -> bool:
+        """Whether it is ours to wait for, and nobody else does."""
+        taken = self._reaping.taken or self._waiting.taken
+        return self.pidfd >= 0 and not taken and self.task.sysif.immediate
 
     async def read_state(self, options: W) -> ChildState | None:
         """Take a change of its state, if there is one of those that the options ask for.
@@ -400,6 +454,11 @@ class ChildPid(Pid):
                 await self._remains.pop()()
             except (OSError, SyscallHangup):
                 continue  # with those who had it, it is gone
+        if self.early is not None:
+            early = self.early
+            if self.death_state is not None:
+                self.early = None
+            early.release(self.death_state)
         if self._last_calls:
             await self._make_last_calls()
 
@@ -421,7 +480,8 @@ class ChildPid(Pid):
         self.task.fd_table.own.discard(there)
         self.task.own_fds.discard(there)
         self.pidfd = self.pidfd_there = -1
-        for function in self._on_death:
+        told, self._on_death = self._on_death, []  # they know us: nothing is left to be collected
+        for function in told:
             function()
         if here >= 0:
             if self._known_to_trio:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsyscall.handle._child_pid import ChildPid, children_of
+from rsyscall.handle._child_pid import ChildPid, Early, children_of
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, ChildPidError, DeadTaskError, Pid
 from rsyscall.handle._raw_child import PidTask, ProcessPid
 
@@ -12,6 +12,7 @@ __all__ = [
     "ChildPid",
     "ChildPidError",
     "DeadTaskError",
+    "Early",
     "Pid",
     "PidTask",
     "ProcessPid",

@@ -12,8 +12,7 @@ import trio
 
 from rsyscall._checkpoint import checkpoint
 from rsyscall._core import Frame as BatchFrame
-from rsyscall._core import Outcome, StepList
-from rsyscall._raw import lib
+from rsyscall._core import Outcome, Ring, StepList
 from rsyscall.near.sysif import Buffer, Reply, SyscallArgument, SyscallInterface
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif._frames import Dead, Frame
@@ -31,14 +30,14 @@ from rsyscall_protocol import (
 )
 from rsyscall_protocol._encode import HEADER, HEADER_TAG, encode
 
-__all__ = ["ChildInterface", "DeadInterface"]
+__all__ = ["EXEC_US", "LIMITS", "MOST_BYTES", "ChildInterface", "DeadInterface"]
 
 LIMITS = Limits()
-_MOST = min(LIMITS.frame, LIMITS.window)
+#: How many bytes a frame of a child's may have.
+MOST_BYTES = min(LIMITS.frame, LIMITS.window)
 _EXIT = int(SYS.exit_group)
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 #: For how long to sleep at once for an exec, in microseconds.
-_EXEC_US = 1000
+EXEC_US = 1000
 #: When and how often to look at a child that ought to end its socket, in seconds.
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.1
 
@@ -74,15 +73,22 @@ class ChildInterface(RemoteSyscallInterface):
         #: What makes use of it, if that is a child.
         self.child: object | None = None
 
-    def begin(self, greeting: Callable[[], Hello], halves: SharedHalves | tuple[int, int]) -> None:
+    def begin(
+        self,
+        greeting: Callable[[], Hello],
+        halves: SharedHalves | tuple[int, int],
+        ring: Ring | None = None,
+    ) -> None:
         """Begin in shared memory that the child has, too.
 
         greeting: what it would have said; with LIMITS, and batches. halves: as make_ring wants
-        them.
+        them. ring: what that has made of them, if it was done already.
         """
         self._greeting = greeting
         self._most_steps = LIMITS.steps
-        self._ring = make_ring(RING_SIZE, self._sock.fileno(), 1, _MOST, halves, self._spin)
+        if ring is None:
+            ring = make_ring(RING_SIZE, self._sock.fileno(), 1, MOST_BYTES, halves, self._spin)
+        self._ring = ring
         self._halves = halves if isinstance(halves, SharedHalves) else None
         self._side = SideChannel(LIMITS)
         self._looked = time.monotonic()
@@ -101,22 +107,18 @@ class ChildInterface(RemoteSyscallInterface):
             return await self.batch_frame(frame, batch)
         if not ring.post_batch(frame):
             return await self.batch_frame(frame, batch)
+        return await self.finish_exec(frame)
+
+    async def finish_exec(self, frame: BatchFrame) -> Outcome | Batched | None:
+        """The same once the batch has been posted. A checkpoint if it takes long."""
+        ring = self._ring
+        if ring is None:
+            raise AssertionError("it was posted in the ring")
         # To sleep in trio's loop takes longer than most execs.
-        ended = ring.park(False) and self._has_ended(_EXEC_US)
-        ring.unpark()
-        if ended and not ring.ready:
+        if ring.sleep_until_end(EXEC_US):
             self._die(Dead(""))
             return None
         return await self._finish_frame(ring, frame, lambda id_: Batch(id_, ()), len(frame))
-
-    def _has_ended(self, us: int) -> bool:
-        """Whether there is nothing in the socket but its end, now or in so many microseconds."""
-        if not lib.rs_wait_readable(self._sock.fileno(), 0, us):
-            return False
-        try:
-            return not self._sock.recv(1, _PEEK)
-        except OSError:
-            return False
 
     def send_exit(self, status: int) -> bool:
         """Have the child exit, without waiting for that; False if it is not that simple."""
