@@ -15,6 +15,7 @@ import pytest
 import trio
 
 import rsyscall
+from conformance.ssh import over_ssh
 from rsyscall.sched import CLONE
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks.pair import open_pair
@@ -171,6 +172,7 @@ WAYS: dict[str, Way] = {
     "grandchild-of-stub": lambda directory: checked(
         child(child(stub(directory, ring=True), ring=True), vm=False, ring=True), ring=True
     ),
+    "ssh": lambda directory: checked(over_ssh(directory), ring=False),
 }
 
 #: Those whose process is the interpreter itself, which refuses what would end or change it.
@@ -179,3 +181,6 @@ INSIDE = {"direct", "pair", "pair-no-ring"}
 #: Those that differ from another one only in how the process has begun, or in the table that it
 #: shares. Calls that have nothing to do with either are not made in these as well.
 ALIKE = {"socket-activate-accept", "child-shared-files-no-ring", "child-of-stub-shared-files"}
+
+#: Those whose process is on another machine, as far as is known: no descriptor passes.
+ELSEWHERE = {"ssh"}

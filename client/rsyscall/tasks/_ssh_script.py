@@ -34,7 +34,7 @@ _MACHINES = {**_NAMES, 183: "aarch64", 243: "riscv64", 258: "loongarch64"}
 _SERVE = "--fd 3 3<&0 4>&1 </dev/null >&2"
 
 _SCRIPT = """
-m=@MARK@; umask 077;
+m=@MARK@; o="$(umask)"; umask 077;
 say() { echo "$m $*"; };
 sum() { if command -v sha256sum >/dev/null 2>&1; then sha256sum; else cksum; fi; };
 same() { case "$(sum <"$1")" in "@SHA256@ "*|"@CKSUM@"|"@CKSUM@ "*) ;; *) false;; esac; };
@@ -46,21 +46,21 @@ c="@DIRECTORY@"; f=; n=; d=; all=;
 if [ -z "$c" ]; then c="${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}"; c="${c:+$c/rsyscall}"; fi;
 if [ -n "$c" ] && { [ -d "$c" ] || mkdir -p "$c" 2>/dev/null; } &&
 chmod 700 "$c" 2>/dev/null; then f="$c/@NAME@"; fi;
-if [ -x "$f" ] && same "$f" && runs "$f"; then say ready $k; exec "$f" @SERVE@; fi;
+if [ -x "$f" ] && same "$f" && runs "$f"; then say ready $k; umask "$o"; exec "$f" @SERVE@; fi;
 clean() { rm -rf "$n" "$d"; };
 trap clean EXIT; trap "exit 1" HUP INT PIPE TERM;
 n=; if [ -n "$f" ]; then n="$(mktemp "$f.XXXXXX" 2>/dev/null)"; fi;
 if [ -z "$n" ]; then f=; d="$(mktemp -d)" || exit 1; n="$d/stub"; fi;
 say send; head -c @SIZE@ >"$n"; chmod 700 "$n";
 same "$n" || { say damaged; exit 0; };
-if [ -n "$f" ] && runs "$n"; then mv -f "$n" "$f"; say ready $k; exec "$f" @SERVE@; fi;
+if [ -n "$f" ] && runs "$n"; then mv -f "$n" "$f"; say ready $k; umask "$o"; exec "$f" @SERVE@; fi;
 all="${f:+$c}";
 for e in "$XDG_RUNTIME_DIR" "${TMPDIR:-/tmp}" /dev/shm /var/tmp; do
 [ -n "$e" ] || continue; rm -rf "$d.new"; all="$all $e";
 t="$(mktemp -d "$e/rsyscall.XXXXXX" 2>/dev/null)" || continue;
 cp "$n" "$t/stub" 2>/dev/null; chmod 700 "$t/stub" 2>/dev/null;
 if runs "$t/stub"; then exec 5<"$t/stub"; rm -rf "$t"; clean; say ready $k;
-exec /proc/self/fd/5 @SERVE@; fi;
+umask "$o"; exec /proc/self/fd/5 @SERVE@; fi;
 rm -rf "$t"; done;
 say noexec "$all";
 """

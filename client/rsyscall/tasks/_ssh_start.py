@@ -68,36 +68,38 @@ def printable(data: bytes | bytearray) -> str:
 class Said:
     """What a program prints on its standard error, read as it comes; only the end is kept."""
 
-    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
-        """Take over the stream. Reading goes on until its end, or until it is closed."""
-        self._stream = stream
+    def __init__(self, child: AsyncChildPid) -> None:
+        """Take over its standard error. Reading goes on until the child is over."""
+        if child.stderr is None:
+            raise AssertionError("it was spawned with a pipe")
+        self._child = child
+        self._stream = child.stderr
         self._data = bytearray()
         self._ended = trio.Event()
         # Of no task of the user's: it is to be read for as long as the program runs.
         trio.lowlevel.spawn_system_task(self._read, name="what ssh prints")
+        child.pid.on_release(self._finish)
 
     async def _read(self) -> None:
         closed = (trio.ClosedResourceError, trio.BrokenResourceError, OSError, SyscallError)
-        try:
-            with contextlib.suppress(*closed):
-                while data := await self._stream.receive_some(_KEPT):
-                    self._data = (self._data + data)[-_KEPT:]
-        finally:
-            self._ended.set()
-            with contextlib.suppress(*closed), trio.move_on_after(0):
-                await self._stream.aclose()
+        with contextlib.suppress(*closed):
+            while data := await self._stream.receive_some(_KEPT):
+                self._data = (self._data + data)[-_KEPT:]
+        self._ended.set()
+
+    async def _finish(self) -> None:
+        """It is over; but others may have the other end of the pipe, too."""
+        with shield():
+            with trio.move_on_after(0 if self._child.pid.ending else _LAST_WORDS):
+                await self._ended.wait()
+            await self._stream.aclose()
+            await self._ended.wait()
 
     @property
     def text(self) -> str:
         """The last lines."""
         lines = deque((printable(line) for line in self._data.splitlines()), _SHOWN)
         return "\n".join(line for line in lines if line)
-
-    async def last_words(self) -> str:
-        """The same, of a program that has ended. A checkpoint."""
-        with trio.move_on_after(_LAST_WORDS):  # others may have the other end of the pipe, too
-            await self._ended.wait()
-        return self.text
 
 
 def check_here(process: Process) -> None:
@@ -131,9 +133,7 @@ async def converse(process: Process, command: Command) -> tuple[AsyncChildPid, S
         if ours is not None:
             ours.close()
         raise
-    if child.stderr is None:
-        raise AssertionError("it was spawned with a pipe")
-    return child, Said(child.stderr), ours
+    return child, Said(child), ours
 
 
 def _group(command: Command) -> Literal[0] | None:
@@ -232,7 +232,7 @@ class Conversation:
         state = await self.state() if not reason else None
         if not reason:
             reason = "ssh has closed its output" if state is None else f"ssh has ended: {state}"
-        raise SSHError(self.step, reason, state, await self.said.last_words())
+        raise SSHError(self.step, reason, state, self.said.text)
 
     async def next(self) -> list[str]:
         """The next line of the script. SSHError if there is none."""
@@ -319,7 +319,7 @@ async def start_stub(
 async def _post_mortem(talk: Conversation) -> str:
     state = await talk.state()
     what = "closed the connection" if state is None else f"ended: {state}"
-    said = await talk.said.last_words()
+    said = talk.said.text
     return f"ssh has {what}" + (f"; it printed:\n{said}" if said else "")
 
 
