@@ -32,6 +32,8 @@ StdioArgument: TypeAlias = "FileDescriptor | int | None"
 
 NAMES = ("stdin", "stdout", "stderr")
 _F_DUPFD_CLOEXEC = 1030
+#: What is added to what a program's end is to be, for our end.
+_FAR = 3
 _PAIR = struct.Struct("@2i")
 
 
@@ -135,7 +137,10 @@ class Pipes:
         """Close our ends: nothing was started."""
         while self._ours:
             os.close(self._ours.popitem()[1])
-        self._far.clear()  # handles that nobody has: they are closed there
+        while self._far:  # they are closed as the program's ends are
+            target, handle = self._far.popitem()
+            handle.forget()
+            self._take(target + _FAR, int(handle.near))
 
     def hand_over(self, pid: AsyncChildPid) -> None:
         """Make streams of our ends, for whoever has started the program."""

@@ -29,8 +29,8 @@ _NAMES = {3: "i686", 8: "mips", 21: "ppc64le", 22: "s390x", 40: "armv7l", 62: "x
 _MACHINES = {**_NAMES, 183: "aarch64", 243: "riscv64", 258: "loongarch64"}
 
 #: The number of the stub's socket, or of the pipe that it reads; the next is the one it writes.
-#: What it and programs that it starts print goes to standard error, where ssh shows it; from
-#: standard input nothing can be read.
+#: What it prints goes to standard error, where ssh shows it; from standard input nothing can be
+#: read.
 _SERVE = "--fd 3 3<&0 4>&1 </dev/null >&2"
 
 _SCRIPT = """

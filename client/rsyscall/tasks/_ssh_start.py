@@ -20,6 +20,7 @@ from rsyscall.fcntl import O
 from rsyscall.handle import FileDescriptor
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import SyscallError, SyscallHangup
+from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import ChildState, W
 from rsyscall.sysif.elsewhere import ElsewhereInterface
 from rsyscall.tasks._foreign import foreign_process
@@ -335,15 +336,19 @@ async def _greet(sysif: ElsewhereInterface, name: str, own: set[int]) -> Process
 
 
 async def _variables(process: Process) -> dict[str, str]:
-    """Its environment, as the login there has made it; none if there is no /proc."""
-    data = b""
-    try:
-        async with process.batch() as batch:
-            fd = batch.open("/proc/self/environ", O.RDONLY)
-            read = batch.read(fd, _ENVIRON)
-            batch.close(fd)
-        data = read.value
-    except OSError:
-        pass
+    """Its environment, as the login there has made it; none if there is no /proc.
+
+    In the same go its output, which has been ssh's so far, becomes /dev/null: programs that it
+    starts, and that outlive it, would keep the server from closing the connection.
+    """
+    async with process.batch() as batch:
+        null = batch.open("/dev/null", O.RDWR)
+        batch.syscall(SYS.dup3, null, 1, 0)
+        batch.syscall(SYS.dup3, null, 2, 0)
+        batch.close(null)
+        fd = batch.open("/proc/self/environ", O.RDONLY, on_error="continue")
+        read = batch.read(fd, _ENVIRON, on_error="continue")
+        batch.close(fd, on_error="continue")
+    data = read.value if read.result >= 0 else b""
     pairs = (line.partition(b"=") for line in data.split(b"\0"))
     return {os.fsdecode(name): os.fsdecode(value) for name, equals, value in pairs if equals}
