@@ -53,8 +53,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "parent" in metafunc.fixturenames:
         given: str | None = metafunc.config.getoption("--parents")
         names = given.split(",") if given else PARENTS
-        module = metafunc.module.__name__.rpartition(".")[2]
-        if not given and module in PROGRAMS and metafunc.function.__name__ not in NEAR:
+        test = metafunc.definition
+        if not given and test.path.stem in PROGRAMS and test.originalname not in NEAR:
             names = [*names, "ssh"]
         metafunc.parametrize("parent", names, indirect=True)
 
