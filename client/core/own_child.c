@@ -39,6 +39,12 @@ PyObject *wait_child(PyObject *module, PyObject *args) {
                          (const char *)&usage, (Py_ssize_t)sizeof usage);
 }
 
+int can_be_waited_for(int pidfd) {
+    siginfo_t info;
+    struct rusage usage;
+    return take_status(pidfd, WEXITED | WNOWAIT, &info, &usage) == 0;
+}
+
 PyObject *start_child(PyObject *module, PyObject *args) {
     struct rs_start start = {0};
     unsigned long long function, session, halves, flags;
@@ -86,14 +92,17 @@ PyObject *start_child(PyObject *module, PyObject *args) {
 
 PyObject *end_of_child(PyObject *module, PyObject *args) {
     int pidfd, n;
-    unsigned int us;
+    unsigned int spin_us, us;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iI", &pidfd, &us))
+    if (!PyArg_ParseTuple(args, "iII", &pidfd, &spin_us, &us))
         return NULL;
     struct pollfd fd = {pidfd, POLLIN, 0};
-    struct timespec time = {us / 1000000, (long)(us % 1000000) * 1000};
+    struct timespec time = {us / 1000000, (long)(us % 1000000) * 1000}, none = {0, 0};
     Py_BEGIN_ALLOW_THREADS
-    n = ppoll(&fd, 1, &time, NULL);
+    uint64_t until = spin_us ? now_ns() + spin_us * 1000ull : 0;
+    while ((n = ppoll(&fd, 1, until ? &none : &time, NULL)) == 0 && until)
+        if (now_ns() >= until)
+            until = 0;
     Py_END_ALLOW_THREADS
     if (n <= 0)
         Py_RETURN_NONE;

@@ -8,6 +8,10 @@
  * and of a struct rusage, or -errno. */
 PyObject *wait_child(PyObject *module, PyObject *args);
 
+/* Whether a child of ours, dead or alive, can be waited for without __WALL: then it has exec'd, since
+ * from then on a signal tells of its end. */
+int can_be_waited_for(int pidfd);
+
 /* start_child(start, session, halves, used, flags, keep, size, page_size, child_flags, spin_us,
  * spin_turns, frame_limit): start is the address of rs_start_child, frame_limit is for the Ring, and
  * the rest are the arguments, keep a list of numbers in their order. The Ring, the child's pid, the
@@ -15,9 +19,9 @@ PyObject *wait_child(PyObject *module, PyObject *args);
  * memory is dumpable; or -errno and the number of the call that has failed. */
 PyObject *start_child(PyObject *module, PyObject *args);
 
-/* end_of_child(pidfd, us): sleep until a child of ours is dead, at most so long, and wait for it:
- * the code, pid, uid and status of its siginfo_t and the bytes of a struct rusage. None if that is
- * not to be had. */
+/* end_of_child(pidfd, spin_us, us): look until a child of ours is dead, at most so long, and then
+ * sleep, at most so long; and wait for it: the code, pid, uid and status of its siginfo_t and the
+ * bytes of a struct rusage. None if that is not to be had. */
 PyObject *end_of_child(PyObject *module, PyObject *args);
 
 /* environment(): our own, as it is: each variable with its NUL. */

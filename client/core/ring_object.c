@@ -5,6 +5,7 @@
 #include "ring_object.h"
 
 #include "batch.h"
+#include "own_child.h"
 
 #include <structmember.h>
 
@@ -385,6 +386,24 @@ static PyObject *ring_sleep_until_end(PyObject *object, PyObject *arg) {
     return PyBool_FromLong(sleep_until_end(self, (uint32_t)us));
 }
 
+/* post_exec(frame, pidfd, us) -> whether the frame is sent, and whether the child of ours that reads
+ * it has certainly exec'd by now, after at most so long. */
+static PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "post_exec(frame, pidfd, us)");
+        return NULL;
+    }
+    int pidfd = (int)PyLong_AsLong(args[1]);
+    unsigned long us = PyLong_AsUnsignedLong(args[2]);
+    PyObject *posted = PyErr_Occurred() ? NULL : ring_post_batch(object, args[0]);
+    if (!posted)
+        return NULL;
+    Py_DECREF(posted);
+    int sent = posted == Py_True;
+    int exec = sent && sleep_until_end((Ring *)object, (uint32_t)us) && can_be_waited_for(pidfd);
+    return Py_BuildValue("(OO)", sent ? Py_True : Py_False, exec ? Py_True : Py_False);
+}
+
 static PyObject *ring_take_id(PyObject *object, PyObject *unused) {
     (void)unused;
     return PyLong_FromUnsignedLongLong(((Ring *)object)->next_id++);
@@ -445,6 +464,7 @@ static PyMethodDef ring_methods[] = {
     {"recv", ring_recv, METH_NOARGS, NULL},
     {"park", ring_park, METH_O, NULL},
     {"unpark", ring_unpark, METH_NOARGS, NULL},
+    {"post_exec", (PyCFunction)(void (*)(void))ring_post_exec, METH_FASTCALL, NULL},
     {"sleep_until_end", ring_sleep_until_end, METH_O, NULL},
     {"take_id", ring_take_id, METH_NOARGS, NULL},
     {"take_skipped", ring_take_skipped, METH_NOARGS, NULL},

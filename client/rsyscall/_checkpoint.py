@@ -7,7 +7,7 @@ from collections import deque
 
 import trio
 
-from rsyscall._core import due, yielded
+from rsyscall._core import due, overdue, yielded
 
 __all__ = ["Held", "Turn", "checkpoint", "due", "give_way", "pause", "shield", "yielded"]
 
@@ -35,9 +35,12 @@ async def pause() -> None:
         yielded()
 
 
-async def give_way() -> None:
-    """Let others run if that is `due`. Not a checkpoint: a cancellation is left for the next."""
-    if due():
+async def give_way(late: bool = False) -> None:
+    """Let others run if that is `due`. Not a checkpoint: a cancellation is left for the next.
+
+    late: or half a millisecond later, since the next call can do it while it waits.
+    """
+    if overdue() if late else due():
         await trio.lowlevel.cancel_shielded_checkpoint()
         yielded()
 

@@ -145,7 +145,7 @@ class Process(Conveniences, HasConnection):
             early = await start_early(self.task)
             if early is not None:
                 process = self._own(early)
-                await give_way()
+                await give_way(late=True)  # what is asked of it next may take longer
                 return process
         clocks = check_offsets(time_offsets, flags) if flags or time_offsets else ""
         outside = None

@@ -31,18 +31,17 @@ static void die(int sig) {
  * Python and the stub ignore for themselves: a program should find them as it expects them. */
 static void dispositions(uint32_t flags) {
     for (uint32_t sig = 1; sig <= RS_SIGNALS; sig++) {
-        uint64_t act[4] = {0, 0, 0, 0}, then = RS_SIG_DFL;
+        uint64_t then = RS_SIG_DFL;
+        int serves = sig == RS_SIGPIPE || sig == RS_SIGXFSZ;
         if (flags & RS_CHILD_CLEARED && !(OURS & BIT(sig)))
             continue;
-        rs_sys(RS_NR_rt_sigaction, sig, 0, rs_addr(act), 8, 0, 0);
-        if (sig == RS_SIGPIPE || sig == RS_SIGXFSZ)
-            then = flags & RS_CHILD_RUN ? RS_SIG_DFL : RS_SIG_IGN;
-        else if (act[0] == RS_SIG_IGN)
-            continue;
+        if (serves && !(flags & RS_CHILD_RUN))
+            then = RS_SIG_IGN;
         else if (flags & RS_CHILD_SHARED && sig < 32 && DUMP & BIT(sig))
             then = (uint64_t)(uintptr_t)die;
-        if (then != act[0])
-            rs_dispose(sig, then);
+        /* All of them are blocked: to look first would be a call more. */
+        if (rs_dispose(sig, then) == RS_SIG_IGN && !serves)
+            rs_dispose(sig, RS_SIG_IGN);
     }
 }
 

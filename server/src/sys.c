@@ -28,11 +28,12 @@ int rs_one_cpu(void) {
     return cpus == 1;
 }
 
-void rs_dispose(uint32_t sig, uint64_t handler) {
+uint64_t rs_dispose(uint32_t sig, uint64_t handler) {
     /* Handler, flags, restorer, mask. No handler of ours returns; the kernel wants to know all the
      * same where to. */
     uint64_t act[4] = {handler, RS_SA_RESTORER, handler, 0};
-    rs_sys(RS_NR_rt_sigaction, sig, rs_addr(act), 0, 8, 0, 0);
+    rs_sys(RS_NR_rt_sigaction, sig, rs_addr(act), rs_addr(act), 8, 0, 0);
+    return act[0];
 }
 
 int64_t rs_mmap(uint64_t length, uint32_t prot, uint32_t flags, int32_t fd) {

@@ -169,8 +169,8 @@ uint64_t rs_clock(void);
 /* Whether we may run on one CPU only, so that nobody can answer while we spin. */
 int rs_one_cpu(void);
 
-/* Have a signal handled so, by default or not at all. */
-void rs_dispose(uint32_t sig, uint64_t handler);
+/* Have a signal handled so, by default or not at all. What was so before. */
+uint64_t rs_dispose(uint32_t sig, uint64_t handler);
 
 /* An address, or -errno. */
 int64_t rs_mmap(uint64_t length, uint32_t prot, uint32_t flags, int32_t fd);

@@ -53,8 +53,8 @@ _SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
 _EXITED = int(W.EXITED | W.NOWAIT)
 _NO_SIGNALS, _NO_DIRECTORY = bytes(8), -100
-#: Of what is executed again and again, and how many bytes its arguments have at most.
-_KEPT, _SMALL = 8, 4096
+#: Of what is executed again and again, and how many bytes its strings have at most.
+_KEPT, _SMALL = 8, 8192
 
 
 def signal_mask(signals: Collection[int]) -> bytes:
@@ -155,14 +155,30 @@ def _order_here(
     return _Order(mask, dirfd, name, at, at + strings.envp, flags, memory)
 
 
+#: What usual_order was asked for last: path, arguments, environment; and what it has said.
+_last: tuple[str, tuple[str, ...], bytes, _Order] | None = None
+
+
 def usual_order(path: str | os.PathLike[str], argv: Sequence[str | os.PathLike[str]]) -> _Order:
     """For a child in our memory, with our environment and no signals blocked; see Target."""
-    name = path_to_bytes(path, "path")
-    return _for_us(argv, _NO_SIGNALS, _NO_DIRECTORY, name, 0)
+    global _last
+    last, block = _last, environment_block()
+    if last is not None and last[0] == path and last[1] == argv and last[2] == block:
+        return last[3]
+    order = _for_us(argv, block, _NO_SIGNALS, _NO_DIRECTORY, path_to_bytes(path, "path"), 0)
+    args = [arg for arg in argv if type(arg) is str]
+    if type(path) is str and len(args) == len(argv) and len(block) + sum(map(len, args)) <= _SMALL:
+        _last = path, tuple(args), block, order  # those of a Command are a tuple
+    return order
 
 
 def _for_us(
-    argv: Sequence[str | os.PathLike[str]], mask: bytes, dirfd: int, name: bytes, flags: int
+    argv: Sequence[str | os.PathLike[str]],
+    block: bytes,
+    mask: bytes,
+    dirfd: int,
+    name: bytes,
+    flags: int,
 ) -> _Order:
     # What is no string is made one here: it need not be hashable.
     args = tuple(
@@ -172,7 +188,7 @@ def _for_us(
         ]
     )
     make = _order_here if sum(map(len, args)) <= _SMALL else _order_here.__wrapped__
-    return make(args, environment_block(), mask, dirfd, name, flags)
+    return make(args, block, mask, dirfd, name, flags)
 
 
 class Target:
@@ -205,7 +221,7 @@ class Target:
         self.order: _Order | None = None
         self._strings: Strings | None = None
         if env is None and task.address_space.ours:
-            self.order = _for_us(argv, self._mask, *self._args)
+            self.order = _for_us(argv, environment_block(), self._mask, *self._args)
         else:
             self._strings = Strings(argv, env)
 
@@ -237,8 +253,8 @@ async def execute_early(early: EarlyChild, order: _Order, command: Command) -> A
     await trio.lowlevel.checkpoint_if_cancelled()
     ring, pid, posted = early.ring, early.pid.pid, False
     if ring is not None:
-        posted = ring.post_batch(order.frame)
-        if posted and ring.sleep_until_end(EXEC_US) and _has_exec_here(pid):
+        posted, done = ring.post_exec(order.frame, pid.pidfd, EXEC_US)
+        if done:
             pid.did_exec(command)
             early.release(None)
             pid.early = None

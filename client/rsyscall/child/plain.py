@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rsyscall._checkpoint import checkpoint
 from rsyscall._raw import lib
-from rsyscall.child.lent import entry
 from rsyscall.child.memory import EXTRA_AT, RUN, SHARED, OwnMemory, start_block
 from rsyscall.child.setup import ProgramSteps, Setup, plain_steps
 from rsyscall.child.spawn import candidates, encode_steps, run_program, spawn
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["start_program"]
 
 _KEPT = 8
+#: Where it begins.
+_ADDRESS = lib.rs_child_address()
 
 
 async def start_program(
@@ -34,7 +35,7 @@ async def start_program(
     shared = task.timens_for_children is task.timens
     if not (here and shared and setup.is_plain()):
         return await spawn(task, command, setup, env)
-    begin = entry(task)
+    begin = _ADDRESS
     path = os.fspath(command.executable_path)
     argv = tuple([os.fspath(arg) for arg in command.arguments])
     where = None if "/" in path else os.environ.get("PATH", os.defpath)
@@ -48,7 +49,7 @@ async def start_program(
         memory.put(stack, block)
         pid = await run_program(task, memory, setup, s, stack)
     finally:
-        memory.unmap(keep=True)
+        memory.unmap(keep=True, alone=True)
     pid.pid.did_exec(command)
     return pid
 

@@ -109,11 +109,13 @@ class Child:
     async def died(self) -> None:
         """It is over, or is something else by now."""
         memory, self._memory = self._memory, None
+        pid, state = self.pid.pid, self.pid.pid.death_state
         if self.task.sysif is self.sysif:
-            state = self.pid.pid.death_state
             self.over("has exec'd" if state is None else f"has {state}")
+        who = f"the child (pid {pid.near.id}) has {state}"
+        self.sysif.let_go(f"{self.task} was to exec" if self.executing else who)
         if memory is not None:
-            dead = self.pid.pid.death_state is not None  # else it has exec'd, as it was told to
+            dead = state is not None  # else it has exec'd, as it was told to
             await leave(memory, unsure=dead and self.sysif.cut_short)
 
     def over(self, what: str) -> None:

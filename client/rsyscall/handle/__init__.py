@@ -37,7 +37,8 @@ from rsyscall.linux.dirent import GetdentsFileDescriptor
 from rsyscall.linux.futex import FutexNode, FutexTask
 from rsyscall.linux.memfd import MemfdTask
 from rsyscall.memory.allocation_interface import AllocatorInterface
-from rsyscall.memory.allocator import AllocatorClient
+from rsyscall.memory.allocator import AllocatorClient, Arena
+from rsyscall.memory.heap import Heap
 from rsyscall.memory.ram import RAMTask
 from rsyscall.near.sysif import SyscallInterface
 from rsyscall.path import Path
@@ -149,6 +150,7 @@ class Task(
     """A kernel task, with every call that concerns it."""
 
     _fd_class = FileDescriptor
+    _allocator: AllocatorInterface | None
 
     def __init__(
         self,
@@ -177,13 +179,11 @@ class Task(
             parent=parent,
         )
         self.sigmask: Sigset = Sigset()
-        if allocator is None:
-            shared = parent is not None and parent.address_space is address_space
-            theirs = parent.allocator if parent is not None and shared else None
-            if isinstance(theirs, AllocatorClient):
-                self.inherit_memory(theirs)
-            else:
-                self._allocator = AllocatorClient(self)
+        #: What memory is handed out of, if that is another than its address space's.
+        self._heap: Heap[Arena] | None = None
+        if parent is not None and parent.address_space is address_space:
+            theirs = parent._allocator
+            self._heap = theirs.heap if isinstance(theirs, AllocatorClient) else parent._heap
 
     @property
     def stall_reason(self) -> str | None:
@@ -200,6 +200,13 @@ class Task(
     def can_stall(self) -> bool:
         """Whether one call that blocks holds up all others of this task; see stall_reason."""
         return self.stall_reason is not None
+
+    @property
+    def allocator(self) -> AllocatorInterface:
+        """Who hands out the memory: made when it is first asked for."""
+        if self._allocator is None:
+            self._allocator = AllocatorClient(self, self._heap)
+        return self._allocator
 
     def inherit_memory(self, allocator: AllocatorClient) -> None:
         """Have memory of the address space, which is shared, handed out by another task's."""

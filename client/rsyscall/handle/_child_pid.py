@@ -290,10 +290,16 @@ class ChildPid(Pid):
 
         Otherwise None. A checkpoint if it is tried; if cancelled, nothing has happened.
         """
-        if not _ends.soon or _ends.waiters or not self._is_nobodys():
+        if self.ending:
+            times = recent_spin_us(), _DOZE_US
+        elif _ends.soon and not _ends.waiters:
+            times = 0, _SOON_US
+        else:
+            return None
+        if not self._is_nobodys():
             return None
         await checkpoint()
-        told = end_of_child(self.pidfd, _SOON_US) if self._is_nobodys() else None
+        told = end_of_child(self.pidfd, *times) if self._is_nobodys() else None
         if told is None:
             return None
         code, pid, uid, status, self._usage = told

@@ -155,6 +155,14 @@ class ChildInterface(RemoteSyscallInterface):
             self.cut_short = True
         super()._die(dead)
 
+    def let_go(self, cause: str) -> None:
+        """It is over, for that cause, as far as is known: its owner is asked nothing more."""
+
+        async def post_mortem() -> str:
+            return cause
+
+        self.child, self._post_mortem = None, post_mortem
+
     def give_up(self, reason: str) -> None:
         """Close the socket, if that was not done before: nobody is at the other end any more."""
         if self._dead is None:
