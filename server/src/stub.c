@@ -105,8 +105,6 @@ static _Noreturn void serve(int32_t fd, uint32_t page_size, int check_peer) {
     close_others(fd);
     int32_t other = session.pipes ? fd + 1 : rs_client_pidfd(fd);
     rs_session_init(&session, fd, other, 0, page_size);
-    if (session.pipes)
-        session.limits.fds = 0;
     if (check_peer) {
         struct rs_ucred peer = {0, UINT32_MAX, UINT32_MAX};
         uint32_t len = sizeof peer;

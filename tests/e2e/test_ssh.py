@@ -61,6 +61,7 @@ async def test_calls_are_made_there(tmp_path: Path) -> None:
             assert Path(f"/proc/{pid}/cwd").readlink() == Path(remote.environ["HOME"])
             assert remote.environ["SSH_CONNECTION"]
             assert task.machine.name == os.uname().nodename
+            assert os.getpgid(int(child)) == int(child)  # ^C is for us
             pidfd = os.pidfd_open(pid)
         assert ended(pidfd)
         with pytest.raises(rsyscall.SyscallHangup, match="killed by SIGKILL"):
@@ -170,6 +171,20 @@ async def test_whatever_the_shell_there_is_and_prints(shell: str, tmp_path: Path
         for _ in range(2):  # the stub is sent, and is there already
             async with reached(host) as remote:
                 assert await remote.task.getpid() == remote.pid
+
+
+async def test_a_server_that_gives_a_socket(tmp_path: Path) -> None:
+    """As sshd does where it was built so; the last argument is what is to be run."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    command = SSHCommand(ssh, ["ssh"], {"XDG_CACHE_HOME": tmp_path / "it's"})
+    host = SSHHost(SSHExecutables(command), lambda ssh: ssh)
+    for _ in range(2):
+        async with reached(host) as remote:
+            assert remote.environ["XDG_CACHE_HOME"].endswith("/it's")
+            assert Path(f"/proc/{int(remote.pid)}/fd/3").readlink().name.startswith("socket:")
+            assert len(os.listdir(f"/proc/{int(remote.pid)}/fd")) == 5  # with a pidfd of ours
 
 
 async def test_too_much_noise() -> None:
@@ -410,6 +425,22 @@ async def test_all_who_wait_learn_of_the_end(who: str) -> None:
             with pytest.raises(rsyscall.SyscallSendError):
                 await remote.task.getpid()
         assert child.pid.death_state is not None
+
+
+async def test_a_network_that_is_dead() -> None:
+    """Nothing tells of that but that nothing comes."""
+    async with local_host() as host:
+        options = {"ServerAliveInterval": "1", "ServerAliveCountMax": "1"}
+        child, remote = await with_options(host, options).ssh(local_process)
+        async with child:
+            status = Path(f"/proc/{int(remote.pid)}/stat").read_text()
+            server = int(status.rpartition(")")[2].split()[1])
+            os.kill(server, signal.SIGSTOP)
+            try:
+                with pytest.raises(rsyscall.SyscallHangup, match="not responding"):
+                    await remote.task.getpid()
+            finally:
+                os.kill(server, signal.SIGCONT)
 
 
 async def test_closing_the_connection_ends_both() -> None:

@@ -14,7 +14,18 @@ import pytest
 
 from e2e.servers import DEADLINE, HELLO, STUB, environment, event
 from rsyscall.sys.syscall import SYS
-from rsyscall_protocol import Call, Hello, Limits, Out, Result, decode
+from rsyscall_protocol import (
+    Call,
+    CallFlag,
+    Error,
+    ErrorCode,
+    Feature,
+    Hello,
+    Limits,
+    Out,
+    Result,
+    decode,
+)
 
 FIRST = 200  # where its two pipes are
 
@@ -78,6 +89,19 @@ def stub() -> Generator[Stub]:
 def greet(stub: Stub) -> None:
     stub.send(HELLO)
     assert isinstance(stub.receive(), Hello)
+
+
+def test_nothing_that_takes_descriptors_can_be_had(stub: Stub) -> None:
+    """Whatever a client thinks: no ring, no descriptor as a result."""
+    stub.send(event(Hello(features=Feature.RING | Feature.BATCH)))
+    hello = stub.receive()
+    assert isinstance(hello, Hello)
+    assert hello.features == Feature.BATCH
+    assert hello.limits.fds == 0
+    stub.send(event(Call(1, int(SYS.dup), (0,), CallFlag.RETURN_FD)))
+    error = stub.receive()
+    assert isinstance(error, Error)
+    assert error.code is ErrorCode.TOO_MANY_FDS
 
 
 def test_answers(stub: Stub) -> None:

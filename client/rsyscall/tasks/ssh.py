@@ -302,7 +302,6 @@ async def make_local_ssh_from_executables(
         "UserKnownHostsFile": directory / "known_hosts",
         "GlobalKnownHostsFile": "/dev/null",
         "HostKeyAlias": "localhost",
-        "LogLevel": "ERROR",
     }
 
     def to_host(ssh: SSHCommand) -> SSHCommand:
