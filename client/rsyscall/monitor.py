@@ -6,7 +6,7 @@ import contextlib
 import errno
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -67,6 +67,7 @@ class AsyncChildPid:
         """Nothing is asked of the kernel."""
         self.pid = pid
         self._on_end: list[Callable[[], None]] = []
+        self._first: Callable[[], Awaitable[None]] | None = None
         self._detached = False
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: trio.abc.ReceiveStream | None = None
@@ -82,6 +83,10 @@ class AsyncChildPid:
     def on_end(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead, or is detached."""
         self._on_end.append(function)
+
+    def finish_first(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Have something done first whenever it is ended by us, even if it is dead already."""
+        self._first = function
 
     def detach(self) -> None:
         """Let it outlive its parent, and its block as a context manager."""
@@ -177,8 +182,9 @@ class AsyncChildPid:
         pid = self.pid
         with trio.move_on_after(_END_SECONDS):
             await self.waitpid(W.EXITED)
-        what = "still runs" if pid.death_state is None else f"has {pid.death_state}"
-        return f"the child (pid {pid.near.id}) {what}"
+        if pid.death_state is None:
+            return f"the child (pid {pid.near.id}) still runs"
+        return f"the child has ended: {pid.death_state}"
 
     async def end(self) -> ChildState:
         """Kill it, if it still runs, and wait for it, cancelled or not; returns how it ended.
@@ -194,6 +200,14 @@ class AsyncChildPid:
 
     async def finish(self) -> ChildState:
         """`end`, for who has to clear away: not a checkpoint."""
+        try:
+            if self._first is not None:
+                await self._first()
+        finally:
+            state = await self._finish()
+        return state
+
+    async def _finish(self) -> ChildState:
         with shield():
             while self.pid.death_state is None:
                 may = await self._kill()

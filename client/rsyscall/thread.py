@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Literal, Self, Unpack, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol, Self, Unpack, cast
 
 import trio
 
@@ -39,7 +39,14 @@ from rsyscall.signal import SIG, SignalMask
 from rsyscall.sys.wait import ChildState
 from rsyscall.sysif.child import DeadInterface
 
-__all__ = ["ChildProcess", "IdRange", "Process", "do_cloexec_except", "write_user_mappings"]
+__all__ = [
+    "ChildProcess",
+    "Finished",
+    "IdRange",
+    "Process",
+    "do_cloexec_except",
+    "write_user_mappings",
+]
 
 
 async def write_user_mappings(
@@ -71,6 +78,13 @@ async def do_cloexec_except(thr: Process, excluded_fds: set[near.FileDescriptor]
     await close_on_exec(thr.task, {int(number) for number in excluded_fds})
 
 
+class Finished(Protocol):
+    """What ends with a process, such as its children."""
+
+    async def finish(self) -> object:
+        """End it, cancelled or not. PermissionError if that may not be. Not a checkpoint."""
+
+
 def check_status(status: int) -> None:
     """ValueError unless it can be the status of an exit."""
     if not 0 <= status <= 255:
@@ -89,7 +103,7 @@ class Process(Conveniences, HasConnection):
         None: of one that is made when it is asked for, by who derives from this.
         """
         super().__init__(task)
-        self._children: set[ChildProcess | AsyncChildPid] = set()
+        self._children: set[Finished] = set()
 
     @property
     def pid(self) -> near.Pid:
@@ -323,8 +337,12 @@ class Process(Conveniences, HasConnection):
     def _adopt(self, child: ChildProcess | AsyncChildPid) -> None:
         """Have it ended with us, unless it ends before."""
         pid = child if isinstance(child, AsyncChildPid) else child.pid
-        self._children.add(child)
-        pid.on_end(lambda: self._children.discard(child))
+        pid.on_end(self.end_with(child))
+
+    def end_with(self, what: Finished) -> Callable[[], None]:
+        """Have something ended with us, as our children are, unless what is returned is called."""
+        self._children.add(what)
+        return lambda: self._children.discard(what)
 
     async def end_children(self) -> None:
         """Kill the children that still run and wait for them, and for theirs, cancelled or not.

@@ -73,7 +73,7 @@ static int decode_hello(struct rs_reader *r, uint32_t fields, struct rs_request 
     out->version_min = (uint32_t)lo;
     out->version_max = (uint32_t)hi;
     if (!is_uint(r, UINT64_MAX, &out->features))
-        FAIL(RS_ERR_FIELD, "HELLO: features is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "HELLO: features is no number");
     if (rs_next(r, &v) || v.kind != RS_MAP)
         FAIL(RS_ERR_FIELD, "HELLO: options is not a map");
     rs_limits_default(&out->limits);
@@ -96,7 +96,7 @@ static int decode_nfds(struct rs_reader *r, const struct rs_limits *limits, uint
                        const char **why) {
     uint64_t n;
     if (!is_uint(r, UINT32_MAX, &n))
-        FAIL(RS_ERR_FIELD, "the number of file descriptors is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "the number of file descriptors is no number");
     if (n > limits->fds)
         FAIL(RS_ERR_TOO_MANY_FDS, "more file descriptors than the limit");
     *nfds = (uint32_t)n;
@@ -300,7 +300,7 @@ static int decode_run(struct rs_reader *r, const struct rs_limits *limits, struc
         return err;
     scope.nfds = out->nfds;
     if (!is_uint(r, UINT32_MAX, &out->which))
-        FAIL(RS_ERR_FIELD, "RUN: the program is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "RUN: the program is no number");
     if ((err = rs_decode_arguments(r, limits, entries, &scope, why)))
         return err;
     out->count = scope.count;
@@ -322,9 +322,9 @@ static int decode_error(struct rs_reader *r, struct rs_request *out, const char 
     struct rs_value v;
     uint64_t offset;
     if (!is_uint(r, UINT32_MAX, &out->error_code))
-        FAIL(RS_ERR_FIELD, "ERROR: the code is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "ERROR: the code is no number");
     if (!is_uint(r, UINT64_MAX, &offset))
-        FAIL(RS_ERR_FIELD, "ERROR: the offset is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "ERROR: the offset is no number");
     if (rs_next(r, &v) || v.kind != RS_STR)
         FAIL(RS_ERR_FIELD, "ERROR: the text is not a string");
     return 0;
@@ -334,10 +334,10 @@ static int decode_access(struct rs_reader *r, struct rs_request *out, const char
     struct rs_value v;
     uint64_t n;
     if (!is_uint(r, UINT64_MAX, &out->address))
-        FAIL(RS_ERR_FIELD, "READ or WRITE: the address is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "READ or WRITE: the address is no number");
     if (out->type == RS_MSG_READ) {
         if (!is_uint(r, UINT32_MAX, &n))
-            FAIL(RS_ERR_FIELD, "READ: the length is no unsigned integer");
+            FAIL(RS_ERR_FIELD, "READ: the length is no number");
         out->length = (uint32_t)n;
         out->reserve += RS_SIZE_REPLY_OUT + n;
     } else {
@@ -354,7 +354,7 @@ static int decode_ring(struct rs_reader *r, struct rs_request *out, const char *
     if (!is_uint(r, RS_SIZE_RING_MAX, &size) || size < RS_SIZE_RING_MIN || size & (size - 1))
         FAIL(RS_ERR_FIELD, "RING: the size is no power of two, or out of range");
     if (!is_uint(r, UINT32_MAX, &spin))
-        FAIL(RS_ERR_FIELD, "RING: the time to spin is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "RING: the time to spin is no number");
     out->size = (uint32_t)size;
     out->spin = (uint32_t)spin;
     return 0;
@@ -380,7 +380,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
     if (fields == 0)
         FAIL(RS_ERR_ARITY, "a message without a type");
     if (rs_next(&r, &v) || v.kind != RS_UINT)
-        FAIL(RS_ERR_FIELD, "a message's type is no unsigned integer");
+        FAIL(RS_ERR_FIELD, "a message's type is no number");
     if (v.number < RS_MSG_HELLO || v.number > RS_MSG_WATCH)
         FAIL(RS_ERR_UNKNOWN_TYPE, "a message of unknown type");
     out->type = (uint32_t)v.number;
@@ -398,7 +398,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         return 0;
     default:
         if (!is_uint(&r, UINT64_MAX, &out->id))
-            FAIL(RS_ERR_FIELD, "the id of a request is no unsigned integer");
+            FAIL(RS_ERR_FIELD, "the id of a request is no number");
         out->reserve = RS_SIZE_REPLY_BASE;
     }
     switch (out->type) {
@@ -414,7 +414,7 @@ int rs_decode_request(const uint8_t *body, uint32_t len, uint32_t allowed,
         break;
     case RS_MSG_UNPREPARE:
         if (!is_uint(&r, UINT32_MAX, &out->which))
-            FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no unsigned integer");
+            FAIL(RS_ERR_FIELD, "UNPREPARE: the program is no number");
         break;
     case RS_MSG_WATCH:
         if (!is_uint(&r, INT32_MAX, &out->which))

@@ -346,6 +346,7 @@ void rs_work_init(struct rs_session *s, struct rs_work *w) {
 
 void rs_session_init(struct rs_session *s, int32_t fd, int32_t pidfd, uint32_t flags,
                      uint32_t page_size) {
+    s->flags = flags;
     s->guard.fds[0] = fd;
     s->guard.fds[1] = pidfd;
     s->guard.made = s->made;
@@ -392,7 +393,7 @@ static int finish(struct rs_session *s) {
     }
 }
 
-int rs_lead(struct rs_session *s) {
+static int lead(struct rs_session *s) {
     for (;;) {
         int err = frames(s); /* there may be some that another has left to us */
         if (err > 0)
@@ -445,6 +446,14 @@ int rs_lead(struct rs_session *s) {
     return 0;
 }
 
+int rs_lead(struct rs_session *s) {
+    int err = s->over ? 0 : lead(s);
+    if (err || !(s->flags & RS_STAYS))
+        return err;
+    s->over = 1;
+    return rs_team_end(s);
+}
+
 void rs_session_run(struct rs_session *s) {
     while (rs_lead(s))
         rs_team_follow(s, &s->first);
@@ -461,7 +470,7 @@ _Noreturn void rs_helper_main(struct rs_work *w) {
         rs_team_follow(w->session, w);
     while (rs_lead(w->session));
     for (;;) /* it is over for all */
-        rs_sys3(RS_NR_exit_group, 0, 0, 0);
+        rs_sys3(RS_NR_exit_group, w->session->status, 0, 0);
 }
 
 uint32_t rs_session_batch(struct rs_session *s, uint8_t *body, uint32_t len) {

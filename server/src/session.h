@@ -21,6 +21,7 @@ enum rs_state { RS_STATE_INIT, RS_STATE_OPEN, RS_STATE_CLOSING, RS_STATE_FAILED 
 enum rs_session_flags {
     RS_IN_PROCESS = 1, /* a thread in somebody's interpreter */
     RS_SINGLE = 2,     /* no helpers: there is nothing but a batch */
+    RS_STAYS = 4,      /* the process goes on when the session is over */
 };
 
 /* Descriptors that came with one read, and the bytes [start, end) of the stream it brought. */
@@ -96,7 +97,9 @@ _Static_assert(RS_SIZE_HELPER_STACK + sizeof(struct rs_work) == RS_SIZE_HELPER_M
 struct rs_session {
     int pipes; /* no socket, but a pipe to read; guard.fds[1] is the one to write, and no pidfd */
     struct rs_guard guard; /* fds[0]: the socket, fds[1]: a pidfd of the client or -1 */
-    uint32_t flags;
+    uint32_t flags;     /* enum rs_session_flags */
+    uint32_t status;    /* that a helper exits with when it is over */
+    uint32_t over;
     uint32_t page_size;
     uint32_t features;  /* granted */
     uint32_t frame_len; /* of the frame being looked at */

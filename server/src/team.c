@@ -363,3 +363,15 @@ int rs_team_alone(struct rs_session *s) {
     s->watching = 0;
     return 0;
 }
+
+int rs_team_end(struct rs_session *s) {
+    for (uint32_t i = 0; i <= s->helpers; i++)
+        if (s->slots[i] && s->slots[i]->blocked)
+            rs_team_cancel(s, s->slots[i]->request.id);
+    while (s->blocked) {
+        uint32_t turn = rs_team_sleep(s);
+        rs_poll_until(0, 0, -1, &s->done);
+        rs_team_wake(s, turn);
+    }
+    return rs_team_alone(s);
+}

@@ -43,6 +43,9 @@ void rs_team_cancel(struct rs_session *s, uint64_t id);
 /* Be the main thread, and the only one: 0. RS_DEPOSED if it is to look at this frame; -1 if calls are
  * blocked. */
 int rs_team_alone(struct rs_session *s);
+/* Have all blocked calls interrupted, and be the main thread, and the only one: 0. RS_DEPOSED if it
+ * is to do the rest. */
+int rs_team_end(struct rs_session *s);
 
 /* watch.c. Begin the one in the request: 1, or 0 if there are too many. */
 int rs_watch(struct rs_session *s);

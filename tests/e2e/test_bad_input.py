@@ -165,7 +165,7 @@ AFTER_HELLO = [
     bad("unknown-type", E.UNKNOWN_TYPE, "unknown type", message(99)),
     bad("type-zero", E.UNKNOWN_TYPE, "unknown type", message(0)),
     bad("type-huge", E.UNKNOWN_TYPE, "unknown type", message(2**64 - 1)),
-    bad("type-text", E.FIELD, "type is no unsigned integer", message("CALL")),
+    bad("type-text", E.FIELD, "type is no number", message("CALL")),
     bad("call-short", E.ARITY, "number of fields", message(2, 1, 0, 0, 39)),
     bad("call-long", E.ARITY, "number of fields", message(2, 1, 0, 0, 39, [], 0)),
     bad("read-short", E.ARITY, "number of fields", message(4, 1, 0)),

@@ -82,10 +82,15 @@ def test_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"rsyscall-stub {version}\n", "")
 
 
+NO_SOCKET = "standard input, without --fd or LISTEN_FDS"
+
+USAGE = "usage: rsyscall-stub [--fd N | --connect=PATH | --persist=N | --version]"
+
+
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        ([], "neither --fd nor LISTEN_PID and LISTEN_FDS: no socket to serve"),
+        ([], f"{NO_SOCKET}: not a socket"),
         (["--fd", ""], "--fd: not a file descriptor"),
         (["--fd", "x"], "--fd: not a file descriptor"),
         (["--fd", "3x"], "--fd: not a file descriptor"),
@@ -95,11 +100,15 @@ def test_version() -> None:
         (["--fd", "1000"], "--fd: not an open file descriptor"),
         (["--fd", str(2**31 - 1)], "--fd: not an open file descriptor"),
         (["--fd", "0"], "--fd: not a socket"),
-        (["--fd"], "usage: rsyscall-stub [--fd N | --version]"),
-        (["--help"], "usage: rsyscall-stub [--fd N | --version]"),
-        (["--fd=3"], "usage: rsyscall-stub [--fd N | --version]"),
-        (["--version", "--fd", "3"], "usage: rsyscall-stub [--fd N | --version]"),
-        ([""], "usage: rsyscall-stub [--fd N | --version]"),
+        (["--fd"], USAGE),
+        (["--help"], USAGE),
+        (["--fd=3"], USAGE),
+        (["--version", "--fd", "3"], USAGE),
+        (["--persist=x"], f"{NO_SOCKET}: not a socket"),
+        (["--connect="], ": cannot connect"),
+        (["--connect=/no/such/socket", "more"], "/no/such/socket: cannot connect"),
+        (["--connect=/" + "x" * 107], "/" + "x" * 107 + ": cannot connect"),
+        ([""], USAGE),
     ],
 )
 def test_cannot_start(args: list[str], line: str) -> None:

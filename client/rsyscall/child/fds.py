@@ -12,7 +12,7 @@ from rsyscall.fcntl import O
 from rsyscall.handle import Task
 from rsyscall.sys.syscall import SYS
 
-__all__ = ["close_on_exec", "gaps", "kept"]
+__all__ = ["close_on_exec", "gaps", "kept", "open_numbers"]
 
 _LAST = 2**32 - 1
 _CLOSE_RANGE_CLOEXEC, _F_SETFD, _FD_CLOEXEC = 4, 2, 1
@@ -54,12 +54,12 @@ async def close_on_exec(task: Task, keep: Iterable[int]) -> None:
     except OSError as exc:
         if exc.errno not in (errno.EINVAL, errno.ENOSYS):  # before Linux 5.11
             raise
-        for number in sorted(await _open_numbers(task) - kept_open):
+        for number in sorted(await open_numbers(task) - kept_open):
             step = call(SYS.fcntl, number, _F_SETFD, _FD_CLOEXEC, ok=(errno.EBADF,))
             await run(task.sysif, [step])
 
 
-async def _open_numbers(task: Task) -> set[int]:
+async def open_numbers(task: Task) -> set[int]:
     """What is open in the task's table, by its /proc."""
     async with await task.open("/proc/self/fd", O.RDONLY | O.DIRECTORY) as fd:
         found = set[int]()

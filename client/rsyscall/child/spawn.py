@@ -254,7 +254,7 @@ async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: Program
     # if it had been killed right after.
     if pid.pid.is_dead() and has_exec(pid.pid) is False:
         state = await pid.waitpid(W.EXITED)
-        raise SyscallHangup(f"the child (pid {pid.pid.near.id}) has {state} before its exec")
+        raise SyscallHangup(f"the child has ended before its exec: {state}")
 
 
 def _most_telling(s: ProgramSteps, reply: Batched) -> Batched:

@@ -15,7 +15,7 @@ from rsyscall_protocol import Batch, Ref, Step, flatten
 if TYPE_CHECKING:
     from rsyscall.far import Task
 
-__all__ = ["is_same_open_file", "transfer"]
+__all__ = ["is_same_open_file", "push", "transfer"]
 
 _KCMP_FILE = 0
 _NAMESPACE = In(b"/proc/self/ns/pid\0")
@@ -44,7 +44,7 @@ async def transfer(source: Task, number: int, target: Task) -> int:
 
 async def _through_us(source: Task, number: int, target: Task) -> int:
     if source.sysif.immediate:
-        return await _push(number, target)
+        return await push(number, target)
     os.close(os.eventfd(0, os.EFD_CLOEXEC))  # without room here the connection would end
     dup = (number, lib.F_DUPFD_CLOEXEC, 0)
     here = (await source.sysif.call(SYS.fcntl, dup, return_fd=True)).fd
@@ -53,13 +53,13 @@ async def _through_us(source: Task, number: int, target: Task) -> int:
     if target.sysif.immediate:
         return here
     try:
-        return await _push(here, target)
+        return await push(here, target)
     finally:
         os.close(here)
 
 
-async def _push(here: int, target: Task) -> int:
-    """Send one of ours."""
+async def push(here: int, target: Task) -> int:
+    """Send one of ours; returns its number there. To be shielded. See transfer for errors."""
     # Nor is there an answer to what there is no room for.
     room = (Step(int(SYS.eventfd2), flatten((0, 0))), Step(int(SYS.close), flatten((Ref(0),))))
     await _run(target, *room)

@@ -141,6 +141,11 @@ class ChildInterface(RemoteSyscallInterface):
         self._sharers += 1
         self._end_sleep()  # whoever waits already is to look for its death, too
 
+    @property
+    def shared(self) -> bool:
+        """Whether others have its socket, too."""
+        return self._sharers > 0
+
     def unshare(self) -> None:
         """One of those has it no more."""
         self._sharers -= 1
