@@ -21,9 +21,9 @@ int64_t rs_socket_send(struct rs_session *s, const void *bytes, uint32_t len, co
     }
     int64_t n;
     do
-        n = s->pipes ? rs_sys3(RS_NR_write, (uint64_t)s->guard.fds[1], rs_addr(bytes), len)
-                     : rs_sys3(RS_NR_sendmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
-                               RS_MSG_DONTWAIT | RS_MSG_NOSIGNAL);
+        n = rs_sys3(s->pipes ? RS_NR_writev : RS_NR_sendmsg, (uint64_t)s->guard.fds[s->pipes],
+                    s->pipes ? msg.iov : rs_addr(&msg),
+                    s->pipes ? 1 : RS_MSG_DONTWAIT | RS_MSG_NOSIGNAL);
     while (n == -RS_EINTR);
     return n;
 }
@@ -105,10 +105,10 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
 enum rs_wait rs_socket_wait(struct rs_session *s, int reading, int writing, int64_t timeout) {
     struct rs_pollfd fds[2 + RS_SIZE_WATCHES];
     uint32_t watches = reading ? s->watch_count : 0;
-    int16_t in = reading ? RS_POLLIN : 0, out = writing ? RS_POLLOUT : 0;
-    fds[0] = (struct rs_pollfd){rs_socket(s), s->pipes ? in : in | out, 0};
-    /* If there is none, nothing. */
-    fds[1] = (struct rs_pollfd){s->guard.fds[1], s->pipes ? out : RS_POLLIN, 0};
+    fds[0] = (struct rs_pollfd){rs_socket(s), reading ? RS_POLLIN : 0, 0};
+    fds[1] = (struct rs_pollfd){s->guard.fds[1], RS_POLLIN, 0}; /* if there is none, nothing */
+    if (writing)
+        fds[s->pipes].events |= RS_POLLOUT;
     for (uint32_t i = 0; i < watches; i++)
         fds[2 + i] = (struct rs_pollfd){s->watches[i].fd, RS_POLLIN, 0};
     uint32_t turn = rs_team_sleep(s);

@@ -206,13 +206,10 @@ static int32_t activated(char **envp) {
     return LISTEN_FDS_START;
 }
 
-/* If so, from now on it does not block, and is closed on exec. */
+/* If so, from now on it does not block. */
 static int is_pipe(int32_t fd) {
-    if (rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_GETPIPE_SZ_, 0) < 0)
-        return 0;
-    rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_SETFL_, O_NONBLOCK_);
-    rs_sys3(RS_NR_fcntl, (uint64_t)fd, RS_F_SETFD, RS_FD_CLOEXEC);
-    return 1;
+    return rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_GETPIPE_SZ_, 0) > 0 &&
+           rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_SETFL_, O_NONBLOCK_) == 0;
 }
 
 /* Called by start.S with the initial stack pointer. */
@@ -247,6 +244,7 @@ _Noreturn void rs_main(uint64_t *stack) {
     int64_t type = sockopt_int(fd, RS_SO_TYPE);
     if (by_hand && is_pipe(fd) && is_pipe(fd + 1)) {
         session.pipes = 1;
+        rs_sys3(RS_NR_fcntl, (uint64_t)fd + 1, RS_F_SETFD, RS_FD_CLOEXEC);
         type = RS_SOCK_STREAM;
     }
     if (type < 0)
