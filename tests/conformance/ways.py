@@ -19,6 +19,8 @@ from conformance.ssh import over_ssh
 from rsyscall.sched import CLONE
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks.pair import open_pair
+from rsyscall.tasks.persistent import clone_persistent
+from rsyscall.tasks.stdin_bootstrap import stdin_bootstrap, stdin_bootstrap_path
 
 #: What opens a process, given a directory of the test's own.
 Way: TypeAlias = "Callable[[Path], contextlib.AbstractAsyncContextManager[rsyscall.Process]]"
@@ -133,6 +135,27 @@ async def child(
         yield process
 
 
+@contextlib.asynccontextmanager
+async def bootstrapped(directory: Path) -> AsyncGenerator[rsyscall.Process]:
+    """A stub that a command has started, which finds its socket as its standard input."""
+    stub = await stdin_bootstrap_path(rsyscall.local_process)
+    env = rsyscall.Command("env", ["env", stub])
+    child, process = await stdin_bootstrap(rsyscall.local_process, env, ring=True)
+    async with child:
+        yield process
+
+
+@contextlib.asynccontextmanager
+async def reconnected(directory: Path) -> AsyncGenerator[rsyscall.Process]:
+    """A stub that has had another connection before."""
+    parent = rsyscall.local_process
+    async with await clone_persistent(parent, directory / "socket", ring=True) as process:
+        await process.prep_for_reconnect()
+        await process.reconnect(parent)
+        (directory / "socket").unlink()
+        yield process
+
+
 WAYS: dict[str, Way] = {
     "direct": direct,
     "pair": lambda directory: checked(pair(directory, ring=True), ring=True),
@@ -172,6 +195,8 @@ WAYS: dict[str, Way] = {
     "grandchild-of-stub": lambda directory: checked(
         child(child(stub(directory, ring=True), ring=True), vm=False, ring=True), ring=True
     ),
+    "bootstrap": lambda directory: checked(bootstrapped(directory), ring=True),
+    "reconnected": lambda directory: checked(reconnected(directory), ring=True),
     "ssh": lambda directory: checked(over_ssh(directory), ring=False),
 }
 
@@ -180,7 +205,13 @@ INSIDE = {"direct", "pair", "pair-no-ring"}
 
 #: Those that differ from another one only in how the process has begun, or in the table that it
 #: shares. Calls that have nothing to do with either are not made in these as well.
-ALIKE = {"socket-activate-accept", "child-shared-files-no-ring", "child-of-stub-shared-files"}
+ALIKE = {
+    "socket-activate-accept",
+    "child-shared-files-no-ring",
+    "child-of-stub-shared-files",
+    "bootstrap",
+    "reconnected",
+}
 
 #: Those whose process is on another machine, as far as is known: no descriptor passes.
 ELSEWHERE = {"ssh"}

@@ -171,3 +171,24 @@ def test_user(system: System) -> None:
         client.send(event(Call(1, SYS.getuid)))
         assert client.result().value == 65534
     system.run("systemctl", "stop", "someone")
+
+
+async def test_standard_input_may_be_the_socket(system: System) -> None:
+    """As inetd has it, of a socket that systemd has accepted."""
+    unit = "/etc/systemd/system/inetd"
+    system.run(
+        "sh",
+        "-ec",
+        f"""
+        printf '[Socket]\\nListenStream=/run/inetd.sock\\nAccept=yes\\n' > {unit}.socket
+        printf '[Service]\\nExecStart=%s\\nStandardInput=socket\\n' \\
+            /mnt/.venv/bin/rsyscall-stub > {unit}@.service
+        systemctl daemon-reload
+        systemctl --quiet start inetd.socket
+        """,
+    )
+    async with rsyscall.connect(f"unix:/proc/{system.pid}/root/run/inetd.sock") as process:
+        assert await process.task.readlink("/proc/self/fd/0") == "/dev/null"
+        async with await process.task.open("/proc/self/cgroup", O.RDONLY) as fd:
+            assert b"/inetd@" in await fd.read(4096)
+    system.run("systemctl", "--quiet", "stop", "inetd.socket")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -13,10 +13,12 @@ import trio
 import rsyscall
 from process.faults import Belongings, Functions, belongings, tracer
 from process.seen import TRUE
-from rsyscall import local_process
+from rsyscall import Command, local_process
 from rsyscall.near.sysif import SyscallHangup
 from rsyscall.sched import CLONE
 from rsyscall.sys.wait import CLD, ChildState, W
+from rsyscall.tasks.persistent import clone_persistent
+from rsyscall.tasks.stdin_bootstrap import stdin_bootstrap, stdin_bootstrap_path
 
 Scenario = Callable[[rsyscall.Process], Awaitable[ChildState]]
 
@@ -53,6 +55,29 @@ async def spawn(parent: rsyscall.Process) -> ChildState:
         return await child.waitpid(W.EXITED)
 
 
+async def bootstrap(parent: rsyscall.Process) -> ChildState:
+    stub = await stdin_bootstrap_path(parent)
+    child, process = await stdin_bootstrap(parent, Command(stub, [stub]))
+    async with child:
+        assert await process.task.getpid() == process.pid
+        await process.exit()
+        return await child.waitpid(W.EXITED)
+
+
+async def reconnect(parent: rsyscall.Process) -> ChildState:
+    path = f"/tmp/rsyscall-test-{os.getpid()}"
+    try:
+        async with await clone_persistent(parent, path) as process:
+            await process.prep_for_reconnect()
+            with suppress(ConnectionRefusedError):
+                await process.reconnect(parent)
+                await process.exit()
+            return await process.pid.waitpid(W.EXITED)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "clone": clone(CLONE.NONE, vm=True, ring=True),
     "clone-no-ring": clone(CLONE.NONE, vm=True, ring=False),
@@ -66,6 +91,8 @@ SCENARIOS: dict[str, Scenario] = {
     "exec-files": execute(CLONE.FILES, ring=True),
     "spawn": spawn,
     "ids": change_ids,
+    "bootstrap": bootstrap,
+    "reconnect": reconnect,
 }
 
 
@@ -96,7 +123,7 @@ BY_CALL = [("local", name) for name in SCENARIOS if name != "clone-private-files
     ("stub", name) for name in ("clone", "clone-private-files", "exec-files", "spawn")
 ]
 BY_STEP = [
-    *(("local", name) for name in ("clone", "clone-files-no-ring", "exec", "spawn")),
+    *(("local", name) for name in ("clone", "clone-files-no-ring", "exec", "spawn", "reconnect")),
     *(("stub", name) for name in ("clone-files", "exec", "spawn")),
 ]
 

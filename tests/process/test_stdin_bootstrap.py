@@ -14,6 +14,7 @@ import rsyscall
 from e2e.servers import STUB, wait_for
 from rsyscall import Command, local_process
 from rsyscall.environ import ExecutableNotFound
+from rsyscall.handle.process import DeadTaskError
 from rsyscall.near import Pid
 from rsyscall.near.sysif import ProtocolHangup, SyscallHangup
 from rsyscall.sched import CLONE
@@ -177,7 +178,7 @@ async def test_cancelled(origin: rsyscall.Process) -> None:
 async def test_a_parent_that_has_died() -> None:
     async with await local_process.clone() as parent:
         await parent.exit(0)
-        with pytest.raises((SyscallHangup, rsyscall.SyscallError, Exception), match="exit"):
+        with pytest.raises(DeadTaskError, match="exit"):
             await stdin_bootstrap(parent, command("env", STUB))
 
 

@@ -19,6 +19,7 @@ from process.test_stdin_bootstrap import command
 from rsyscall import Command, local_process
 from rsyscall.near import FileDescriptor
 from rsyscall.near.sysif import ProtocolHangup, SyscallHangup
+from rsyscall.sys.syscall import SYS
 from rsyscall.sys.un import PathTooLongError
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks.stdin_bootstrap import stdin_bootstrap
@@ -156,6 +157,20 @@ async def test_it_ends_with_whom_it_was_given_to(tmp_path: Path) -> None:
         with pytest.raises(SyscallHangup):
             await process.task.getpid()
         await child.wait()
+        # One that is in a call, which another of its threads has to wait for.
+        child = await local_process.spawn(helper)
+        _, process = await server.accept()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def blocked() -> None:  # pyright: ignore[reportUnusedFunction]
+                with pytest.raises(SyscallHangup):
+                    await process.task.sysif.syscall(SYS.ppoll)
+
+            await trio.testing.wait_all_tasks_blocked()
+            await process.task.getpid()
+            await process.task.sysif.close_interface()
+        assert (await child.wait()).exit_status == 2
         child = await local_process.spawn(helper)
     # It was in the queue, or finds nobody there any more.
     assert (await child.wait()).exit_status == 2
