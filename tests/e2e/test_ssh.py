@@ -64,7 +64,7 @@ async def test_calls_are_made_there(tmp_path: Path) -> None:
             assert os.getpgid(int(child)) == int(child)  # ^C is for us
             pidfd = os.pidfd_open(pid)
         assert ended(pidfd)
-        with pytest.raises(rsyscall.SyscallHangup, match="killed by SIGKILL"):
+        with pytest.raises(rsyscall.SyscallHangup, match="closed by us"):
             await task.getpid()
 
 
@@ -224,6 +224,31 @@ async def test_programs_with_pipes() -> None:
         assert child.pid.death_state.killed_with() == SIG.KILL
         await remote.task.run_fd_table_gc()
         assert os.listdir(f"/proc/{int(remote.pid)}/fd") == before
+
+
+async def test_programs_end_with_the_process_unless_they_are_detached() -> None:
+    sleep = Command("sleep", ["sleep", "1000"])
+    async with local_host() as host:
+        async with reached(host) as remote:
+            pidfds = [os.pidfd_open(int(await remote.spawn(sleep))) for _ in range(2)]
+            detached = await remote.spawn(sleep)
+            detached.detach()
+        assert all(ended(pidfd) for pidfd in pidfds)
+        assert (await detached.wait()).code is CLD.UNKNOWN
+        os.kill(int(detached), signal.SIGKILL)  # it goes on
+
+
+async def test_programs_of_a_machine_that_does_not_answer() -> None:
+    async with local_host() as host:
+        child, remote = await host.ssh(local_process)
+        program = await remote.spawn(Command("sleep", ["sleep", "1000"]))
+        os.kill(int(remote.pid), signal.SIGSTOP)
+        await child.end()
+        assert child.pid.death_state is not None
+        with pytest.raises(rsyscall.SyscallHangup):
+            await remote.task.getpid()
+        for pid in (int(remote.pid), int(program)):
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_children_that_serve_cannot_be_reached() -> None:

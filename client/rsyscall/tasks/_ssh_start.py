@@ -314,7 +314,35 @@ async def start_stub(
         await child.__aexit__()
         raise
     child.pid.on_death(lambda: sysif.give_up(f"ssh has ended: {child.pid.death_state}"))
+    child.finish_first(lambda: _finish(remote, sysif))
     return child, remote
+
+
+async def _finish(remote: Process, sysif: ElsewhereInterface) -> None:
+    """End the programs that it has started, and the connection. Not a checkpoint.
+
+    PermissionError of a program that may not be killed.
+    """
+
+    async def give_up() -> None:  # the network may be dead
+        await trio.sleep(_END_SECONDS)
+        sysif.give_up("its programs did not end in time")
+
+    refused: PermissionError | None = None
+    with shield():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            try:
+                await remote.finish_children()
+            except PermissionError as exc:  # outside of the nursery, not in a group
+                refused = exc
+            nursery.cancel_scope.cancel()
+    await sysif.close_interface()
+    if refused is not None:
+        try:
+            raise refused
+        finally:
+            refused = None  # see rsyscall._errors
 
 
 async def _post_mortem(talk: Conversation) -> str:
