@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 
 import rsyscall
 from e2e.servers import wait_for
+from e2e.ssh import ended
 from rsyscall import local_process
 from rsyscall.tasks.ssh import SSHHost, make_local_ssh
 
@@ -34,16 +36,19 @@ def master() -> Generator[None]:
     control = Path(known_hosts).with_name("control")
     options: dict[str, str | Path] = {"ControlPath": control, "ControlMaster": "no"}
     first = local.command().ssh_options({"ControlPath": control, "ControlMaster": "yes"}).args("-N")
-    words = [os.fspath(word) for word in first.arguments]
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as process:
-        try:
-            wait_for(lambda: control.exists() or process.poll() is not None, "ssh is connected")
-            assert process.poll() is None
-            _host = SSHHost(local.executables, lambda ssh: local.to_host(ssh).ssh_options(options))
-            yield
-        finally:
-            _host = None
-            process.kill()
+    # Not as a child of ours: tests look at all of those.
+    detached = ["sh", "-c", '"$@" </dev/null >/dev/null 2>&1 & echo $!', "sh"]
+    words = [*detached, *(os.fspath(word) for word in first.arguments)]
+    pid = int(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
+    pidfd = os.pidfd_open(pid)
+    try:
+        wait_for(control.exists, "ssh is connected")
+        _host = SSHHost(local.executables, lambda ssh: local.to_host(ssh).ssh_options(options))
+        yield
+    finally:
+        _host = None
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        assert ended(pidfd)
     trio.run(local.close)
 
 

@@ -122,8 +122,8 @@ async def converse(process: Process, command: Command) -> tuple[AsyncChildPid, S
     ours: socket.socket | None = None
     try:
         with shield():
-            ours = await _take(here)
             try:
+                ours = await _take(here)
                 child = await process.spawn(
                     command, stdin=there, stdout=there, stderr=PIPE, pgid=_group(command)
                 )
