@@ -251,7 +251,8 @@ class Process(Conveniences, HasConnection):
         )
         full = full_environment(self.variables(env), command.env_updates)
         pid = await start_program(self.task, command, setup, full)
-        self._adopt(pid)
+        self._children.add(pid)
+        pid.on_end(lambda: self._children.discard(pid))
         return pid
 
     async def run(
@@ -329,15 +330,11 @@ class Process(Conveniences, HasConnection):
     def _own(self, child: Child | EarlyChild) -> ChildProcess:
         process = ChildProcess(child)
         process.made_by(self)
-        self._adopt(process)
+        self._children.add(process)
+        child.pid.on_end(lambda: self._children.discard(process))
         if self.has_own_environ():  # otherwise both begin with ours
             process.environ = self.environ.inherit(process.task)
         return process
-
-    def _adopt(self, child: ChildProcess | AsyncChildPid) -> None:
-        """Have it ended with us, unless it ends before."""
-        pid = child if isinstance(child, AsyncChildPid) else child.pid
-        pid.on_end(self.end_with(child))
 
     def end_with(self, what: Finished) -> Callable[[], None]:
         """Have something ended with us, as our children are, unless what is returned is called."""

@@ -6,11 +6,10 @@ import os
 import socket
 
 from rsyscall._core import Ring
-from rsyscall._descriptors import Held
 from rsyscall._raw import lib
 from rsyscall.child.dumpable import join, leave_ours
 from rsyscall.child.fds import kept
-from rsyscall.child.here import Begun, begin
+from rsyscall.child.here import begin
 from rsyscall.child.memory import OwnMemory
 from rsyscall.child.served import Child, child_task, copied_table, greeting
 from rsyscall.handle import Task
@@ -21,11 +20,9 @@ from rsyscall.sched import CLONE
 from rsyscall.sys.wait import CLD, ChildState
 from rsyscall.sysif.ring import recent_spin
 
-__all__ = ["EarlyChild", "begin_early"]
+__all__ = ["EarlyChild"]
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-
-
 #: Where it begins.
 _ADDRESS = lib.rs_child_address()
 
@@ -37,58 +34,62 @@ class EarlyChild(Early):
     """
 
     __slots__ = (
-        "_begun",
         "_child",
         "_flags",
         "_forked",
         "_keep",
         "_memory",
+        "_number",
         "_over",
+        "_own",
         "_parent",
+        "_shares",
+        "_socket",
         "_spin",
         "pid",
         "ring",
     )
 
-    def __init__(
-        self, parent: Task, flags: CLONE, keep: dict[int, Held], spin: tuple[int, int]
-    ) -> None:
-        """See begin_early."""
+    def __init__(self, parent: Task, flags: CLONE = CLONE.NONE) -> None:
+        """Clone it, with a copy of our table. OSError, and then there is none."""
         self._parent = parent
         self._flags = flags
-        self._keep = keep
-        self._spin: int = spin[0]
         self._child: Child | None = None
         self._forked = False
         self._over: str | None = None  # why there is nobody to call
-        self._memory = OwnMemory(clear=False)
-        self._begun: Begun = begin(self._memory, int(flags), keep, spin)
-        ring, number, pidfd, *_, dumpable = self._begun
-        self.ring: Ring | None = ring
+        self._keep = kept(parent)
+        self._spin = spin = recent_spin()
+        self._memory = memory = OwnMemory(clear=False)
+        made = begin(memory, int(flags), self._keep, spin)
+        self.ring: Ring | None
+        self.ring, number, pidfd, self._socket, its_socket, its_pidfd, dumpable = made
+        self._number = number
+        self._own = its_socket, its_pidfd
         pid = ChildPid(parent, Pid(number), pidfd, pidfd)
         pid.early = self
         join(parent.address_space, parent, dumpable=dumpable == 1)
+        self._shares = True  # the memory, for which nobody else says so
         self.pid: AsyncChildPid = AsyncChildPid(pid)
 
     def grow(self) -> Child:
         """All that it takes to make calls in it, made if that was not done before."""
         if self._child is not None:
             return self._child
-        parent, begun, pid = self._parent, self._begun, self.pid.pid
+        parent, pid, number = self._parent, self.pid.pid, self._number
         ring, self.ring = self.ring, None
-        own = {begun.its_socket, begun.its_pidfd}
-        table = copied_table(begun.pid, self._keep, own)
+        own, shares = set(self._own), self._shares
+        table = copied_table(number, self._keep, own)
         task = child_task(parent, self._flags, pid, table, True)
         task.own_fds.update(own)
         if ring is not None:
-            ours = socket.socket(socket.AF_UNIX, _STREAM, 0, begun.socket)
+            ours = socket.socket(socket.AF_UNIX, _STREAM, 0, self._socket)
         else:
             ours = socket.socket(socket.AF_UNIX, _STREAM)
             os.close(ours.detach())
-        alive = self._over is None
-        self._child = child = Child(self.pid, task, ours, spin=self._spin, joined=alive)
+        self._child = child = Child(self.pid, task, ours, spin=self._spin[0], joined=shares)
+        self._shares = False
         if ring is not None:
-            child.sysif.begin(greeting(parent, begun.pid, _ADDRESS), self._memory.halves(), ring)
+            child.sysif.begin(greeting(parent, number, _ADDRESS), self._memory.halves(), ring)
         elif self._forked:
             child.sysif.after_fork()
         elif self._over is not None:
@@ -107,7 +108,7 @@ class EarlyChild(Early):
         ring, self.ring = self.ring, None
         if ring is not None:
             ring.close()
-            os.close(self._begun.socket)
+            os.close(self._socket)
 
     def after_fork(self) -> None:
         """See Early."""
@@ -125,17 +126,12 @@ class EarlyChild(Early):
     def release(self, state: ChildState | None) -> None:
         """See Early."""
         if self._child is None and self._over is None:
-            self.over("has exec'd" if state is None else f"has {state}")
+            self._over = "has exec'd" if state is None else f"has {state}"
+            self._close()
+        if self._shares:
+            self._shares = False
             leave_ours(self._parent.address_space, unsure=False)
         # What was killed may have been killed because it could no longer run there.
         sound = state is None or state.code is CLD.EXITED
         # Who was asked for an exec alone has had no threads.
         self._memory.unmap(keep=sound, alone=self._child is None)
-
-
-def begin_early(parent: Task, flags: CLONE = CLONE.NONE) -> EarlyChild:
-    """Clone a child of ours with a copy of our table, which serves through a ring in our memory.
-
-    OSError, and then there is none. Not a checkpoint.
-    """
-    return EarlyChild(parent, flags, kept(parent), recent_spin())

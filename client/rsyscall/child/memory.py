@@ -23,6 +23,7 @@ __all__ = [
     "REPLY_AT",
     "RING_ROOM",
     "RUN",
+    "SESSION_AT",
     "SHARED",
     "ChildMemory",
     "OwnMemory",
@@ -34,9 +35,10 @@ _PAGE = 4096
 _STACK = 32768
 #: What a ring takes.
 RING_ROOM = 2 * (Size.RING_HEADER + RING_SIZE)
-_SESSION_AT = _PAGE + _STACK
+#: Where in it the session begins, and the stack ends.
+SESSION_AT = _PAGE + _STACK
 #: Where in it begins what not every child needs.
-EXTRA_AT = _SESSION_AT + Size.CHILD_MEMORY
+EXTRA_AT = SESSION_AT + Size.CHILD_MEMORY
 
 #: Flags of a child, as SPEC.md has them.
 SHARED, RUN = 1, 2
@@ -81,10 +83,10 @@ def start_block(
     length = -(-(_BLOCK.size + len(tail)) // 16) * 16
     if length > _STACK // 2:
         raise ValueError(f"{len(ranges)} gaps between the file descriptors to keep are too many")
-    at = (memory + _SESSION_AT if end is None else end) - length
+    at = (memory + SESSION_AT if end is None else end) - length
     block = _BLOCK.pack(
         entry,
-        memory + _SESSION_AT,
+        memory + SESSION_AT,
         mask,
         at + _BLOCK.size,
         memory + EXTRA_AT if data is None else data,
@@ -131,7 +133,7 @@ class ChildMemory(abc.ABC):
     @property
     def session(self) -> int:
         """Where the session begins, and the stack ends."""
-        return self.address + _SESSION_AT
+        return self.address + SESSION_AT
 
     @property
     def extra(self) -> int:
@@ -216,7 +218,7 @@ class OwnMemory(ChildMemory):
             return
         _shared.discard(address)
         if self.reusable and not alone:
-            lib.rs_child_sweep(address + _SESSION_AT)
+            lib.rs_child_sweep(address + SESSION_AT)
         if keep and self.length == _USUAL and len(_spare) < _MOST_SPARE:
             _spare.append(address)
         else:
@@ -245,7 +247,7 @@ def _after_fork_in_child() -> None:
     while _mapped:
         address, length = _mapped.popitem()
         if address not in _shared:
-            lib.rs_child_sweep(address + _SESSION_AT)
+            lib.rs_child_sweep(address + SESSION_AT)
         lib.rs_direct(SYS.munmap, address, length, 0, 0, 0, 0)
     while _spare:
         lib.rs_direct(SYS.munmap, _spare.pop(), _USUAL, 0, 0, 0, 0)

@@ -13,7 +13,7 @@ from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._descriptors import Held
 from rsyscall.child.cgroup import move, start_child
 from rsyscall.child.dumpable import join, settled
-from rsyscall.child.early import EarlyChild, begin_early
+from rsyscall.child.early import EarlyChild
 from rsyscall.child.fds import gaps, kept
 from rsyscall.child.lent import Lent, check_flags, entry, page_size_of, start_memory
 from rsyscall.child.memory import RING_ROOM, SHARED, ChildMemory, OwnMemory, start_block
@@ -89,7 +89,7 @@ async def start_early(parent: Task) -> EarlyChild | None:
         return None
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
-        return begin_early(parent)
+        return EarlyChild(parent)
     except OSError as exc:
         await explain(parent, CLONE.NONE, exc)
         raise
@@ -195,7 +195,7 @@ async def _start(
 async def _start_here(parent: Task, flags: CLONE) -> Child:
     """The same as start, of a child of ours in our memory that has its own table and a ring."""
     try:
-        child = begin_early(parent, flags).grow()
+        child = EarlyChild(parent, flags).grow()
     except OSError as exc:
         await explain(parent, flags, exc)
         raise

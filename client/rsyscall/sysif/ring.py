@@ -106,7 +106,7 @@ class _Recent:
     def __init__(self) -> None:
         self._looked = float("-inf")
         self._us = 0
-        self._turns = dict[int, int]()
+        self._both = -1, 0
 
     def us(self) -> int:
         now = time.monotonic()
@@ -114,10 +114,11 @@ class _Recent:
             self._looked, self._us = now, spin_us()
         return self._us
 
-    def turns(self, us: int) -> int:
-        if us not in self._turns:
-            self._turns[us] = lib.rs_spin_turns(us)
-        return self._turns[us]
+    def both(self) -> tuple[int, int]:
+        us = self.us()
+        if self._both[0] != us:
+            self._both = us, lib.rs_spin_turns(us)
+        return self._both
 
 
 _recent = _Recent()
@@ -130,5 +131,4 @@ def recent_spin_us() -> int:
 
 def recent_spin() -> tuple[int, int]:
     """recent_spin_us, and how many turns of the server's loop that is."""
-    us = _recent.us()
-    return us, _recent.turns(us)
+    return _recent.both()
