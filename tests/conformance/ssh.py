@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -13,14 +12,17 @@ import trio
 
 import rsyscall
 from e2e.servers import wait_for
-from e2e.ssh import ended
-from rsyscall import local_process
+from rsyscall import Command, local_process
 from rsyscall.tasks.ssh import SSHHost, make_local_ssh
 
 __all__ = ["master", "over_ssh"]
 
 #: Set while there is a connection.
 _host: SSHHost | None = None
+
+
+def _words(command: Command) -> list[str]:
+    return [os.fspath(word) for word in command.arguments]
 
 
 @contextlib.contextmanager
@@ -36,19 +38,18 @@ def master() -> Generator[None]:
     control = Path(known_hosts).with_name("control")
     options: dict[str, str | Path] = {"ControlPath": control, "ControlMaster": "no"}
     first = local.command().ssh_options({"ControlPath": control, "ControlMaster": "yes"}).args("-N")
-    # Not as a child of ours: tests look at all of those.
-    detached = ["sh", "-c", '"$@" </dev/null >/dev/null 2>&1 & echo $!', "sh"]
-    words = [*detached, *(os.fspath(word) for word in first.arguments)]
-    pid = int(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
-    pidfd = os.pidfd_open(pid)
+    # Not as a child of ours, nor with a pidfd: tests look at all of those.
+    detached = ["sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh"]
+    subprocess.run([*detached, *_words(first)], check=True)
     try:
         wait_for(control.exists, "ssh is connected")
         _host = SSHHost(local.executables, lambda ssh: local.to_host(ssh).ssh_options(options))
         yield
     finally:
         _host = None
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        assert ended(pidfd)
+        leave = local.command().ssh_options({"ControlPath": control}).args("-O", "exit")
+        subprocess.run(_words(leave), check=True, stderr=subprocess.DEVNULL)
+        wait_for(lambda: not control.exists(), "ssh has ended")
     trio.run(local.close)
 
 
