@@ -123,7 +123,7 @@ async def converse(process: Process, command: Command) -> tuple[AsyncChildPid, S
     try:
         with shield():
             try:
-                ours = await _take(here)
+                sock = ours = await _take(here)
                 child = await process.spawn(
                     command, stdin=there, stdout=there, stderr=PIPE, pgid=_group(command)
                 )
@@ -134,7 +134,7 @@ async def converse(process: Process, command: Command) -> tuple[AsyncChildPid, S
         if ours is not None:
             ours.close()
         raise
-    return child, Said(child), ours
+    return child, Said(child), sock
 
 
 def _group(command: Command) -> Literal[0] | None:
