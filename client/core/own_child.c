@@ -78,16 +78,47 @@ PyObject *start_child(PyObject *module, PyObject *args) {
             /* It takes less than giving up the lock and getting it back. */
             pid = ((int64_t(*)(struct rs_start *))(uintptr_t)function)(&start);
         ring->socket = start.socket;
+        ring->owned = pid >= 0;
     }
     if (keep != few)
         PyMem_Free(keep);
     if (!PyErr_Occurred() && pid >= 0)
-        return Py_BuildValue("NLiiiii", ring, (long long)pid, start.pidfd, start.socket,
-                             start.its_socket, start.its_pidfd, start.dumpable);
+        return Py_BuildValue("NLiiii", ring, (long long)pid, start.pidfd, start.its_socket, start.its_pidfd, start.dumpable);
     Py_XDECREF(ring);
     if (PyErr_Occurred())
         return NULL;
     return Py_BuildValue("LL", (long long)pid, (long long)start.failed);
+}
+
+PyObject *ring_sleep_until_end(PyObject *object, PyObject *arg) {
+    Ring *self = (Ring *)object;
+    unsigned long us = PyLong_AsUnsignedLong(arg);
+    if ((us == (unsigned long)-1 && PyErr_Occurred()) || !usable(self))
+        return NULL;
+    return PyBool_FromLong(sleep_until_end(self, (uint32_t)us));
+}
+
+PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "post_exec(frame, pidfd, us)");
+        return NULL;
+    }
+    int pidfd = (int)PyLong_AsLong(args[1]);
+    unsigned long us = PyLong_AsUnsignedLong(args[2]);
+    PyObject *posted = PyErr_Occurred() ? NULL : ring_post_batch(object, args[0]);
+    if (!posted)
+        return NULL;
+    Py_DECREF(posted);
+    int sent = posted == Py_True;
+    int exec = sent && sleep_until_end((Ring *)object, (uint32_t)us) && can_be_waited_for(pidfd);
+    return Py_BuildValue("(OO)", sent ? Py_True : Py_False, exec ? Py_True : Py_False);
+}
+
+PyObject *ring_take_socket(PyObject *object, PyObject *unused) {
+    Ring *self = (Ring *)object;
+    (void)unused;
+    self->owned = 0;
+    return PyLong_FromLong(self->socket);
 }
 
 PyObject *end_of_child(PyObject *module, PyObject *args) {

@@ -14,9 +14,9 @@ int can_be_waited_for(int pidfd);
 
 /* start_child(start, session, halves, used, flags, keep, size, page_size, child_flags, spin_us,
  * spin_turns, frame_limit): start is the address of rs_start_child, frame_limit is for the Ring, and
- * the rest are the arguments, keep a list of numbers in their order. The Ring, the child's pid, the
- * numbers of its pidfd, of our end of its socket, and of its own two in its table, and whether our
- * memory is dumpable; or -errno and the number of the call that has failed. */
+ * the rest are the arguments, keep a list of numbers in their order. The Ring, which has our
+ * end of the socket, the child's pid, the numbers of its pidfd and of its own two in its table, and
+ * whether our memory is dumpable; or -errno and the number of the call that has failed. */
 PyObject *start_child(PyObject *module, PyObject *args);
 
 /* end_of_child(pidfd, spin_us, us): look until a child of ours is dead, at most so long, and then

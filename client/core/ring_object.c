@@ -5,7 +5,6 @@
 #include "ring_object.h"
 
 #include "batch.h"
-#include "own_child.h"
 
 #include <structmember.h>
 
@@ -122,7 +121,7 @@ static PyObject *ring_can_send(PyObject *object, PyObject *arg) {
 }
 
 /* post_batch(frame) -> as post. */
-static PyObject *ring_post_batch(PyObject *object, PyObject *arg) {
+PyObject *ring_post_batch(PyObject *object, PyObject *arg) {
     Ring *self = (Ring *)object;
     Frame *frame = (Frame *)arg;
     int can = can_send(self, arg);
@@ -377,33 +376,6 @@ static PyObject *ring_unpark(PyObject *object, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* sleep_until_end(us) -> whether the other end of the socket is closed, and the ring empty. */
-static PyObject *ring_sleep_until_end(PyObject *object, PyObject *arg) {
-    Ring *self = (Ring *)object;
-    unsigned long us = PyLong_AsUnsignedLong(arg);
-    if ((us == (unsigned long)-1 && PyErr_Occurred()) || !usable(self))
-        return NULL;
-    return PyBool_FromLong(sleep_until_end(self, (uint32_t)us));
-}
-
-/* post_exec(frame, pidfd, us) -> whether the frame is sent, and whether the child of ours that reads
- * it has certainly exec'd by now, after at most so long. */
-static PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
-    if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "post_exec(frame, pidfd, us)");
-        return NULL;
-    }
-    int pidfd = (int)PyLong_AsLong(args[1]);
-    unsigned long us = PyLong_AsUnsignedLong(args[2]);
-    PyObject *posted = PyErr_Occurred() ? NULL : ring_post_batch(object, args[0]);
-    if (!posted)
-        return NULL;
-    Py_DECREF(posted);
-    int sent = posted == Py_True;
-    int exec = sent && sleep_until_end((Ring *)object, (uint32_t)us) && can_be_waited_for(pidfd);
-    return Py_BuildValue("(OO)", sent ? Py_True : Py_False, exec ? Py_True : Py_False);
-}
-
 static PyObject *ring_take_id(PyObject *object, PyObject *unused) {
     (void)unused;
     return PyLong_FromUnsignedLongLong(((Ring *)object)->next_id++);
@@ -464,6 +436,7 @@ static PyMethodDef ring_methods[] = {
     {"recv", ring_recv, METH_NOARGS, NULL},
     {"park", ring_park, METH_O, NULL},
     {"unpark", ring_unpark, METH_NOARGS, NULL},
+    {"take_socket", ring_take_socket, METH_NOARGS, NULL},
     {"post_exec", (PyCFunction)(void (*)(void))ring_post_exec, METH_FASTCALL, NULL},
     {"sleep_until_end", ring_sleep_until_end, METH_O, NULL},
     {"take_id", ring_take_id, METH_NOARGS, NULL},

@@ -12,6 +12,7 @@ typedef struct {
     void *halves[2]; /* NULL once closed */
     Py_ssize_t mapped;
     int socket;
+    int owned;  /* the socket, until somebody takes it */
     int busy;   /* a call spins without the interpreter's lock */
     int parked; /* somebody sleeps until the bell: what for, RS_PARKED_* */
     int rung;   /* something came over the socket while we slept here, and is still there */
@@ -80,6 +81,21 @@ int doze(Ring *self);
 /* Sleep until the socket has ended, or something has come, at most so long. Whether it has ended, and
  * the ring holds nothing. */
 int sleep_until_end(Ring *self, uint32_t us);
+
+/* ---- of a child of ours: own_child.c ---- */
+
+/* post_batch(frame): see there. */
+PyObject *ring_post_batch(PyObject *object, PyObject *frame);
+
+/* sleep_until_end(us) -> whether the other end of the socket is closed, and the ring empty. */
+PyObject *ring_sleep_until_end(PyObject *object, PyObject *us);
+
+/* post_exec(frame, pidfd, us) -> whether the frame is sent, and whether the child of ours that reads
+ * it has certainly exec'd by now, after at most so long. */
+PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nargs);
+
+/* take_socket() -> the number of the socket, which is from now on the caller's to close. */
+PyObject *ring_take_socket(PyObject *object, PyObject *unused);
 
 /* Whether the next byte in the ring is the first of a frame. */
 int between_frames(const Ring *self);

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -73,6 +74,9 @@ int begin_ring(Ring *self, uint32_t size, int socket, uint64_t next_id, uint32_t
 }
 
 void close_ring(Ring *self) {
+    if (self->owned)
+        close(self->socket);
+    self->owned = 0;
     if (self->mapped)
         for (int i = 0; i < 2; i++)
             if (self->halves[i])

@@ -419,11 +419,14 @@ class _Pidfds:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, ChildPid] = {}
+        self._sleep = trio.CancelScope()
+        self._taken = False
 
     def watch(self, children: Generator[ChildPid]) -> None:
         alive = {pid.pidfd: pid for pid in children if pid.pidfd >= 0}
+        self._taken = False
         for fd in self._watched.keys() - alive.keys():
-            del self._watched[fd]
+            self._watched.pop(fd).off_death(self._take)
             with contextlib.suppress(OSError):  # closed, and so not there any more
                 self._epoll.unregister(fd)
         for fd, pid in alive.items():
@@ -432,12 +435,24 @@ class _Pidfds:
                     self._epoll.unregister(fd)
                 self._epoll.register(fd, select.EPOLLIN)
                 self._watched[fd] = pid
+                pid.on_death(self._take)
 
     async def wait(self) -> None:
-        await trio.lowlevel.wait_readable(self._epoll.fileno())
+        with trio.CancelScope() as self._sleep:
+            if self._taken:
+                await checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+
+    def _take(self) -> None:
+        """Somebody else has waited for one, whose pidfd is closed: it will tell nothing."""
+        self._taken = True
+        self._sleep.cancel()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for pid in self._watched.values():
+            pid.off_death(self._take)
         self._epoll.close()

@@ -115,6 +115,9 @@ class AsyncChildPid:
             raise ValueError(f"options: {options!r} name no change that can be waited for")
         if wanted == W.EXITED:
             return await self._wait_exit(options)
+        if self.pid.death_state is not None:
+            await checkpoint()
+            return self.pid.death_state
         if isinstance(self.pid.task.sysif, DirectSyscallInterface):
             with wakeups() as signals:
                 if signals is not None:
@@ -148,6 +151,9 @@ class AsyncChildPid:
             pause, wait = min(max(_SHORT, 1.5 * pause), _LONG), True
 
     async def _wait_exit(self, options: W) -> ChildState:
+        if self.pid.death_state is not None:
+            await checkpoint()
+            return self.pid.death_state
         if options is W.EXITED:
             state = await self.pid.wait_end()
             if state is not None:
@@ -178,10 +184,14 @@ class AsyncChildPid:
         await self.pid.killpg(sig)
 
     async def post_mortem(self) -> str:
-        """What has become of it, after its socket has been closed. A checkpoint."""
+        """What has become of it, after its socket has been closed.
+
+        A checkpoint unless that is known.
+        """
         pid = self.pid
-        with trio.move_on_after(_END_SECONDS):
-            await self.waitpid(W.EXITED)
+        if pid.death_state is None:
+            with trio.move_on_after(_END_SECONDS):
+                await self.waitpid(W.EXITED)
         if pid.death_state is None:
             return f"the child (pid {pid.near.id}) still runs"
         return f"the child has ended: {pid.death_state}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -75,6 +76,31 @@ async def test_whichever_ends_next(origin: rsyscall.Process) -> None:
         with pytest.raises(ChildProcessError) as caught:
             await monitor.wait()
         assert caught.value.errno == errno.ECHILD
+
+
+@pytest.mark.parametrize("how", ["exit", "end"])
+async def test_the_last_one_is_waited_for_by_somebody_else(
+    origin: rsyscall.Process, how: str
+) -> None:
+    """Nothing tells of that but who has waited: no signal, as it has not exec'd, and no pidfd."""
+    child = await origin.fork()
+    told = trio.Event()
+
+    async def wait() -> None:
+        with contextlib.suppress(ChildProcessError):  # either of them may be the first
+            assert (await origin.monitor.wait()).pid == int(child.pid)
+        told.set()
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            if how == "exit":
+                await child.exit()
+                await child.pid.check()
+            else:
+                await child.end()
+            await told.wait()
 
 
 async def test_a_process_group(origin: rsyscall.Process) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
+import select
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,7 +21,8 @@ from rsyscall import local_process
 from rsyscall.fcntl import O
 from rsyscall.handle.process import DeadTaskError
 from rsyscall.signal import SIG
-from rsyscall.sys.wait import W
+from rsyscall.sys.wait import CLD, W
+from rsyscall.sysif.remote import RemoteSyscallInterface
 
 _ELSEWHERE = """
 import os, trio, rsyscall
@@ -74,6 +77,18 @@ async def test_what_is_tried_once_it_has_execd() -> None:
             await child.exec(TRUE)
 
 
+async def test_that_it_has_execd_can_be_told_without_a_descriptor_to_spare() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with await local_process.fork() as child:
+        await child.exec(SLEEP)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            with pytest.raises(DeadTaskError, match="has exec'd"):
+                await child.task.getpid()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 async def test_what_is_tried_once_it_was_killed() -> None:
     async with await local_process.fork() as child:
         await child.pid.kill()
@@ -99,6 +114,104 @@ async def test_one_whose_exec_takes_long_is_waited_for() -> None:
         assert (await child.pid.check()).clean()
 
 
+async def test_a_program_that_has_ended_and_was_waited_for_by_others_has_been_execd() -> None:
+    async with await local_process.fork() as child:
+        await child.pid.kill(SIG.STOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.exec, TRUE)
+            await wait_all_tasks_blocked()
+            child.pid.pid.send_signal(SIG.CONT)
+            select.select([child.pid.pid.pidfd], [], [])  # nobody here has a turn meanwhile
+            assert os.waitpid(-1, 0) == (int(child.pid), 0)
+        state = await child.pid.waitpid(W.EXITED)
+        assert state.code in (CLD.EXITED, CLD.UNKNOWN)
+
+
+async def test_of_two_who_have_it_exec_one_is_told_that_the_other_has() -> None:
+    said = dict[str, object]()
+
+    async def execute(child: rsyscall.ChildProcess, name: str, command: rsyscall.Command) -> None:
+        try:
+            said[name] = await child.exec(command)
+        except DeadTaskError as exc:
+            said[name] = str(exc)
+
+    async with await local_process.fork() as child:
+        await child.pid.kill(SIG.STOP)  # it takes long enough for the other to come
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute, child, "sleep", SLEEP)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(execute, child, "true", TRUE)
+            await wait_all_tasks_blocked()
+            await child.pid.kill(SIG.CONT)
+        assert child.pid.command is SLEEP
+        assert said == {"sleep": child.pid, "true": f"{child.task} has exec'd"}
+
+
+async def test_who_was_told_of_an_end_can_be_cancelled_all_the_same() -> None:
+    async with await local_process.fork() as child:
+        await (await child.exec(TRUE)).check()
+        for again in (
+            child.pid.check,
+            lambda: child.pid.wait(),
+            lambda: child.pid.waitpid(W.EXITED),
+        ):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await again()
+            assert scope.cancelled_caught
+
+
+async def test_who_tries_until_it_succeeds_lets_others_run() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def relent() -> None:
+        await trio.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    until, failed = trio.current_time() + 10, 0
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relent)
+            await wait_all_tasks_blocked()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+            while trio.current_time() < until:
+                try:
+                    child = await local_process.fork()
+                except OSError:  # EMFILE
+                    failed += 1
+                else:
+                    await child.end()
+                    break
+            else:
+                pytest.fail("nobody else had a turn")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert failed
+
+
+async def look(child: rsyscall.ChildProcess) -> None:
+    await child.pid.kill(0)
+
+
+async def call(child: rsyscall.ChildProcess) -> None:
+    with pytest.raises(DeadTaskError):
+        await child.task.getpid()
+
+
+@pytest.mark.parametrize("ask", [look, call])
+async def test_whoever_asks_again_and_again_lets_others_run(
+    ask: Callable[[rsyscall.ChildProcess], Awaitable[None]],
+) -> None:
+    until = trio.current_time() + 10
+    async with await local_process.fork() as child:
+        await child.exec(SLEEP)
+        with trio.move_on_after(0.01) as scope:
+            while trio.current_time() < until:
+                await ask(child)
+    assert scope.cancelled_caught
+
+
 async def fork_and_exec() -> None:
     child = await local_process.fork()
     assert (await (await child.exec(TRUE)).check()).clean()
@@ -111,11 +224,17 @@ async def clone_and_call() -> None:
     assert (await child.pid.check()).clean()
 
 
+async def exec_and_look() -> None:
+    child = await local_process.fork()
+    await (await child.exec(TRUE)).check()
+    assert not isinstance(child.task.sysif, RemoteSyscallInterface)
+
+
 async def spawn() -> None:
     assert (await (await local_process.spawn(TRUE)).check()).clean()
 
 
-@pytest.mark.parametrize("live", [fork_and_exec, clone_and_call, spawn])
+@pytest.mark.parametrize("live", [fork_and_exec, clone_and_call, exec_and_look, spawn])
 async def test_what_has_ended_is_freed_without_the_garbage_collector(
     live: Callable[[], Awaitable[None]],
 ) -> None:
@@ -129,3 +248,45 @@ async def test_what_has_ended_is_freed_without_the_garbage_collector(
     finally:
         gc.enable()
     assert found == 0
+
+
+_LEFT_ALONE = """
+import os, trio
+from rsyscall import local_process
+from rsyscall.sys.syscall import SYS
+
+async def main():
+    first = await local_process.fork()
+    os.setresuid(33, 33, 0)
+    assert (await first.end()).exit_status == 0  # it could not be killed
+    os.setresuid(0, 0, 0)
+    call = local_process.task.sysif.syscall
+    await call(SYS.prctl, 4, 1)
+    async with await local_process.fork() as second:
+        await second.task.setresuid(33, 33, 33)
+        assert await call(SYS.prctl, 3) != 1
+    assert await call(SYS.prctl, 3) == 1
+
+trio.run(main)
+"""
+
+
+def test_one_that_may_not_be_killed_leaves_our_memory_too() -> None:
+    """What is told to end by its socket counts no more among those that share the memory."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody who may not kill its child")
+    subprocess.run([sys.executable, "-c", _LEFT_ALONE], check=True, timeout=60)
+
+
+async def test_one_that_nobody_can_name_any_more_ends() -> None:
+    child = await local_process.fork()
+    pidfd = child.pid.pid.pidfd  # nobody closes it then, nor waits for the child
+    child.pid.detach()
+    del child
+    gc.collect()
+    with trio.fail_after(10):
+        await trio.lowlevel.wait_readable(pidfd)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | W.ALL)
+    local_process.task.fd_table.own.discard(pidfd)
+    local_process.task.own_fds.discard(pidfd)
+    os.close(pidfd)

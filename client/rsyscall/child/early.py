@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 from rsyscall._core import Ring
@@ -23,6 +22,9 @@ from rsyscall.sysif.ring import recent_spin
 __all__ = ["EarlyChild"]
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+#: What is left of a socket: there may be no descriptor free to make one of.
+_CLOSED = socket.socket(socket.AF_UNIX, _STREAM)
+_CLOSED.close()
 #: Where it begins.
 _ADDRESS = lib.rs_child_address()
 
@@ -44,7 +46,6 @@ class EarlyChild(Early):
         "_own",
         "_parent",
         "_shares",
-        "_socket",
         "_spin",
         "pid",
         "ring",
@@ -62,7 +63,7 @@ class EarlyChild(Early):
         self._memory = memory = OwnMemory(clear=False)
         made = begin(memory, int(flags), self._keep, spin)
         self.ring: Ring | None
-        self.ring, number, pidfd, self._socket, its_socket, its_pidfd, dumpable = made
+        self.ring, number, pidfd, its_socket, its_pidfd, dumpable = made
         self._number = number
         self._own = its_socket, its_pidfd
         pid = ChildPid(parent, Pid(number), pidfd, pidfd)
@@ -82,10 +83,9 @@ class EarlyChild(Early):
         task = child_task(parent, self._flags, pid, table, True)
         task.own_fds.update(own)
         if ring is not None:
-            ours = socket.socket(socket.AF_UNIX, _STREAM, 0, self._socket)
+            ours = socket.socket(socket.AF_UNIX, _STREAM, 0, ring.take_socket())
         else:
-            ours = socket.socket(socket.AF_UNIX, _STREAM)
-            os.close(ours.detach())
+            ours = _CLOSED
         self._child = child = Child(self.pid, task, ours, spin=self._spin[0], joined=shares)
         self._shares = False
         if ring is not None:
@@ -94,6 +94,8 @@ class EarlyChild(Early):
             child.sysif.after_fork()
         elif self._over is not None:
             child.over(self._over)
+        if not shares:
+            child.let_go()
         return child
 
     def over(self, what: str) -> None:
@@ -108,7 +110,6 @@ class EarlyChild(Early):
         ring, self.ring = self.ring, None
         if ring is not None:
             ring.close()
-            os.close(self._socket)
 
     def after_fork(self) -> None:
         """See Early."""

@@ -52,6 +52,7 @@ __all__ = ["Target", "execute", "execute_early", "has_exec", "signal_mask", "usu
 _SETMASK, _RESTORER = 2, 0x04000000
 _PF_FORKNOEXEC = 0x40
 _EXITED = int(W.EXITED | W.NOWAIT)
+_EXITED_ALL = _EXITED | int(W.ALL)
 _NO_SIGNALS, _NO_DIRECTORY = bytes(8), -100
 #: Of what is executed again and again, and how many bytes its strings have at most.
 _KEPT, _SMALL = 8, 8192
@@ -86,9 +87,14 @@ def has_exec(pid: ChildPid) -> bool | None:
 def _has_exec_here(pid: ChildPid) -> bool:
     """Whether a child of ours, dead or alive, has certainly exec'd: one that has can be waited for.
 
-    Without __WALL, that is, since from then on a signal tells of its end.
+    Without __WALL, that is, since from then on a signal tells of its end. So has one that others
+    have waited for, who wait for whatever child has ended, or the kernel, where SIGCHLD is ignored.
     """
-    return pid.task.sysif.immediate and type(wait_child(pid.pidfd_there, _EXITED)) is tuple
+    if not pid.task.sysif.immediate:
+        return False
+    if type(wait_child(pid.pidfd_there, _EXITED)) is tuple:
+        return True
+    return wait_child(pid.pidfd_there, _EXITED_ALL) == -errno.ECHILD
 
 
 def _read(path: str) -> bytes:
@@ -238,13 +244,14 @@ class Target:
 
 async def execute(child: Child, target: Target, command: Command) -> AsyncChildPid:
     """Replace the child's program; see ChildProcess.execveat. command: what is shown of it."""
-    await unshare_child_files(child)
-    if target.order is not None:
-        await _until_known(child, target.order)
-    else:
-        async with target.written(child.task) as order:
-            await _until_known(child, order)
-    await _replaced(child, command)
+    async with child.turn:
+        await unshare_child_files(child)
+        if target.order is not None:
+            await _until_known(child, target.order)
+        else:
+            async with target.written(child.task) as order:
+                await _until_known(child, order)
+        await _replaced(child, command)
     return child.pid
 
 
@@ -261,10 +268,11 @@ async def execute_early(early: EarlyChild, order: _Order, command: Command) -> A
             await give_way()
             return early.pid
     child = early.grow()
-    if not posted:
-        await unshare_child_files(child)
-    await _until_known(child, order, posted=posted)
-    await _replaced(child, command)
+    async with child.turn:
+        if not posted:
+            await unshare_child_files(child)
+        await _until_known(child, order, posted=posted)
+        await _replaced(child, command)
     return child.pid
 
 
@@ -297,9 +305,10 @@ async def _execveat(
         name, args, variables = map(int, borrowed)
         if isinstance(child, Child):
             order = _Order(_NO_SIGNALS, dirfd, name, args, variables, int(flags or 0))
-            await unshare_child_files(child)
-            await _until_known(child, order)
-            await _replaced(child, command)
+            async with child.turn:
+                await unshare_child_files(child)
+                await _until_known(child, order)
+                await _replaced(child, command)
             return
         try:
             await task.sysif.syscall(SYS.execveat, dirfd, name, args, variables, flags or 0)

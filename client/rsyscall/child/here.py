@@ -22,11 +22,11 @@ _START = int(ffi.cast("uintptr_t", ffi.addressof(lib, "rs_start_child")))
 
 def begin(
     memory: OwnMemory, flags: int, keep: Iterable[int], spin: tuple[int, int]
-) -> tuple[Ring, int, int, int, int, int, int]:
+) -> tuple[Ring, int, int, int, int, int]:
     """Clone a child with a copy of our table, which serves through a ring in its memory.
 
-    Returns the ring, the child's pid, our pidfd of it and our end of its socket, the numbers of its
-    own end and its pidfd of us in its table, and what PR_GET_DUMPABLE says of our memory.
+    Returns the ring, which has our end of its socket, the child's pid, our pidfd of it, the numbers
+    of its own end and its pidfd of us in its table, and what PR_GET_DUMPABLE says of our memory.
 
     memory: made for it, without being cleared. flags: of clone(2); CLONE_VM is added. keep: the
     numbers that are to stay open in its table. spin: see recent_spin. OSError, and then nothing is

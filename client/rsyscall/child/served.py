@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from rsyscall import far, near
+from rsyscall._checkpoint import Turn
 from rsyscall._descriptors import Held
 from rsyscall.child.dumpable import leave
 from rsyscall.child.lent import Lent, page_size_of
@@ -44,7 +45,7 @@ class Child:
         spin: int,
         joined: bool = True,
     ) -> None:
-        """See start. lent: if that is not closed already. joined: see join."""
+        """See start. lent: if that is not closed already. joined: unless it has left already."""
         pid = waited.pid
         self.pid: AsyncChildPid = waited
         self.task = task
@@ -52,6 +53,8 @@ class Child:
         self.shares_files: bool = shares_files
         #: It may have exec'd: its end is not the end of its process.
         self.executing: bool = False
+        #: Whoever has it exec does so alone: of two, one would take the other's program for his.
+        self.turn: Turn = Turn()
         #: Its parent's memory, while it shares it.
         self._memory: far.AddressSpace | None = None
         if joined and task.address_space is pid.task.address_space:
@@ -72,7 +75,8 @@ class Child:
             lambda: (pid_behind(pid.pidfd),),
             owner=task.address_space is not pid.task.address_space,
         )
-        pid.on_release(self.died)
+        if joined:
+            pid.on_release(self.died)
 
     async def _post_mortem(self) -> str:
         if self.executing:
@@ -109,14 +113,18 @@ class Child:
     async def died(self) -> None:
         """It is over, or is something else by now."""
         memory, self._memory = self._memory, None
+        self.let_go()
+        if memory is not None:
+            dead = self.pid.pid.death_state is not None  # else it has exec'd, as it was told to
+            await leave(memory, unsure=dead and self.sysif.cut_short)
+
+    def let_go(self) -> None:
+        """What there was of it, as it is over, keeps nothing alive."""
         pid, state = self.pid.pid, self.pid.pid.death_state
         if self.task.sysif is self.sysif:
             self.over("has exec'd" if state is None else f"has {state}")
         who = f"the child (pid {pid.near.id}) has {state}"
         self.sysif.let_go(f"{self.task} was to exec" if self.executing else who)
-        if memory is not None:
-            dead = state is not None  # else it has exec'd, as it was told to
-            await leave(memory, unsure=dead and self.sysif.cut_short)
 
     def over(self, what: str) -> None:
         """Whatever is tried through the task from now on is an error that says why."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import errno
 import fcntl
@@ -22,6 +21,7 @@ import rsyscall.near
 from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
 from rsyscall._core import Frame, StepList, end_of_child
 from rsyscall._raw import lib
+from rsyscall.handle._early import Early
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, Pid
 from rsyscall.near.sysif import SIGINFO_SIZE, ForkedError, Out, SyscallError, SyscallHangup
 from rsyscall.signal import SIG
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rsyscall.command import Command
     from rsyscall.handle.pointer import Pointer
 
-__all__ = ["ChildPid", "Early", "children_of"]
+__all__ = ["ChildPid", "children_of"]
 
 
 _RUSAGE = struct.Struct("2q2q14q")
@@ -101,27 +101,6 @@ def children_of(task: rsyscall.far.Task) -> Generator[ChildPid]:
     for child in list(_children):
         if child.task is task and child.death_state is None:
             yield child
-
-
-class Early(abc.ABC):
-    """A child of which what it takes to make calls in it has not been made yet."""
-
-    __slots__ = ()
-
-    @abc.abstractmethod
-    def grow(self) -> object:
-        """Make it now, unless that was done before; it depends on where its parent is."""
-
-    @abc.abstractmethod
-    def release(self, state: ChildState | None) -> None:
-        """Free what it had in our memory.
-
-        state: how it has ended; None: it has exec'd.
-        """
-
-    @abc.abstractmethod
-    def after_fork(self) -> None:
-        """In a forked child: it is our parent's."""
 
 
 class ChildPid(Pid):
@@ -196,7 +175,7 @@ class ChildPid(Pid):
         ChildDeadError; OSError as the call reports it. A checkpoint; if cancelled, nothing was
         sent. pidfd_send_signal(2).
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint()
         self._check_alive()
         try:
             self.send_signal(sig)
@@ -299,8 +278,12 @@ class ChildPid(Pid):
         if not self._is_nobodys():
             return None
         await checkpoint()
-        told = end_of_child(self.pidfd, *times) if self._is_nobodys() else None
+        if not self._is_nobodys():
+            return None
+        told = end_of_child(self.pidfd, *times)
         if told is None:
+            if not self.ending:
+                _ends.soon = False  # to sleep at once for a second time would not pay
             return None
         code, pid, uid, status, self._usage = told
         state = ChildState.make(CLD(code), pid, uid, status)
@@ -446,6 +429,11 @@ class ChildPid(Pid):
     def on_death(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead."""
         self._on_death.append(function)
+
+    def off_death(self, function: Callable[[], None]) -> None:
+        """Not this any more, if it was not done yet."""
+        with contextlib.suppress(ValueError):
+            self._on_death.remove(function)
 
     def on_release(self, function: Callable[[], Awaitable[None]]) -> None:
         """Have something done once it no longer runs in the memory that it was made in."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rsyscall.handle._child_pid import ChildPid, Early, children_of
+from rsyscall.handle._child_pid import ChildPid, children_of
+from rsyscall.handle._early import Early
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, ChildPidError, DeadTaskError, Pid
 from rsyscall.handle._raw_child import PidTask, ProcessPid
 

@@ -107,15 +107,18 @@ class ChildInterface(RemoteSyscallInterface):
             return await self.batch_frame(frame, batch)
         if not ring.post_batch(frame):
             return await self.batch_frame(frame, batch)
-        return await self.finish_exec(frame)
+        # To sleep in trio's loop takes longer than most execs.
+        return await self.finish_exec(frame, EXEC_US)
 
-    async def finish_exec(self, frame: BatchFrame) -> Outcome | Batched | None:
-        """The same once the batch has been posted. A checkpoint if it takes long."""
+    async def finish_exec(self, frame: BatchFrame, us: int = 0) -> Outcome | Batched | None:
+        """The same once the batch has been posted. A checkpoint if it takes long.
+
+        us: for how many microseconds to sleep at once, if nobody has yet.
+        """
         ring = self._ring
         if ring is None:
             raise AssertionError("it was posted in the ring")
-        # To sleep in trio's loop takes longer than most execs.
-        if ring.sleep_until_end(EXEC_US):
+        if ring.sleep_until_end(us):
             self._die(Dead(""))
             return None
         return await self._finish_frame(ring, frame, lambda id_: Batch(id_, ()), len(frame))
@@ -222,7 +225,7 @@ class DeadInterface(SyscallInterface):
         self.error = error
 
     async def _fail(self) -> NoReturn:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint()
         raise self.error()
 
     async def call(
