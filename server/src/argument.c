@@ -31,9 +31,9 @@ __attribute__((cold)) static int decode_struct(const struct rs_value *ext, uint3
     e->in = v.data;
     e->len = v.len;
     if (!take_pairs(&r, &e->relocations, &e->relocation_count))
-        FAIL(RS_ERR_FIELD, "the relocations of a STRUCT are not pairs of integers");
+        FAIL(RS_ERR_FIELD, "a list of a STRUCT is not one of pairs of integers");
     if (!take_pairs(&r, &e->outs, &e->out_count))
-        FAIL(RS_ERR_FIELD, "the outputs of a STRUCT are not pairs of integers");
+        FAIL(RS_ERR_FIELD, "a list of a STRUCT is not one of pairs of integers");
 
     uint64_t offset, n;
     pairs = e->relocations;

@@ -166,7 +166,7 @@ int rs_recall(const struct rs_store *store, struct rs_request *req, uint8_t *scr
         FAIL(RS_ERR_FIELD, "RUN: no such program");
     const struct rs_program *program = &store->programs[req->which];
     if (req->count != program->parameters)
-        FAIL(RS_ERR_FIELD, "RUN: not as many arguments as the program has parameters");
+        FAIL(RS_ERR_FIELD, "RUN: not one argument for each parameter");
     /* A copy: relocations, and outputs in a STRUCT, are written into it. */
     memcpy(scratch, store->bytes + program->at, program->len);
     req->program = (struct rs_reader){scratch, scratch + program->len};

@@ -43,7 +43,7 @@ static int decode_limits(struct rs_reader *r, struct rs_request *out, const char
     rs_limits_default(&out->limits);
     for (uint32_t n = value.len; n > 0; n--) {
         if (rs_next(r, &key) || key.kind != RS_STR)
-            FAIL(RS_ERR_FIELD, "HELLO: a key of limits is not a string");
+            FAIL(RS_ERR_FIELD, "HELLO: a key is not a string");
         struct rs_reader at = *r;
         rs_skip(r);
         for (uint32_t i = 0; i < RS_LIMIT_COUNT; i++) {
@@ -80,7 +80,7 @@ static int decode_hello(struct rs_reader *r, uint32_t fields, struct rs_request 
     for (uint32_t n = v.len; n > 0; n--) {
         struct rs_value key;
         if (rs_next(r, &key) || key.kind != RS_STR)
-            FAIL(RS_ERR_FIELD, "HELLO: a key of options is not a string");
+            FAIL(RS_ERR_FIELD, "HELLO: a key is not a string");
         if (str_is(&key, "limits")) {
             int err = decode_limits(r, out, why);
             if (err)
@@ -140,7 +140,7 @@ static int decode_call(struct rs_reader *r, const struct rs_limits *limits, stru
     if (!is_uint(r, RS_CALLFLAG_RETURN_FD, &n))
         FAIL(RS_ERR_FIELD, "CALL: unknown flags");
     if (n & RS_CALLFLAG_RETURN_FD && limits->fds == 0)
-        FAIL(RS_ERR_TOO_MANY_FDS, "CALL: asks for a file descriptor, and the limit is none");
+        FAIL(RS_ERR_TOO_MANY_FDS, "more file descriptors than the limit");
     out->flags = (uint32_t)n;
     if ((err = decode_nr(r, &out->nr, why)) ||
         (err = rs_decode_arguments(r, limits, entries, &scope, why)))
@@ -306,7 +306,7 @@ static int decode_run(struct rs_reader *r, const struct rs_limits *limits, struc
     out->count = scope.count;
     for (uint32_t i = 0; i < out->count; i++)
         if (entries[i].type != 0 && entries[i].type != RS_ARG_IN && entries[i].type != RS_ARG_FD)
-            FAIL(RS_ERR_FIELD, "RUN: an argument is neither an integer nor an IN nor an FD");
+            FAIL(RS_ERR_FIELD, "RUN: an argument is no integer, IN or FD");
     return 0;
 }
 

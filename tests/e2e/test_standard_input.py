@@ -11,8 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from e2e.servers import DEADLINE, STUB, RawClient, connect, environment, open_fds, use
+from e2e.servers import (
+    DEADLINE,
+    HELLO,
+    STUB,
+    RawClient,
+    bye,
+    connect,
+    environment,
+    event,
+    open_fds,
+    use,
+    wait_for,
+)
 from e2e.test_listening_stub import as_nobody, connected_by
+from e2e.test_stub_binary import private_memory
+from rsyscall.sys.syscall import SYS
+from rsyscall_protocol import Batched, Error, Hello, Prepare, Result, Run, Step
 
 
 @contextmanager
@@ -59,3 +74,52 @@ def test_another_user_is_refused_where_the_socket_has_a_name() -> None:
             ours.connect(listening.getsockname())
             with start(listening.accept()[0]) as stub, RawClient(ours) as client:
                 assert use(client) == stub.pid
+
+
+def program(client: RawClient, request: Prepare | Run) -> Result | Batched | Error:
+    client.send(event(request))
+    answer = client.receive()
+    assert isinstance(answer, Result | Batched | Error)
+    return answer
+
+
+def say_nonsense(client: RawClient) -> None:
+    client.send(b"?")
+
+
+def test_it_goes_on_with_whoever_connects_next(tmp_path: Path) -> None:
+    """With nothing of the session before, however that has ended."""
+    ours, theirs = socket.socketpair()
+    step = Step(int(SYS.getpid), ())
+    with socket.socket(socket.AF_UNIX) as sock, RawClient(ours) as client:
+        sock.bind(str(tmp_path / "s"))
+        number = sock.fileno()
+        with subprocess.Popen(
+            [STUB, f"--persist={number}"], stdin=theirs.fileno(), pass_fds=[number]
+        ) as stub:
+            theirs.close()
+            use(client)
+            assert program(client, Prepare(2, (step,))) == Result(2, 0)
+            assert isinstance(program(client, Run(3, 0)), Batched)
+            sock.listen()
+            bye(client)
+            for end in (bye, say_nonsense, RawClient.half_close):
+                with connect(tmp_path / "s") as client:
+                    client.greet()
+                    end(client)
+            with connect(tmp_path / "s") as client, connect(tmp_path / "s") as other:
+                assert use(client) == stub.pid
+                other.send(HELLO)
+                assert isinstance(program(client, Run(2, 0)), Error)
+                client.sock.close()
+                assert isinstance(other.receive(), Hello)
+                other.sock.close()
+            assert use_nothing_more(stub.pid) <= 64
+            stub.kill()
+
+
+def use_nothing_more(pid: int) -> int:
+    """Its private memory, once it waits for somebody."""
+    accepts = str(int(SYS.accept4))
+    wait_for(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] == accepts, "an accept")
+    return private_memory(pid)

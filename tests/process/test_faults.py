@@ -19,6 +19,7 @@ from rsyscall.sched import CLONE
 from rsyscall.sys.wait import CLD, ChildState, W
 from rsyscall.tasks.persistent import clone_persistent
 from rsyscall.tasks.stdin_bootstrap import stdin_bootstrap, stdin_bootstrap_path
+from rsyscall.tasks.stub import StubServer
 
 Scenario = Callable[[rsyscall.Process], Awaitable[ChildState]]
 
@@ -78,6 +79,24 @@ async def reconnect(parent: rsyscall.Process) -> ChildState:
             os.unlink(path)
 
 
+async def accept(parent: rsyscall.Process) -> ChildState:
+    async def serve() -> None:
+        with suppress(SyscallHangup):
+            _, process = await server.accept()
+            await process.exit()
+
+    name = f"rsyscall-test-{os.getpid()}"
+    async with (
+        await StubServer.make(parent, "/tmp", name) as server,
+        await parent.spawn(Command(f"/tmp/{name}", [name])) as child,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(serve)
+        state = await child.waitpid(W.EXITED)
+        nursery.cancel_scope.cancel()
+    return state
+
+
 SCENARIOS: dict[str, Scenario] = {
     "clone": clone(CLONE.NONE, vm=True, ring=True),
     "clone-no-ring": clone(CLONE.NONE, vm=True, ring=False),
@@ -93,6 +112,7 @@ SCENARIOS: dict[str, Scenario] = {
     "ids": change_ids,
     "bootstrap": bootstrap,
     "reconnect": reconnect,
+    "accept": accept,
 }
 
 

@@ -204,6 +204,7 @@ async def test_before_it_is_persistent_it_ends_with_its_parent(tmp_path: Path) -
 PROGRAM = """
 import sys, trio
 from rsyscall import local_process
+from rsyscall.sys.syscall import SYS
 from rsyscall.tasks.persistent import clone_persistent
 
 async def main():
@@ -213,7 +214,7 @@ async def main():
     await process.task.chdir("/usr")
     print(int(process.pid), flush=True)
     if sys.argv[2] == "block":
-        await process.task.sysif.syscall(271)  # ppoll
+        await process.task.sysif.syscall(SYS.ppoll)
     if sys.argv[2] != "end":
         await trio.sleep_forever()
 
@@ -334,12 +335,10 @@ async def test_it_is_killed_in_a_call(tmp_path: Path, ring: bool) -> None:
 async def test_cancelled(origin: Process, tmp_path: Path) -> None:
     for i in range(20):
         path = tmp_path / str(i)
-        with trio.move_on_after(0.0006 * i) as scope:
+        with trio.move_on_after(0.0006 * i):
             async with await clone_persistent(origin, path) as process:
                 await process.prep_for_reconnect()
                 await process.reconnect(origin)
-        if scope.cancelled_caught:
-            assert not path.exists() or path.is_socket()
     async with persistent(origin, tmp_path) as process:
         for i in range(20):
             with trio.move_on_after(0.0002 * i):

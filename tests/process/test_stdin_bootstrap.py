@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 import rsyscall
-from e2e.servers import STUB, wait_for
+from e2e.servers import STUB, StubServer, wait_for
 from rsyscall import Command, local_process
 from rsyscall.environ import ExecutableNotFound
 from rsyscall.handle.process import DeadTaskError
@@ -21,7 +21,9 @@ from rsyscall.sched import CLONE
 from rsyscall.sys.syscall import SYS
 from rsyscall.sys.wait import CLD, W
 from rsyscall.sysif.remote import RemoteSyscallInterface
+from rsyscall.tasks._foreign import foreign_process
 from rsyscall.tasks.stdin_bootstrap import stdin_bootstrap, stdin_bootstrap_path
+from rsyscall_protocol import Limits
 
 SH = Command("/bin/sh", ["sh", "-c"])
 
@@ -180,6 +182,16 @@ async def test_a_parent_that_has_died() -> None:
         await parent.exit(0)
         with pytest.raises(DeadTaskError, match="exit"):
             await stdin_bootstrap(parent, command("env", STUB))
+
+
+async def test_a_parent_that_takes_no_descriptors() -> None:
+    with StubServer() as client:
+        sysif = RemoteSyscallInterface(client.sock.dup(), limits=Limits(fds=0))
+        parent = foreign_process(sysif, await sysif.start(ring=False))
+        with pytest.raises(ValueError, match="fds: more than 0") as caught:
+            await stdin_bootstrap(parent, command("env", STUB))
+        assert "while sending a socket to Process(" in caught.value.__notes__[0]
+        await sysif.close_interface()
 
 
 async def test_the_path_is_what_is_found_there(tmp_path: Path) -> None:

@@ -218,9 +218,10 @@ async def clone_persistent(
     `rsyscall.connect("unix:PATH")`, at the end of whose block it goes on, too. There is one
     connection at a time; who comes meanwhile waits. Its standard input is /dev/null.
 
-    OSError as the calls report it, such as EADDRINUSE for a path that is there;
-    ExecutableNotFound if the parent finds no stub; SyscallHangup if it ends before it has said
-    HELLO. A checkpoint; if cancelled, there is none. unix(7).
+    ValueError if no file descriptor can be sent to the parent; OSError as the calls report it, such
+    as EADDRINUSE for a path that is there; ExecutableNotFound if the parent finds no stub;
+    SyscallHangup if it ends before it has said HELLO. A checkpoint; if cancelled, there is none.
+    unix(7).
     """
     where = Path(path)
     if not where.is_absolute():  # it is looked for from other directories later

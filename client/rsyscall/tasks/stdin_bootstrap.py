@@ -66,8 +66,10 @@ async def _channel(parent: Process) -> tuple[socket.socket, FileDescriptor]:
                 return ours, task.adopt_fd(near.FileDescriptor(theirs.detach()))
             with shield():
                 return ours, task.adopt_fd(near.FileDescriptor(await push(theirs.fileno(), task)))
-    except BaseException:
+    except BaseException as exc:
         ours.close()
+        if isinstance(exc, OSError | ValueError):
+            exc.add_note(f"while sending a socket to {parent}")
         raise
 
 
@@ -105,10 +107,11 @@ async def stdin_bootstrap(
     is killed, if it still runs. Once the child is known to have died otherwise than with status 0
     the connection is closed as well; what leaves the stub running and exits with 0 is done with.
 
-    OSError, with the step and its call as notes, if the command cannot be executed; SyscallHangup,
-    saying what became of the child, if the last one that has its standard input closes that before
-    a stub has said HELLO; ProtocolHangup if it is no stub that answers. A checkpoint; if cancelled,
-    the child was killed, if there was one.
+    ValueError if no file descriptor can be sent to the parent; OSError, with the step and its call
+    as notes, if the command cannot be executed; SyscallHangup, saying what became of the child, if
+    the last one that has its standard input closes that before a stub has said HELLO;
+    ProtocolHangup if it is no stub that answers. A checkpoint; if cancelled, the child was killed,
+    if there was one.
     """
     await checkpoint()
     ours, child = await start_on_stdin(parent, bootstrap_command)

@@ -161,7 +161,8 @@ class StubServer:
         process: with which the new one ends, by default that which listens: its children are ended
         then, and its connection is closed. It also ends when the one that listens dies. ring:
         whether calls go through shared memory; None: if they can. The first argument is the path of
-        the executable, as it was run.
+        the executable, as it was run. All this is what the stub says, and so as true as those are
+        honest who are let in.
 
         The process is in the place of the program that was run: its environment (`environ`),
         working directory, standard input, output and error and all other descriptors are those that
