@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Generator
@@ -28,6 +29,20 @@ _REQUIRE = os.environ.get("RSYSCALL_TEST_REQUIRE") == "1"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parents", help="only these parents of children, of tests/process")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _by_ssh(request: pytest.FixtureRequest) -> Generator[None]:
+    """What tests by ssh have in common, before anything is counted; if there are any."""
+    with contextlib.ExitStack() as stack:
+        for item in request.session.items:
+            params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+            if "ssh" in params.values():
+                from conformance.ssh import master
+
+                stack.enter_context(master())
+                break
+        yield
 
 
 @pytest.fixture(autouse=True)

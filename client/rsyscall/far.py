@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rsyscall.sysif.memory import Views
 
 __all__ = [
+    "THIS_MACHINE",
     "AddressSpace",
     "AddressSpaceMismatchError",
     "CgroupNamespace",
@@ -33,6 +34,8 @@ __all__ = [
     "FSInformation",
     "File",
     "IPCNamespace",
+    "Machine",
+    "MachineMismatchError",
     "MountNamespace",
     "NamespaceMismatchError",
     "NetworkNamespace",
@@ -54,6 +57,10 @@ class FDTableMismatchError(NamespaceMismatchError):
 
 class AddressSpaceMismatchError(NamespaceMismatchError):
     """An address was used through a task with another address space."""
+
+
+class MachineMismatchError(NamespaceMismatchError):
+    """What cannot leave its machine was to be used on another one."""
 
 
 class File:
@@ -239,6 +246,24 @@ class FSInformation(_Kept):
     """A root directory, a working directory and a umask."""
 
 
+@dataclass(eq=False)
+class Machine:
+    """A kernel, as far as we know: what was reached in different ways may be one all the same.
+
+    Descriptors, memory and pids do not pass from one to another.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"Machine({self.name!r})"
+
+
+#: That of this interpreter.
+THIS_MACHINE = Machine("this one")
+
+
 class Task:
     """One kernel task in which we can make calls, and the namespaces we know it to be in.
 
@@ -286,6 +311,7 @@ class Task:
         self.cgroupns: CgroupNamespace
         self.userns: UserNamespace
         self.fs: FSInformation = FSInformation(pid)
+        self.machine: Machine = THIS_MACHINE if parent is None else parent.machine
         if parent is None:
             self.mountns = MountNamespace(pid) if mountns is None else mountns
             self.timens = self.timens_for_children = TimeNamespace(pid)
@@ -307,6 +333,14 @@ class Task:
     def near_pid(self) -> Pid:
         """The same as near_process."""
         return self.near_process
+
+    def check_machine(self, other: Task) -> None:
+        """MachineMismatchError, naming both, unless another task is on the same machine."""
+        if other.machine is not self.machine:
+            raise MachineMismatchError(
+                f"{self} is on {self.machine}, and {other} on {other.machine}: neither descriptors"
+                f" nor pids pass between machines"
+            )
 
     def __str__(self) -> str:
         """For people."""

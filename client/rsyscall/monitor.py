@@ -72,10 +72,10 @@ class AsyncChildPid:
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: trio.abc.ReceiveStream | None = None
         self.stderr: trio.abc.ReceiveStream | None = None
-        self._streams: list[trio.lowlevel.FdStream] = []
+        self._streams: list[trio.abc.AsyncResource] = []
         pid.on_death(self._ended)
 
-    def add_stream(self, name: str, stream: trio.lowlevel.FdStream) -> None:
+    def add_stream(self, name: str, stream: trio.abc.AsyncResource) -> None:
         """Take over our end of a pipe as stdin, stdout or stderr."""
         setattr(self, name, stream)
         self._streams.append(stream)
@@ -265,7 +265,11 @@ class AsyncChildPid:
             await self.finish()
         finally:
             for stream in self._streams:
-                stream.close()
+                if isinstance(stream, trio.lowlevel.FdStream):
+                    stream.close()
+                else:  # there, by calls of its parent
+                    with shield():
+                        await stream.aclose()
 
     def __int__(self) -> int:
         """The pid, as its parent sees it."""

@@ -50,7 +50,8 @@ static uint8_t *put_key(uint8_t *p, const char *key, uint64_t value) {
 }
 
 static uint32_t features(const struct rs_session *s) {
-    return RS_FEATURE_RING | RS_FEATURE_BATCH | (s->guard.work ? RS_FEATURE_CANCEL : 0);
+    uint32_t ring = s->pipes ? 0 : RS_FEATURE_RING; /* which comes as descriptors */
+    return ring | RS_FEATURE_BATCH | (s->guard.work ? RS_FEATURE_CANCEL : 0);
 }
 
 static void hello(struct rs_session *s, uint64_t offset) {
@@ -61,6 +62,8 @@ static void hello(struct rs_session *s, uint64_t offset) {
     }
     uint32_t version = req->version_max < RS_VERSION_MAX ? req->version_max : RS_VERSION_MAX;
     s->limits = req->limits;
+    if (s->pipes)
+        s->limits.fds = 0;
     s->state = RS_STATE_OPEN;
 
     uint8_t *frame = rs_tx_room(s, 512), *p = frame + RS_SIZE_HEADER;

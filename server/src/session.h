@@ -95,6 +95,7 @@ _Static_assert(RS_SIZE_HELPER_STACK + sizeof(struct rs_work) == RS_SIZE_HELPER_M
 
 /* 4 MiB of address space; a page that was never needed costs nothing. */
 struct rs_session {
+    int pipes; /* no socket, but a pipe to read; guard.fds[1] is the one to write, and no pidfd */
     struct rs_guard guard; /* fds[0]: the socket, fds[1]: a pidfd of the client or -1 */
     uint32_t flags;     /* enum rs_session_flags */
     uint32_t status;    /* that a helper exits with when it is over */

@@ -21,8 +21,9 @@ int64_t rs_socket_send(struct rs_session *s, const void *bytes, uint32_t len, co
     }
     int64_t n;
     do
-        n = rs_sys3(RS_NR_sendmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
-                   RS_MSG_DONTWAIT | RS_MSG_NOSIGNAL);
+        n = rs_sys3(s->pipes ? RS_NR_writev : RS_NR_sendmsg, (uint64_t)s->guard.fds[s->pipes],
+                    s->pipes ? msg.iov : rs_addr(&msg),
+                    s->pipes ? 1 : RS_MSG_DONTWAIT | RS_MSG_NOSIGNAL);
     while (n == -RS_EINTR);
     return n;
 }
@@ -89,10 +90,11 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
                             .iovlen = 1,
                             .control = open ? rs_addr(&control) : 0,
                             .controllen = open ? sizeof control : 0};
-    int64_t n = rs_sys3(RS_NR_recvmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
-                       RS_MSG_DONTWAIT | RS_MSG_CMSG_CLOEXEC);
+    int64_t n = s->pipes ? rs_sys3(RS_NR_read, (uint64_t)rs_socket(s), rs_addr(to), room)
+                         : rs_sys3(RS_NR_recvmsg, (uint64_t)rs_socket(s), rs_addr(&msg),
+                                   RS_MSG_DONTWAIT | RS_MSG_CMSG_CLOEXEC);
     *bad = 0;
-    if (n < 0)
+    if (n < 0 || s->pipes)
         return n;
     *bad = open ? take_control(s, &control, msg.controllen, start, start + (uint64_t)n, msg.flags)
                 : msg.flags & RS_MSG_CTRUNC ? "file descriptors before HELLO"
@@ -103,9 +105,10 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
 enum rs_wait rs_socket_wait(struct rs_session *s, int reading, int writing, int64_t timeout) {
     struct rs_pollfd fds[2 + RS_SIZE_WATCHES];
     uint32_t watches = reading ? s->watch_count : 0;
-    fds[0] = (struct rs_pollfd){
-        rs_socket(s), (int16_t)((reading ? RS_POLLIN : 0) | (writing ? RS_POLLOUT : 0)), 0};
+    fds[0] = (struct rs_pollfd){rs_socket(s), reading ? RS_POLLIN : 0, 0};
     fds[1] = (struct rs_pollfd){s->guard.fds[1], RS_POLLIN, 0}; /* if there is none, nothing */
+    if (writing)
+        fds[s->pipes].events |= RS_POLLOUT;
     for (uint32_t i = 0; i < watches; i++)
         fds[2 + i] = (struct rs_pollfd){s->watches[i].fd, RS_POLLIN, 0};
     uint32_t turn = rs_team_sleep(s);
@@ -117,9 +120,10 @@ enum rs_wait rs_socket_wait(struct rs_session *s, int reading, int writing, int6
         return RS_READY;
     if (n == 0)
         return RS_TIMEOUT;
-    if (n < 0 || fds[1].revents) /* dead, even if a copy of its end of the socket lives elsewhere */
+    /* Dead, even if a copy of its end of the socket lives elsewhere. */
+    if (n < 0 || fds[1].revents & ~RS_POLLOUT)
         return RS_GONE;
-    return reading || fds[0].revents & RS_POLLOUT ? RS_READY : RS_GONE;
+    return reading || (fds[0].revents | fds[1].revents) & RS_POLLOUT ? RS_READY : RS_GONE;
 }
 
 /* The kernel merges an earlier send without descriptors into the read that brings some, but never

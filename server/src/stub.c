@@ -1,6 +1,6 @@
 /* rsyscall-stub: a process that makes system calls for whoever is at the other end of its socket.
  *
- *   rsyscall-stub --fd N     serve the connected socket N
+ *   rsyscall-stub --fd N     serve the connected socket N, or read the pipe N and write N + 1
  *   rsyscall-stub            serve the socket that systemd passed: a connected one (Accept=yes),
  *                            or a listening one (Accept=no) with one process per connection;
  *                            without one the socket that is standard input
@@ -24,6 +24,9 @@ enum {
     AF_UNIX_ = 1,
     O_RDWR_ = 2,
     O_CLOEXEC_ = 0x80000,
+    O_NONBLOCK_ = 0x800,
+    F_SETFL_ = 4,
+    F_GETPIPE_SZ_ = 1032,
     WNOHANG_ = 1,
     RETRY_MS = 100,
     STAT_INO = 8,           /* where st_ino is in struct stat, on every 64-bit architecture */
@@ -118,7 +121,7 @@ static void check(const char *what, int32_t fd) {
 static void close_others(int32_t keep) {
     if (keep > 3)
         rs_sys3(RS_NR_close_range, 3, (uint64_t)keep - 1, 0);
-    rs_sys3(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1, UINT32_MAX, 0);
+    rs_sys3(RS_NR_close_range, keep < 3 ? 3 : (uint64_t)keep + 1 + session.pipes, UINT32_MAX, 0);
     rs_sys3(RS_NR_fcntl, (uint64_t)keep, RS_F_SETFD, RS_FD_CLOEXEC);
 }
 
@@ -133,7 +136,7 @@ static int32_t next_client(int32_t listening) {
 /* trusted: whoever started us has the other end. next: where to go on when the session is over, or
  * -1. status: to exit with. */
 static _Noreturn void serve(int32_t fd, int trusted, int32_t next, uint32_t status) {
-    int32_t pidfd = rs_client_pidfd(fd);
+    int32_t pidfd = session.pipes ? fd + 1 : rs_client_pidfd(fd);
     uint32_t page_size = session.page_size;
     for (;;) {
         rs_session_init(&session, fd, pidfd, next < 0 ? 0 : RS_STAYS, page_size);
@@ -278,6 +281,12 @@ static int is_nameless(int32_t fd) {
     return len == sizeof(uint16_t);
 }
 
+/* If so, from now on it does not block. */
+static int is_pipe(int32_t fd) {
+    return rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_GETPIPE_SZ_, 0) > 0 &&
+           rs_sys3(RS_NR_fcntl, (uint64_t)fd, F_SETFL_, O_NONBLOCK_) == 0;
+}
+
 /* Called by start.S with the initial stack pointer. */
 __attribute__((used)) _Noreturn void rs_main(uint64_t *stack);
 
@@ -306,6 +315,12 @@ _Noreturn void rs_main(uint64_t *stack) {
         serve(connected(path), 0, -1, EXIT_USAGE);
     if (argc == 3 && same(argv[1], what)) {
         fd = descriptor(what, argv[2]);
+        if (is_pipe(fd) && is_pipe(fd + 1)) {
+            session.pipes = 1;
+            rs_sys3(RS_NR_fcntl, (uint64_t)fd + 1, RS_F_SETFD, RS_FD_CLOEXEC);
+            close_others(fd);
+            serve(fd, 1, -1, 0);
+        }
     } else if (argc > 1 && !n) {
         die("usage", ": rsyscall-stub [--fd N | --connect=PATH | --persist=N | --version]");
     } else {

@@ -10,6 +10,7 @@ from benchmarks.measure import Benchmark
 from benchmarks.memory import allocations, far_memory, stream
 from benchmarks.processes import large_parent, many_children, processes
 from benchmarks.resources import footprint, idle
+from benchmarks.ssh import by_ssh
 from benchmarks.streams import streams
 
 __all__ = ["BENCHMARKS"]
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "busy-cpus": busy_cpus,
     "busy-thread": busy_thread,
     "far-away": far_away,
+    "ssh": by_ssh,
     "far-memory": far_memory,
     "stream": stream,
     "allocations": allocations,

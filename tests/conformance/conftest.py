@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rsyscall
-from conformance.ways import ALIKE, INSIDE, WAYS
+from conformance.ways import ALIKE, ELSEWHERE, INSIDE, WAYS
 from rsyscall.handle import Task
 
 #: Modules about calls that have nothing to do with how a process has begun, or what it shares.
@@ -27,14 +27,29 @@ PLAIN = {
     "test_stat",
 }
 
+#: Modules and tests about what is common to processes of one machine only: descriptors that pass
+#: from one to another, and memory that is mapped in both.
+TOGETHER = {
+    "test_channels",
+    "test_send_to",
+    "test_pointers_go_by_memmove_where_the_arena_is_mapped_here_too",
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items[:] = [item for item in items if not (item.path.stem in PLAIN and _alike(item))]
+    items[:] = [item for item in items if _is_made(item)]
 
 
-def _alike(item: pytest.Item) -> bool:
+def _is_made(item: pytest.Item) -> bool:
     params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
-    return not ALIKE.isdisjoint(value for value in params.values() if isinstance(value, str))
+    values = {value for value in params.values() if isinstance(value, str)}
+    if values & ELSEWHERE and (
+        item.path.stem in TOGETHER
+        or getattr(item, "originalname", "") in TOGETHER
+        or "process_vm" in values
+    ):
+        return False
+    return item.path.stem not in PLAIN or not values & ALIKE
 
 
 @pytest.fixture(params=WAYS)

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 import rsyscall
+from conformance.ssh import over_ssh
 from rsyscall.sched import CLONE
 from rsyscall.sysif.remote import RemoteSyscallInterface
 from rsyscall.tasks.pair import open_pair
@@ -196,6 +197,7 @@ WAYS: dict[str, Way] = {
     ),
     "bootstrap": lambda directory: checked(bootstrapped(directory), ring=True),
     "reconnected": lambda directory: checked(reconnected(directory), ring=True),
+    "ssh": lambda directory: checked(over_ssh(directory), ring=False),
 }
 
 #: Those whose process is the interpreter itself, which refuses what would end or change it.
@@ -210,3 +212,6 @@ ALIKE = {
     "bootstrap",
     "reconnected",
 }
+
+#: Those whose process is on another machine, as far as is known: no descriptor passes.
+ELSEWHERE = {"ssh"}

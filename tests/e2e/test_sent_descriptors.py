@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from conformance.ways import WAYS
+from conformance.ways import ELSEWHERE, WAYS
 from rsyscall.near.sysif import FdArg
 from rsyscall.sys.syscall import SYS
 
@@ -17,7 +17,7 @@ F_GETFD = 1
 FD_CLOEXEC = 1
 NEVER_OPEN = 2**30  # above any limit
 
-remote = pytest.mark.parametrize("way", [name for name in WAYS if name != "direct"])
+remote = pytest.mark.parametrize("way", sorted(WAYS.keys() - ELSEWHERE - {"direct"}))
 
 
 @remote

@@ -26,11 +26,37 @@ PARENTS = [
     "grandchild-of-stub",
 ]
 
+#: Modules about programs alone, which are started on other machines, too.
+PROGRAMS = {"test_spawn", "test_spawn_failures", "test_stdio"}
+
+#: Tests there that need a child that serves, which there is none of on another machine, or ends of
+#: pipes that come here.
+NEAR = {
+    "test_the_death_of_the_parent",
+    "test_a_cgroup",
+    "test_what_was_not_waited_for_ends_with_its_parent",
+    "test_unless_it_is_detached",
+    "test_pipes_are_streams",
+    "test_a_clone_meanwhile_does_not_hold_a_pipe_open",
+    "test_errors_where_the_output_of_the_parent_goes",
+    "test_a_pipe_for_which_there_is_no_room",
+    "test_a_parent_that_is_dead_leaves_no_pipe",
+    "test_a_map_that_is_refused",
+    "test_no_room_for_descriptors",
+    "test_a_parent_that_is_dead_by_then",
+    "test_where_there_is_no_dev_null",
+    "test_ids_that_one_may_not_have",
+}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "parent" in metafunc.fixturenames:
-        names: str | None = metafunc.config.getoption("--parents")
-        metafunc.parametrize("parent", names.split(",") if names else PARENTS, indirect=True)
+        given: str | None = metafunc.config.getoption("--parents")
+        names = given.split(",") if given else PARENTS
+        test = metafunc.definition
+        if not given and test.path.stem in PROGRAMS and test.originalname not in NEAR:
+            names = [*names, "ssh"]
+        metafunc.parametrize("parent", names, indirect=True)
 
 
 @pytest.fixture

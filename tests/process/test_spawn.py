@@ -67,7 +67,7 @@ async def test_nothing_in_particular(parent: rsyscall.Process, tmp_path: Path) -
         # Python ignores them itself; it has begun with what subprocess gives it.
         assert int(found["ignored"], 16) & 1 << (sig - 1)
     assert found["ppid"] == int(parent.task.near_process)
-    assert found["sid"] == os.getsid(0)
+    assert found["sid"] == os.getsid(found["ppid"])
 
 
 async def test_dispositions_and_mask_of_what_is_no_python(

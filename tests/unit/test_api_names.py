@@ -58,7 +58,6 @@ DIFFERENCES: dict[str, str] = {
     "rsyscall.struct.StrSerializer.to_bytes": _INSTANCE,
     "rsyscall.sys.socket.RecvMsghdrOutSerializer.to_bytes": _VAL,
     "rsyscall.sys.socket.SocketpairSerializer.to_bytes": _VAL,
-    "rsyscall.tasks.ssh": NOT_YET,
     "rsyscall.time.Timespec.from_cffi": _CFFI,
     "rsyscall.unistd.ArgListSerializer.to_bytes": _VAL,
     "rsyscall.unistd.pipe.PipeSerializer.to_bytes": _VAL,

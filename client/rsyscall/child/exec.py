@@ -22,6 +22,7 @@ from rsyscall.child.served import Child
 from rsyscall.child.steps import call, run
 from rsyscall.child.strings import Strings
 from rsyscall.child.unshare import unshare_child_files
+from rsyscall.far import THIS_MACHINE
 from rsyscall.handle import FileDescriptor, Task, WrittenPointer
 from rsyscall.handle.changes import provide
 from rsyscall.handle.process import ChildPid, ChildPidError
@@ -73,6 +74,8 @@ _DEFAULT, _IGNORE = _action(0), _action(1)
 
 def has_exec(pid: ChildPid) -> bool | None:
     """Whether a child has exec'd since it was cloned; None if that cannot be seen."""
+    if pid.task.machine is not THIS_MACHINE:
+        return None
     number = pid.near.id if pid.task.pidns.ours else _visible_pid(pid)
     try:
         stat = _read(f"/proc/{number}/stat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 
 import trio
@@ -20,6 +21,7 @@ from rsyscall.child.refusals import explain
 from rsyscall.child.ring import LaidRing
 from rsyscall.child.served import Child, child_task, copied_table, freeing, greeting
 from rsyscall.child.there import Begun, begin_there, can_begin
+from rsyscall.far import THIS_MACHINE
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
@@ -49,6 +51,12 @@ async def start(
     if vm and (parent.timens_for_children is not parent.timens or (flags and flags & _NEWTIME)):
         raise ValueError("vm: a child in another time namespace needs a private address space")
     address = entry(parent)
+    if parent.machine is not THIS_MACHINE:
+        raise OSError(
+            errno.EOPNOTSUPP,
+            f"{parent} is on {parent.machine}: no socket to a child that serves us can be brought"
+            " there; spawn and run start programs, and every connection of ssh is a process",
+        )
     await checkpoint()
     copied = not flags or CLONE.FILES not in flags
     if vm and copied and ring is not False and cgroup < 0:

@@ -14,7 +14,11 @@ from typing import TypeAlias
 
 import trio
 
+from rsyscall import near
 from rsyscall._checkpoint import shield
+from rsyscall.epoller import AsyncFileDescriptor, Epoller
+from rsyscall.far import THIS_MACHINE
+from rsyscall.fcntl import F, O
 from rsyscall.handle import FileDescriptor, Task
 from rsyscall.monitor import AsyncChildPid
 from rsyscall.near.sysif import Out, SyscallError
@@ -28,6 +32,8 @@ StdioArgument: TypeAlias = "FileDescriptor | int | None"
 
 NAMES = ("stdin", "stdout", "stderr")
 _F_DUPFD_CLOEXEC = 1030
+#: What is added to what a program's end is to be, for our end.
+_FAR = 3
 _PAIR = struct.Struct("@2i")
 
 
@@ -66,6 +72,7 @@ class Pipes:
         self.task = task
         self.theirs: dict[int, int] = {}
         self._ours: dict[int, int] = {}
+        self._far: dict[int, FileDescriptor] = {}
 
     async def open(self, stdio: Mapping[int, int]) -> None:
         """Make those that are wanted. OSError, with what for as a note. A checkpoint if remote."""
@@ -89,6 +96,11 @@ class Pipes:
         pair = _PAIR.unpack(reply.outs[0])
         self._take(target, pair[target != 0])
         number = pair[target == 0]
+        if self.task.machine is not THIS_MACHINE:  # our end stays there, and is used by calls
+            handle = self.task.adopt_fd(near.FileDescriptor(number))
+            self._far[target] = handle
+            await handle.fcntl(F.SETFL, O.NONBLOCK)
+            return
         try:
             came = (await call(SYS.fcntl, (number, _F_DUPFD_CLOEXEC, 0), return_fd=True)).fd
             if came is None:
@@ -125,9 +137,22 @@ class Pipes:
         """Close our ends: nothing was started."""
         while self._ours:
             os.close(self._ours.popitem()[1])
+        while self._far:  # they are closed as the program's ends are
+            target, handle = self._far.popitem()
+            handle.forget()
+            self._take(target + _FAR, int(handle.near))
 
     def hand_over(self, pid: AsyncChildPid) -> None:
         """Make streams of our ends, for whoever has started the program."""
         while self._ours:
             target, fd = self._ours.popitem()
             pid.add_stream(NAMES[target], trio.lowlevel.FdStream(fd))
+        if not self._far:
+            return
+        from rsyscall.streams import RemoteReceiveStream, RemoteSendStream
+
+        epoller = Epoller(self.task)
+        while self._far:
+            target, handle = self._far.popitem()
+            kind = RemoteReceiveStream if target else RemoteSendStream
+            pid.add_stream(NAMES[target], kind(AsyncFileDescriptor(epoller, handle)))

@@ -224,8 +224,8 @@ class Epoller:
     async def make_root(task: Task) -> Epoller:
         """One whose instance is open until close(), or the end of the process.
 
-        If its descriptor cannot come here (the connection carries none), it is asked every now and
-        then instead, at most 50 ms late. OSError as the calls report it. A checkpoint; if
+        If its descriptor cannot come here (the connection carries none), its process waits for it,
+        or, if that cannot, is asked every 50 ms. OSError as the calls report it. A checkpoint; if
         cancelled, nothing was made. epoll_create1(2).
         """
         epoller = Epoller(task, Center(pinned=True))
@@ -283,7 +283,8 @@ class Epoller:
                     await epfd.close()
                 raise
         self._epfd = epfd if maker is task else epfd.move(task)
-        self.center.source = _There(epfd, None) if here is None else _Here(here)
+        wait = self._wait_there
+        self.center.source = _There(self._epfd, wait) if here is None else _Here(here)
         self._watch_end()
 
     def _maker(self) -> Task:
@@ -307,6 +308,12 @@ class Epoller:
             raise
         except (ValueError, OSError):
             return None
+
+    async def _wait_there(self) -> None:
+        """Return once the instance may have events, as its process says, or after a while."""
+        epfd = self._epfd
+        if epfd is None or not await self.task.sysif.wait_readable(int(epfd.near)):
+            await trio.sleep(_LONGEST)
 
     def _watch_end(self) -> None:
         sysif = self._sysif = self.task.sysif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -185,7 +186,12 @@ class ChildPid(Pid):
                 await self.task.sysif.call(SYS.pidfd_send_signal, args)
 
     def send_signal(self, sig: SIG | int) -> None:
-        """Send a signal from here, at once; nothing if it has ended."""
+        """Send a signal from here, at once; nothing if it has ended.
+
+        PermissionError if we may not, as to a child on another machine.
+        """
+        if not self._is_near:
+            raise PermissionError(errno.EPERM, f"{self} is on {self.task.machine}")
         if self.pidfd >= 0 and self._owner == os.getpid():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, sig)
@@ -229,16 +235,21 @@ class ChildPid(Pid):
 
     # ---- its end ----
 
+    @property
+    def _is_near(self) -> bool:
+        """Whether its pidfd is one: of what is elsewhere it only tells the end."""
+        return self.task.machine is rsyscall.far.THIS_MACHINE
+
     async def wait_readable(self) -> None:
         """Return once it is dead. A checkpoint."""
-        if self.ending and self.death_state is None:
+        if self.ending and self.death_state is None and self._is_near:
             await checkpoint()
             # To sleep in trio's loop takes longer than it will go on living.
             if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, recent_spin_us(), _DOZE_US):
                 return
         async with self._waiting:
             if self.death_state is None and self.pidfd >= 0:
-                if _ends.soon and not _ends.waiters:
+                if _ends.soon and not _ends.waiters and self._is_near:
                     await checkpoint()
                     if self.pidfd < 0 or lib.rs_wait_readable(self.pidfd, 0, _SOON_US):
                         return

@@ -268,8 +268,9 @@ class BaseFileDescriptor:
         for_task() or inherit(); otherwise it gets another descriptor, which is closed on exec, by
         way of the connections or else by pidfd_getfd(2). This handle stays valid.
 
-        InvalidHandleError, also if it is closed or replaced meanwhile; OSError, of the first road
-        with the second as a note, if there is none: EMFILE for no room in either table, for one.
+        InvalidHandleError, also if it is closed or replaced meanwhile; MachineMismatchError, naming
+        both, if the process is on another machine; OSError, of the first road with the second as a
+        note, if there is none: EMFILE for no room in either table, for one.
         SyscallHangup if one of the two has died. A checkpoint; if cancelled, nothing has happened.
         unix(7), pidfd_getfd(2).
         """
@@ -280,6 +281,7 @@ class BaseFileDescriptor:
         if table is self.task.fd_table or table.inherit(held):
             self._validate()
             return task.make_fd_handle(self.near)
+        self.task.check_machine(task)
         await make_room(task)
         file = self.file
         with shield():

@@ -19,19 +19,21 @@ from rsyscall_protocol import Hello
 __all__ = ["Reached", "bring_here", "foreign_process", "own_strings", "read_environ"]
 
 
-def foreign_process(sysif: SyscallInterface, hello: Hello) -> Process:
+def foreign_process(
+    sysif: SyscallInterface, hello: Hello, machine: far.Machine = far.THIS_MACHINE
+) -> Process:
     """A process with namespaces of its own."""
     pid = int(hello.info.get("pid", 0))
-    process = Process(
-        Task(
-            sysif,
-            near.Pid(pid),
-            far.FDTable(pid),
-            far.AddressSpace(pid),
-            far.PidNamespace(pid),
-            mountns=far.MountNamespace(pid),
-        )
+    task = Task(
+        sysif,
+        near.Pid(pid),
+        far.FDTable(pid),
+        far.AddressSpace(pid),
+        far.PidNamespace(pid),
+        mountns=far.MountNamespace(pid),
     )
+    task.machine = machine
+    process = Process(task)
     process.made_by(local_process)
     return process
 
