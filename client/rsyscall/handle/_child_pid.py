@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import struct
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
 from rsyscall._core import Frame, StepList, end_of_child
 from rsyscall._raw import lib
 from rsyscall.handle._early import Early
+from rsyscall.handle._ends import DOZE_US, SOON_US, ends
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, Pid
 from rsyscall.near.sysif import SIGINFO_SIZE, ForkedError, Out, SyscallError, SyscallHangup
 from rsyscall.signal import SIG
@@ -40,38 +40,9 @@ _RUSAGE = struct.Struct("2q2q14q")
 _PEEK = int(W.EXITED | W.NOWAIT | W.ALL)
 _AT_ONCE, _NOWAIT = int(W.NOHANG | W.ALL), int(W.NOWAIT)
 
-#: How long at most to sleep at once for the end of a child that was told to, in microseconds.
-_DOZE_US = 100
-#: How long at most to sleep at once for that of a program, when the last one took no longer.
-_SOON_US = 1000
 #: What is asked of a pidfd, and told; then what is of no interest here; and a status as of wait(2).
 _PIDFD_INFO = struct.Struct("@Q52xI")
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8
-
-
-class _Ends:
-    """Whether the children that are waited for end soon, of late, and one after the other.
-
-    Then it pays to sleep at once for the next one: trio's loop takes longer. With others that wait
-    meanwhile it would not.
-    """
-
-    def __init__(self) -> None:
-        self.soon = False
-        self.waiters = 0
-        self._alone_since: float | None = None
-
-    def __enter__(self) -> None:
-        self.waiters += 1
-        self._alone_since = time.monotonic() if self.waiters == 1 else None
-
-    def __exit__(self, *exc: object) -> None:
-        self.waiters -= 1
-        since = self._alone_since
-        self.soon = since is not None and time.monotonic() - since < _SOON_US / 1e6
-
-
-_ends = _Ends()
 
 
 def _rusage(data: bytes) -> resource.struct_rusage:
@@ -245,19 +216,19 @@ class ChildPid(Pid):
         if self.ending and self.death_state is None and self._is_near:
             await checkpoint()
             # To sleep in trio's loop takes longer than it will go on living.
-            if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, recent_spin_us(), _DOZE_US):
+            if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, recent_spin_us(), DOZE_US):
                 return
         async with self._waiting:
             if self.death_state is None and self.pidfd >= 0:
-                if _ends.soon and not _ends.waiters and self._is_near:
+                if ends.soon and not ends.waiters and self._is_near:
                     await checkpoint()
-                    if self.pidfd < 0 or lib.rs_wait_readable(self.pidfd, 0, _SOON_US):
+                    if self.pidfd < 0 or lib.rs_wait_readable(self.pidfd, 0, SOON_US):
                         return
                 await self._sleep()
 
     async def _sleep(self) -> None:
         self._known_to_trio = True
-        with _ends:
+        with ends:
             try:
                 await trio.lowlevel.wait_readable(self.pidfd)
                 yielded()  # others have had their turn
@@ -270,9 +241,9 @@ class ChildPid(Pid):
         Otherwise None. A checkpoint if it is tried; if cancelled, nothing has happened.
         """
         if self.ending:
-            times = recent_spin_us(), _DOZE_US
-        elif _ends.soon and not _ends.waiters:
-            times = 0, _SOON_US
+            times = recent_spin_us(), DOZE_US
+        elif ends.soon and not ends.waiters:
+            times = 0, SOON_US
         else:
             return None
         if not self._is_nobodys():
@@ -283,7 +254,7 @@ class ChildPid(Pid):
         told = end_of_child(self.pidfd, *times)
         if told is None:
             if not self.ending:
-                _ends.soon = False  # to sleep at once for a second time would not pay
+                ends.soon = False  # to sleep at once for a second time would not pay
             return None
         code, pid, uid, status, self._usage = told
         state = ChildState.make(CLD(code), pid, uid, status)
