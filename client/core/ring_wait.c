@@ -225,7 +225,6 @@ int doze(Ring *self) {
 int sleep_until_end(Ring *self, uint32_t us) {
     struct timespec time = {us / 1000000, (long)(us % 1000000) * 1000};
     struct pollfd fd = {self->socket, POLLIN, 0};
-    char byte;
     int ended = 0;
     if (self->parked)
         return 0;
@@ -233,8 +232,7 @@ int sleep_until_end(Ring *self, uint32_t us) {
     rs_ring_park(&self->ring, RS_PARKED_DATA);
     if (!self->inbox_len && !rs_ring_available(&self->ring)) {
         Py_BEGIN_ALLOW_THREADS
-        ended = ppoll(&fd, 1, &time, NULL) > 0 &&
-                recv(self->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+        ended = ppoll(&fd, 1, &time, NULL) > 0 && fd.revents & POLLHUP;
         Py_END_ALLOW_THREADS
     }
     rs_ring_unpark(&self->ring);

@@ -193,13 +193,13 @@ class Numbers:
 
     def named(self) -> dict[int, Held]:
         """What a copy of the table is to keep: what has handles, and standard input and output."""
-        known = self.held
-        found = {n: known[n] if n in known else self.hold(n) for n in range(_LAST_STANDARD + 1)}
-        for number, held in known.items():
-            for ref in held.refs:
-                if ref() is not None:
-                    found[number] = held
-                    break
+        found: dict[int, Held] = {}
+        for number, held in self.held.items():
+            if number <= _LAST_STANDARD or any(ref() is not None for ref in held.refs):
+                found[number] = held
+        for number in range(_LAST_STANDARD + 1):
+            if number not in found:
+                found[number] = self.hold(number)
         return found
 
     def move(self, task: Task, copy: Numbers) -> None:
