@@ -202,3 +202,7 @@ class FUSE_OPCODE(enum.IntEnum):
         unknown._name_ = f"UNKNOWN_{value}"
         unknown._value_ = value
         return unknown
+
+    def __reduce_ex__(self, proto: object) -> tuple[object, ...]:
+        """How it is copied and pickled: by its number, as the class has not all names."""
+        return type(self), (self._value_,)
