@@ -46,10 +46,11 @@ class Gate:
 
 
 class _Turn(Generic[T]):
-    """One read, by whoever came first."""
+    """What one read brings, to all who have waited for it, whoever makes it."""
 
     def __init__(self) -> None:
-        self.event = trio.Event()
+        self.reading = False
+        self.event = trio.Event()  # whoever was reading has ended
         self.got: list[T] = []
 
 
@@ -59,25 +60,26 @@ class SharedRead(Generic[T]):
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         """read: what brings the next one; cancelled it must have taken nothing."""
         self._read = read
-        self._turn: _Turn[T] | None = None
+        self._turn: _Turn[T] = _Turn()
 
     async def wait(self) -> T:
         """The next one that comes from now on. Errors of the read. A checkpoint.
 
         If cancelled, nothing was taken, or others have it.
         """
-        while True:
-            turn = self._turn
-            if turn is not None:
-                await turn.event.wait()
-                if turn.got:
-                    return turn.got[0]
-                continue  # who was reading has failed or was cancelled
-            turn = self._turn = _Turn[T]()
-            try:
-                got = await self._read()
-                turn.got.append(got)
-                return got
-            finally:
-                self._turn = None
-                turn.event.set()
+        turn = self._turn
+        while turn.reading:
+            await turn.event.wait()
+            if turn.got:
+                return turn.got[0]
+        # Or whoever was reading has failed or was cancelled: those who wait go on waiting together.
+        turn.reading = True
+        try:
+            got = await self._read()
+            turn.got.append(got)
+            self._turn = _Turn()
+            return got
+        finally:
+            turn.reading = False
+            ended, turn.event = turn.event, trio.Event()
+            ended.set()
