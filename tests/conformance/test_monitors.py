@@ -37,18 +37,21 @@ async def test_all_who_wait_get_the_same_signal(apart: rsyscall.Process) -> None
     async with await AsyncSignalfd.make(apart.task, apart.epoller, mask) as signals:
         assert blocked(apart) == before | 1 << (SIG.USR1 - 1) | 1 << (SIG.USR2 - 1)
         got: list[int] = []
+        cancelled = trio.Event()
 
         async def wait(scope: trio.CancelScope) -> None:
             with scope:
                 got.append((await signals.next_signal.wait()).signo)
+            if scope.cancelled_caught:
+                cancelled.set()
 
         scopes = [trio.CancelScope() for _ in range(3)]
         async with trio.open_nursery() as nursery:
             for scope in scopes:
                 nursery.start_soon(wait, scope)
                 await wait_all_tasks_blocked()
-            scopes[0].cancel()  # who reads
-            await wait_all_tasks_blocked()
+            scopes[0].cancel()  # who reads; what is there before that is over would be for it, too
+            await cancelled.wait()
             os.kill(int(apart.pid), signal.SIGUSR1)
         assert got == [SIG.USR1] * 2
         os.kill(int(apart.pid), signal.SIGUSR2)
