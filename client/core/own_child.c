@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -45,45 +46,101 @@ int can_be_waited_for(int pidfd) {
     return take_status(pidfd, WEXITED | WNOWAIT, &info, &usage) == 0;
 }
 
-PyObject *start_child(PyObject *module, PyObject *args) {
-    struct rs_start start = {0};
-    unsigned long long function, session, halves, flags;
-    unsigned int frame_limit;
-    int32_t few[FEW], *keep = few;
-    PyObject *list;
-    int used;
+/* What is the same for all children. */
+static struct {
+    int64_t (*start)(struct rs_start *);
+    uint64_t session, halves; /* where they are in the memory of one */
+    uint32_t size, page_size, child_flags, frame_limit;
+} children;
+
+PyObject *setup_children(PyObject *module, PyObject *args) {
+    unsigned long long start, session, halves;
+    unsigned int size, page_size, child_flags, frame_limit;
     (void)module;
-    if (!PyArg_ParseTuple(args, "KKKpKO!IIIIII", &function, &session, &halves, &used, &flags,
-                          &PyList_Type, &list, &start.size, &start.page_size, &start.child_flags,
-                          &start.spin_us, &start.spin_turns, &frame_limit))
+    if (!PyArg_ParseTuple(args, "KKKIIII", &start, &session, &halves, &size, &page_size,
+                          &child_flags, &frame_limit))
         return NULL;
-    Py_ssize_t n = PyList_GET_SIZE(list);
-    if (n > FEW && !(keep = PyMem_New(int32_t, n)))
-        return PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < n; i++)
-        keep[i] = (int32_t)PyLong_AsLong(PyList_GET_ITEM(list, i));
-    start.session = session;
-    start.halves = halves;
-    start.used = (uint32_t)used;
-    start.flags = flags;
+    children.start = (int64_t(*)(struct rs_start *))(uintptr_t)start;
+    children.session = session;
+    children.halves = halves;
+    children.size = size;
+    children.page_size = page_size;
+    children.child_flags = child_flags;
+    children.frame_limit = frame_limit;
+    Py_RETURN_NONE;
+}
+
+static int by_number(const void *a, const void *b) {
+    int32_t one = *(const int32_t *)a, other = *(const int32_t *)b;
+    return (one > other) - (one < other);
+}
+
+/* The keys of a dict in their order; few if there is room, or else to be freed. NULL: an error. */
+static int32_t *sorted_keys(PyObject *dict, int32_t *few) {
+    Py_ssize_t n = PyDict_GET_SIZE(dict), at = 0;
+    int32_t *numbers = n > FEW ? PyMem_New(int32_t, n) : few;
+    int sorted = 1;
+    PyObject *key, *value;
+    if (!numbers)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; numbers && PyDict_Next(dict, &at, &key, &value); i++) {
+        numbers[i] = (int32_t)PyLong_AsLong(key);
+        sorted = sorted && (!i || numbers[i - 1] < numbers[i]);
+    }
+    if (!sorted)
+        qsort(numbers, (size_t)n, sizeof *numbers, by_number);
+    if (PyErr_Occurred() && numbers) {
+        if (numbers != few)
+            PyMem_Free(numbers);
+        numbers = NULL;
+    }
+    return numbers;
+}
+
+PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    int32_t few[FEW];
+    (void)module;
+    if (nargs != 5 || !PyDict_Check(args[3]) || !PyTuple_Check(args[4]) ||
+        PyTuple_GET_SIZE(args[4]) != 2) {
+        PyErr_SetString(PyExc_TypeError, "start_child(address, used, flags, keep, spin)");
+        return NULL;
+    }
+    uint64_t address = PyLong_AsUnsignedLongLong(args[0]);
+    struct rs_start start = {
+        .session = address + children.session,
+        .halves = address + children.halves,
+        .used = (uint32_t)(args[1] == Py_True),
+        .flags = PyLong_AsUnsignedLongLong(args[2]),
+        .size = children.size,
+        .page_size = children.page_size,
+        .child_flags = children.child_flags,
+        .spin_us = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[4], 0)),
+        .spin_turns = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[4], 1)),
+        .kept = (uint32_t)PyDict_GET_SIZE(args[3]),
+    };
+    if (PyErr_Occurred())
+        return NULL;
+    int32_t *keep = sorted_keys(args[3], few);
+    if (!keep)
+        return NULL;
     start.keep = keep;
-    start.kept = (uint32_t)n;
     /* What can fail here comes before there is a child. */
-    Ring *ring = PyErr_Occurred() ? NULL : (Ring *)ring_type.tp_alloc(&ring_type, 0);
+    Ring *ring = (Ring *)ring_type.tp_alloc(&ring_type, 0);
     int64_t pid = -1;
     if (ring) {
-        ring->halves[0] = (void *)(uintptr_t)halves;
-        ring->halves[1] = (void *)(uintptr_t)(halves + RS_SIZE_RING_HEADER + start.size);
-        if (begin_ring(ring, start.size, -1, 1, frame_limit, start.spin_us) == 0)
+        ring->halves[0] = (void *)(uintptr_t)start.halves;
+        ring->halves[1] = (void *)(uintptr_t)(start.halves + RS_SIZE_RING_HEADER + start.size);
+        if (begin_ring(ring, start.size, -1, 1, children.frame_limit, start.spin_us) == 0)
             /* It takes less than giving up the lock and getting it back. */
-            pid = ((int64_t(*)(struct rs_start *))(uintptr_t)function)(&start);
+            pid = children.start(&start);
         ring->socket = start.socket;
         ring->owned = pid >= 0;
     }
     if (keep != few)
         PyMem_Free(keep);
     if (!PyErr_Occurred() && pid >= 0)
-        return Py_BuildValue("NLiiii", ring, (long long)pid, start.pidfd, start.its_socket, start.its_pidfd, start.dumpable);
+        return Py_BuildValue("NLi(ii)N", ring, (long long)pid, start.pidfd, start.its_socket,
+                             start.its_pidfd, PyBool_FromLong(start.dumpable == 1));
     Py_XDECREF(ring);
     if (PyErr_Occurred())
         return NULL;
@@ -111,6 +168,8 @@ PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nar
     Py_DECREF(posted);
     int sent = posted == Py_True;
     int exec = sent && sleep_until_end((Ring *)object, (uint32_t)us) && can_be_waited_for(pidfd);
+    if (exec)
+        close_ring((Ring *)object);
     return Py_BuildValue("(OO)", sent ? Py_True : Py_False, exec ? Py_True : Py_False);
 }
 

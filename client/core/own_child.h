@@ -12,12 +12,16 @@ PyObject *wait_child(PyObject *module, PyObject *args);
  * from then on a signal tells of its end. */
 int can_be_waited_for(int pidfd);
 
-/* start_child(start, session, halves, used, flags, keep, size, page_size, child_flags, spin_us,
- * spin_turns, frame_limit): start is the address of rs_start_child, frame_limit is for the Ring, and
- * the rest are the arguments, keep a list of numbers in their order. The Ring, which has our
- * end of the socket, the child's pid, the numbers of its pidfd and of its own two in its table, and
- * whether our memory is dumpable; or -errno and the number of the call that has failed. */
-PyObject *start_child(PyObject *module, PyObject *args);
+/* setup_children(start, session, halves, size, page_size, child_flags, frame_limit): start is the
+ * address of rs_start_child, session and halves are where those are in the memory of a child, and
+ * frame_limit is for its Ring. */
+PyObject *setup_children(PyObject *module, PyObject *args);
+
+/* start_child(address, used, flags, keep, spin): address is where its memory is, and keep a dict of
+ * the numbers that stay open. The Ring, which has our end of the socket, the child's pid, the number
+ * of its pidfd, a pair of those of its own two in its table, and whether our memory is dumpable; or
+ * -errno and the number of the call that has failed. */
+PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* end_of_child(pidfd, spin_us, us): look until a child of ours is dead, at most so long, and then
  * sleep, at most so long; and wait for it: the code, pid, uid and status of its siginfo_t and the

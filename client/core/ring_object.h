@@ -91,7 +91,7 @@ PyObject *ring_post_batch(PyObject *object, PyObject *frame);
 PyObject *ring_sleep_until_end(PyObject *object, PyObject *us);
 
 /* post_exec(frame, pidfd, us) -> whether the frame is sent, and whether the child of ours that reads
- * it has certainly exec'd by now, after at most so long. */
+ * it has certainly exec'd by now, after at most so long; then the ring is closed. */
 PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nargs);
 
 /* take_socket() -> the number of the socket, which is from now on the caller's to close. */

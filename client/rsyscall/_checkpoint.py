@@ -9,7 +9,18 @@ import trio
 
 from rsyscall._core import due, overdue, yielded
 
-__all__ = ["Held", "Turn", "checkpoint", "due", "give_way", "pause", "shield", "yielded"]
+__all__ = [
+    "Held",
+    "Turn",
+    "checkpoint",
+    "due",
+    "give_way",
+    "overdue",
+    "pause",
+    "shield",
+    "slow_checkpoint",
+    "yielded",
+]
 
 _nothing = contextlib.nullcontext()
 
@@ -35,13 +46,68 @@ async def pause() -> None:
         yielded()
 
 
-async def give_way(late: bool = False) -> None:
-    """Let others run if that is `due`. Not a checkpoint: a cancellation is left for the next.
+#: Trio's own two tasks, and the main one.
+_FEWEST_TASKS = 3
+#: How many turns in a row are saved at most: in whose loop trio runs as a guest cannot be seen.
+_SAVED_IN_A_ROW = 8
 
-    late: or half a millisecond later, since the next call can do it while it waits.
+
+class _Others:
+    """Whether anybody could use a turn: to see that nobody can takes less than to give it."""
+
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self._saved = 0
+
+    def there(self) -> bool:
+        """To be asked when a turn is due: False only if there is certainly nobody."""
+        if _alone() and self._saved < _SAVED_IN_A_ROW:
+            self._saved += 1
+            return False
+        self._saved = 0
+        return True
+
+
+def _alone() -> bool:
+    # Who else is to run in the same pass of trio's loop it tells nobody; but not whether there is
+    # anybody else at all.
+    task = trio.lowlevel.current_task()
+    nursery = task.parent_nursery
+    if nursery is None or nursery.parent_task.parent_nursery is not None:
+        return False  # not the main task
+    for own in task.child_nurseries:
+        if own.child_tasks:
+            return False
+    known = trio.lowlevel.current_statistics()
+    return (
+        known.tasks_living <= _FEWEST_TASKS
+        and known.run_sync_soon_queue_size == 0
+        and known.seconds_to_next_deadline > 0
+    )
+
+
+_others = _Others()
+
+
+async def slow_checkpoint() -> None:
+    """The same before what takes longer than looking whether anybody else wants a turn."""
+    if not due():
+        await trio.lowlevel.checkpoint_if_cancelled()
+    elif _others.there():
+        await pause()
+    else:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        yielded()
+
+
+async def give_way() -> None:
+    """Let others run if that is `due` and any are there, after what took longer than to look.
+
+    Not a checkpoint: a cancellation is left for the next.
     """
-    if overdue() if late else due():
-        await trio.lowlevel.cancel_shielded_checkpoint()
+    if due():
+        if _others.there():
+            await trio.lowlevel.cancel_shielded_checkpoint()
         yielded()
 
 
@@ -80,13 +146,9 @@ class Turn:
     Like trio.Lock, but nothing to make and to take while nobody else wants it.
     """
 
-    __slots__ = ("_others", "taken")
-
-    def __init__(self) -> None:
-        """Nobody is there yet."""
-        #: Whether somebody is.
-        self.taken: bool = False
-        self._others: deque[trio.Event] | None = None
+    #: Whether somebody is there.
+    taken: bool = False
+    _others: deque[trio.Event] | None = None
 
     async def wait(self) -> None:
         """Return when nobody is there. A checkpoint if somebody was."""

@@ -47,21 +47,19 @@ def vm_write(pid: int, pidfd: int, address: int, buffer: _Buffer, /) -> int: ...
 def environment() -> list[bytes]: ...
 def environment_block() -> bytes: ...
 def lay_strings(strings: list[bytes], first: int, address: int, /) -> bytes: ...
-def start_child(
+def setup_children(
     start: int,
     session: int,
     halves: int,
-    used: bool,
-    flags: int,
-    keep: list[int],
     size: int,
     page_size: int,
     child_flags: int,
-    spin_us: int,
-    spin_turns: int,
     frame_limit: int,
     /,
-) -> tuple[Ring, int, int, int, int, int] | tuple[int, int]: ...
+) -> None: ...
+def start_child(
+    address: int, used: bool, flags: int, keep: dict[int, Any], spin: tuple[int, int], /
+) -> tuple[Ring, int, int, tuple[int, int], bool] | tuple[int, int]: ...
 def end_of_child(
     pidfd: int, spin_us: int, us: int, /
 ) -> tuple[int, int, int, int, bytes] | None: ...

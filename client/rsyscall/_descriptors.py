@@ -23,6 +23,8 @@ __all__ = ["Held", "Numbers"]
 _ENOUGH = 64
 #: Standard input, output and error belong to the process, and not to who asks for a handle.
 _LAST_STANDARD = 2
+_STANDARD = range(_LAST_STANDARD + 1)
+_ONLY_STANDARD = frozenset(_STANDARD)
 
 
 class _Ref(weakref.ref["BaseFileDescriptor"]):
@@ -193,11 +195,18 @@ class Numbers:
 
     def named(self) -> dict[int, Held]:
         """What a copy of the table is to keep: what has handles, and standard input and output."""
+        if self.held.keys() == _ONLY_STANDARD:
+            return self.held.copy()
         found: dict[int, Held] = {}
         for number, held in self.held.items():
-            if number <= _LAST_STANDARD or any(ref() is not None for ref in held.refs):
+            if number <= _LAST_STANDARD:
                 found[number] = held
-        for number in range(_LAST_STANDARD + 1):
+                continue
+            for ref in held.refs:
+                if ref() is not None:
+                    found[number] = held
+                    break
+        for number in _STANDARD:
             if number not in found:
                 found[number] = self.hold(number)
         return found

@@ -38,12 +38,12 @@ _CHUNK = 65536
 class Conveniences:
     """A task with its conveniences; see rsyscall.thread.Process."""
 
-    def __init__(self, task: Task | None) -> None:
-        """Make the conveniences of a task; nothing is asked of the kernel. None: see _make_task."""
-        if task is not None:
-            self.task = task
-        self._environ_began: dict[str, str] | None = None
+    def __init__(self, task: Task) -> None:
+        """Make the conveniences of a task; nothing is asked of the kernel."""
+        self.task = task
 
+    #: What `environ` began with, if that was asked for.
+    _environ_began: dict[str, str] | None = None
     task: Task
     if not TYPE_CHECKING:  # an attribute like any other, but for when it is made
 
@@ -53,7 +53,7 @@ class Conveniences:
             return self._make_task()
 
     def _make_task(self) -> Task:
-        """The task, when it is asked for."""
+        """The task, when it is asked for, of who is made without one."""
         raise AttributeError("task")
 
     @functools.cached_property
@@ -99,7 +99,7 @@ class Conveniences:
 
     def has_own_environ(self) -> bool:
         """Whether its environment was changed, so that it is not ours any more."""
-        return "environ" in self.__dict__ and self.environ.data != self._environ_began
+        return self._environ_began is not None and self.environ.data != self._environ_began
 
     # ---- memory ----
 

@@ -63,22 +63,23 @@ class AsyncChildPid:
     still runs, waits for it and closes them.
     """
 
+    stdin: trio.abc.SendStream | None = None
+    stdout: trio.abc.ReceiveStream | None = None
+    stderr: trio.abc.ReceiveStream | None = None
+    _streams: tuple[trio.abc.AsyncResource, ...] = ()
+    _first: Callable[[], Awaitable[None]] | None = None
+    _detached = False
+
     def __init__(self, pid: ChildPid) -> None:
         """Nothing is asked of the kernel."""
-        self.pid = pid
+        self.pid: ChildPid = pid
         self._on_end: list[Callable[[], None]] = []
-        self._first: Callable[[], Awaitable[None]] | None = None
-        self._detached = False
-        self.stdin: trio.abc.SendStream | None = None
-        self.stdout: trio.abc.ReceiveStream | None = None
-        self.stderr: trio.abc.ReceiveStream | None = None
-        self._streams: list[trio.abc.AsyncResource] = []
         pid.on_death(self._ended)
 
     def add_stream(self, name: str, stream: trio.abc.AsyncResource) -> None:
         """Take over our end of a pipe as stdin, stdout or stderr."""
         setattr(self, name, stream)
-        self._streams.append(stream)
+        self._streams += (stream,)
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead, or is detached."""

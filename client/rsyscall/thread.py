@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, Self, Unpack, cast
@@ -10,7 +11,7 @@ from typing import Literal, Protocol, Self, Unpack, cast
 import trio
 
 from rsyscall import near
-from rsyscall._checkpoint import checkpoint, give_way, shield
+from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._executing import Executing
 from rsyscall._process import Conveniences
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
@@ -97,13 +98,13 @@ class Process(Conveniences, HasConnection):
     task: the calls.
     """
 
-    def __init__(self, task: Task | None) -> None:
-        """Make the conveniences of a task; nothing is asked of the kernel.
-
-        None: of one that is made when it is asked for, by who derives from this.
-        """
+    def __init__(self, task: Task) -> None:
+        """Make the conveniences of a task; nothing is asked of the kernel."""
         super().__init__(task)
-        self._children: set[Finished] = set()
+
+    @functools.cached_property
+    def _children(self) -> set[Finished]:
+        return set()
 
     @property
     def pid(self) -> near.Pid:
@@ -158,9 +159,7 @@ class Process(Conveniences, HasConnection):
         if not flags and time_offsets is None and vm and ring is not False and cgroup is None:
             early = await start_early(self.task)
             if early is not None:
-                process = self._own(early)
-                await give_way(late=True)  # what is asked of it next may take longer
-                return process
+                return self._own(early)
         clocks = check_offsets(time_offsets, flags) if flags or time_offsets else ""
         outside = None
         if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
@@ -325,13 +324,14 @@ class Process(Conveniences, HasConnection):
 
     async def fork(self) -> ChildProcess:
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""
-        return await self.clone()
+        early = await start_early(self.task)
+        return await self.clone() if early is None else self._own(early)
 
     def _own(self, child: Child | EarlyChild) -> ChildProcess:
         process = ChildProcess(child)
         process.made_by(self)
         self._children.add(process)
-        child.pid.on_end(lambda: self._children.discard(process))
+        child.pid.on_end(functools.partial(self._children.discard, process))
         if self.has_own_environ():  # otherwise both begin with ours
             process.environ = self.environ.inherit(process.task)
         return process
@@ -395,8 +395,9 @@ class ChildProcess(Executing, Process):
 
     def __init__(self, child: Child | EarlyChild) -> None:
         """Only Process.clone makes them."""
-        super().__init__(None if isinstance(child, EarlyChild) else child.task)
         self._began: Child | EarlyChild = child
+        if isinstance(child, Child):
+            super().__init__(child.task)
 
     @property
     def pid(self) -> AsyncChildPid:  # type: ignore[override] # the name that its users know

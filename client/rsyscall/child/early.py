@@ -9,7 +9,7 @@ from rsyscall._raw import lib
 from rsyscall.child.dumpable import join, leave_ours
 from rsyscall.child.fds import kept
 from rsyscall.child.here import begin
-from rsyscall.child.memory import OwnMemory
+from rsyscall.child.memory import give_back, ring_halves
 from rsyscall.child.served import Child, child_task, copied_table, greeting
 from rsyscall.handle import Task
 from rsyscall.handle.process import ChildPid, Early
@@ -35,48 +35,37 @@ class EarlyChild(Early):
     pid: to wait for it. ring: where it looks for calls; None once it is over, or is a Child.
     """
 
-    __slots__ = (
-        "_child",
-        "_flags",
-        "_forked",
-        "_keep",
-        "_memory",
-        "_number",
-        "_over",
-        "_own",
-        "_parent",
-        "_shares",
-        "_spin",
-        "pid",
-        "ring",
-    )
+    _flags = CLONE.NONE
+    _child: Child | None = None
+    _forked = False
+    #: Why there is nobody to call.
+    _over: str | None = None
+    #: The memory, for which nobody else says so.
+    _shares = True
 
-    def __init__(self, parent: Task, flags: CLONE = CLONE.NONE) -> None:
+    def __init__(self, parent: Task, flags: CLONE | None = None) -> None:
         """Clone it, with a copy of our table. OSError, and then there is none."""
         self._parent = parent
-        self._flags = flags
-        self._child: Child | None = None
-        self._forked = False
-        self._over: str | None = None  # why there is nobody to call
-        self._keep = kept(parent)
+        self._keep = keep = kept(parent)
         self._spin = spin = recent_spin()
-        self._memory = memory = OwnMemory(clear=False)
-        made = begin(memory, int(flags), self._keep, spin)
+        if flags is None:
+            self._address, made = begin(0, keep, spin)
+        else:
+            self._flags = flags
+            self._address, made = begin(int(flags), keep, spin)
         self.ring: Ring | None
-        self.ring, number, pidfd, its_socket, its_pidfd, dumpable = made
-        self._number = number
-        self._own = its_socket, its_pidfd
+        self.ring, number, pidfd, self._own, dumpable = made
         pid = ChildPid(parent, Pid(number), pidfd, pidfd)
         pid.early = self
-        join(parent.address_space, parent, dumpable=dumpable == 1)
-        self._shares = True  # the memory, for which nobody else says so
+        join(parent.address_space, parent, dumpable=dumpable)
         self.pid: AsyncChildPid = AsyncChildPid(pid)
 
     def grow(self) -> Child:
         """All that it takes to make calls in it, made if that was not done before."""
         if self._child is not None:
             return self._child
-        parent, pid, number = self._parent, self.pid.pid, self._number
+        parent, pid = self._parent, self.pid.pid
+        number = pid.near.id
         ring, self.ring = self.ring, None
         own, shares = set(self._own), self._shares
         table = copied_table(number, self._keep, own)
@@ -89,7 +78,7 @@ class EarlyChild(Early):
         self._child = child = Child(self.pid, task, ours, spin=self._spin[0], joined=shares)
         self._shares = False
         if ring is not None:
-            child.sysif.begin(greeting(parent, number, _ADDRESS), self._memory.halves(), ring)
+            child.sysif.begin(greeting(parent, number, _ADDRESS), ring_halves(self._address), ring)
         elif self._forked:
             child.sysif.after_fork()
         elif self._over is not None:
@@ -126,13 +115,15 @@ class EarlyChild(Early):
 
     def release(self, state: ChildState | None) -> None:
         """See Early."""
-        if self._child is None and self._over is None:
+        child = self._child
+        if child is None and self._over is None:
             self._over = "has exec'd" if state is None else f"has {state}"
             self._close()
         if self._shares:
             self._shares = False
             leave_ours(self._parent.address_space, unsure=False)
-        # What was killed may have been killed because it could no longer run there.
+        # What was killed may have been killed because it could no longer run there. Who was asked
+        # for an exec alone has had no threads.
         sound = state is None or state.code is CLD.EXITED
-        # Who was asked for an exec alone has had no threads.
-        self._memory.unmap(keep=sound, alone=self._child is None)
+        give_back(self._address, keep=sound, alone=child is None)
+        self._address = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from rsyscall._checkpoint import give_way, shield
+from rsyscall._checkpoint import due, give_way, shield
 from rsyscall._core import Frame, environment_block, wait_child
 from rsyscall._raw import ffi
 from rsyscall.batch.batch import Batch as Steps
@@ -262,10 +262,11 @@ async def execute_early(early: EarlyChild, order: _Order, command: Command) -> A
     if ring is not None:
         posted, done = ring.post_exec(order.frame, pid.pidfd, EXEC_US)
         if done:
-            pid.did_exec(command)
+            early.ring = pid.early = None
+            pid.did_it_exec, pid.command = True, command
             early.release(None)
-            pid.early = None
-            await give_way()
+            if due():
+                await give_way()
             return early.pid
     child = early.grow()
     async with child.turn:

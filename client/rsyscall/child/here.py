@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from mmap import PAGESIZE
 
-from rsyscall._core import Ring, start_child
+from rsyscall._core import Ring, setup_children, start_child
+from rsyscall._descriptors import Held
 from rsyscall._raw import ffi, lib
-from rsyscall.child.memory import EXTRA_AT, SESSION_AT, SHARED, OwnMemory
+from rsyscall.child.memory import EXTRA_AT, SESSION_AT, SHARED, give_back, take
 from rsyscall.near.sysif import check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.child import MOST_BYTES
@@ -16,37 +16,35 @@ from rsyscall.sysif.ring import RING_SIZE
 __all__ = ["begin"]
 
 _FLAGS = lib.CLONE_VM | 0x1000  # CLONE_PIDFD
-#: Where the code is that does all of it.
-_START = int(ffi.cast("uintptr_t", ffi.addressof(lib, "rs_start_child")))
+
+setup_children(
+    int(ffi.cast("uintptr_t", ffi.addressof(lib, "rs_start_child"))),  # which does all of it
+    SESSION_AT,
+    EXTRA_AT,
+    RING_SIZE,
+    PAGESIZE,
+    SHARED,
+    MOST_BYTES,
+)
 
 
 def begin(
-    memory: OwnMemory, flags: int, keep: Iterable[int], spin: tuple[int, int]
-) -> tuple[Ring, int, int, int, int, int]:
+    flags: int, keep: dict[int, Held], spin: tuple[int, int]
+) -> tuple[int, tuple[Ring, int, int, tuple[int, int], bool]]:
     """Clone a child with a copy of our table, which serves through a ring in its memory.
 
-    Returns the ring, which has our end of its socket, the child's pid, our pidfd of it, the numbers
-    of its own end and its pidfd of us in its table, and what PR_GET_DUMPABLE says of our memory.
+    Returns the address of that, see memory.take, and the ring, which has our end of its socket, the
+    child's pid, our pidfd of it, the numbers of its own end and its pidfd of us in its table, and
+    whether our memory is dumpable.
 
-    memory: made for it, without being cleared. flags: of clone(2); CLONE_VM is added. keep: the
-    numbers that are to stay open in its table. spin: see recent_spin. OSError, and then nothing is
-    left over. Not a checkpoint.
+    flags: of clone(2); CLONE_VM is added. keep: the numbers that are to stay open in its table.
+    spin: see recent_spin. OSError, and then nothing is left over. Not a checkpoint.
     """
-    made = start_child(
-        _START,
-        memory.address + SESSION_AT,
-        memory.address + EXTRA_AT,
-        memory.used,
-        flags | _FLAGS,
-        sorted(keep),
-        RING_SIZE,
-        PAGESIZE,
-        SHARED,
-        *spin,
-        MOST_BYTES,
-    )
+    address, used = take()
+    flags |= _FLAGS
+    made = start_child(address, used, flags, keep, spin)
     if len(made) == 2:
-        memory.unmap(keep=True)
+        give_back(address)
         check_reply(SYS(made[1]), (flags,), made[0])
         raise AssertionError("an error is no result")
-    return made
+    return address, made

@@ -28,7 +28,10 @@ __all__ = [
     "ChildMemory",
     "OwnMemory",
     "TaskMemory",
+    "give_back",
+    "ring_halves",
     "start_block",
+    "take",
 ]
 
 _PAGE = 4096
@@ -159,33 +162,26 @@ class ChildMemory(abc.ABC):
 class OwnMemory(ChildMemory):
     """In this interpreter's address space."""
 
-    def __init__(self, extra: int = RING_ROOM, *, shared: bool = False, clear: bool = True) -> None:
+    def __init__(self, extra: int = RING_ROOM, *, shared: bool = False) -> None:
         """Map it. OSError if there is no room.
 
-        shared: with a child that has a copy of the rest. clear: whether what another child has left
-        is to be cleared away.
+        shared: with a child that has a copy of the rest.
         """
-        #: Whether there is anything of that kind.
-        self.used: bool = False
+        super().__init__(0, max(extra, RING_ROOM))
         if shared:
-            super().__init__(0, max(extra, RING_ROOM))
             self.reusable: bool = False
             args = (0, self.length, _PROT_RW, _MAP_SHARED, 2**64 - 1, 0)
             self.address: int = lib.rs_direct(SYS.mmap, *args)
             check_reply(SYS.mmap, args, self.address)
             lib.rs_direct(SYS.mprotect, self.address, _PAGE, lib.PROT_NONE, 0, 0, 0)
             _shared.add(self.address)
-        elif extra <= RING_ROOM and _spare:
-            self.address = _spare.pop()
-            self.length: int = _USUAL
-            self.used = not clear
-            if clear:
+            _mapped[self.address] = self.length
+        elif extra <= RING_ROOM:
+            self.address, used = take()
+            if used:
                 lib.rs_child_clear(self.session, self.extra, RING_SIZE)
         else:
-            super().__init__(0, max(extra, RING_ROOM))
-            self.address = lib.rs_child_map(self.length)
-            check_reply(SYS.mmap, (0, self.length), self.address)
-        _mapped[self.address] = self.length
+            self.address = _map(self.length)
 
     def view(self, address: int, length: int) -> memoryview:
         """A part of it."""
@@ -205,28 +201,19 @@ class OwnMemory(ChildMemory):
 
     async def free(self, *, sound: bool = True) -> None:
         """Unmap it, or keep it for another child. Not a checkpoint."""
-        self.unmap(keep=sound and self.reusable)
+        self.unmap(keep=sound)
 
     def unmap(self, *, keep: bool = False, alone: bool = False) -> None:
         """Unmap it; nothing if that was done before.
 
         keep: or keep it for another child. alone: whether who was there has had no threads.
         """
-        address = self.address
-        self.address = 0
-        if _mapped.pop(address, 0) == 0:  # or we are a copy of whoever has mapped it
-            return
-        _shared.discard(address)
-        if self.reusable and not alone:
-            lib.rs_child_sweep(address + SESSION_AT)
-        if keep and self.length == _USUAL and len(_spare) < _MOST_SPARE:
-            _spare.append(address)
-        else:
-            lib.rs_direct(SYS.munmap, address, self.length, 0, 0, 0, 0)
+        address, self.address = self.address, 0
+        give_back(address, keep=keep and self.reusable, alone=alone or not self.reusable)
 
     def halves(self) -> SharedHalves:
-        """The memory of a ring, as long as it is mapped."""
-        return _Halves(self.extra)
+        """See ring_halves."""
+        return ring_halves(self.address)
 
 
 class _Halves(SharedHalves):
@@ -236,6 +223,48 @@ class _Halves(SharedHalves):
 
     def close(self) -> None:
         pass
+
+
+def ring_halves(address: int) -> SharedHalves:
+    """The memory of a ring, as long as the memory at this address is mapped."""
+    return _Halves(address + EXTRA_AT)
+
+
+def take() -> tuple[int, bool]:
+    """Memory for a child with a ring, and whether another child has left it, as it was by then.
+
+    OSError if there is no room. See give_back.
+    """
+    if not _spare:
+        return _map(_USUAL), False
+    address = _spare.pop()
+    _mapped[address] = _USUAL
+    return address, True
+
+
+def _map(length: int) -> int:
+    address = lib.rs_child_map(length)
+    check_reply(SYS.mmap, (0, length), address)
+    _mapped[address] = length
+    return address
+
+
+def give_back(address: int, *, keep: bool = True, alone: bool = True) -> None:
+    """Unmap it, or keep it for another child; nothing if that was done before.
+
+    keep: whether another one can have it. alone: whether who was there has had no threads.
+    """
+    length = _mapped.pop(address, 0)
+    if not length:  # or we are a copy of whoever has mapped it
+        return
+    if _shared:
+        _shared.discard(address)
+    if not alone:
+        lib.rs_child_sweep(address + SESSION_AT)
+    if keep and length == _USUAL and len(_spare) < _MOST_SPARE:
+        _spare.append(address)
+    else:
+        lib.rs_direct(SYS.munmap, address, length, 0, 0, 0, 0)
 
 
 #: What is in use: how long it is, by address; and what children have that share nothing else.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rsyscall._checkpoint import checkpoint
+from rsyscall._checkpoint import slow_checkpoint
 from rsyscall._raw import lib
 from rsyscall.child.memory import EXTRA_AT, RUN, SHARED, OwnMemory, start_block
 from rsyscall.child.setup import ProgramSteps, Setup, plain_steps
@@ -44,7 +44,7 @@ async def start_program(
         s, stack, block, data = _lay_out(begin, memory.address, path, where, argv, lib.rs_environ())
         if len(data) > memory.room:
             return await spawn(task, command, setup, env)
-        await checkpoint()
+        await slow_checkpoint()
         memory.put(memory.extra, data)
         memory.put(stack, block)
         pid = await run_program(task, memory, setup, s, stack)

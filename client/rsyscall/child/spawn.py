@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rsyscall import near
-from rsyscall._checkpoint import checkpoint, shield
+from rsyscall._checkpoint import shield, slow_checkpoint
 from rsyscall._raw import lib
 from rsyscall.child.cgroup import start_child
 from rsyscall.child.dumpable import kept_dumpable
@@ -91,7 +91,7 @@ async def spawn(
     piped = {n: n for n, value in setup.stdio.items() if value == PIPE}
     s = setup_steps(task, setup, mappings, piped)
     paths = candidates(command.executable_path, env)
-    await checkpoint()
+    await slow_checkpoint()
     pipes = Pipes(task)
     with shield(not task.sysif.immediate):
         try:

@@ -9,7 +9,7 @@ import socket
 import trio
 
 from rsyscall import near
-from rsyscall._checkpoint import checkpoint, give_way, shield
+from rsyscall._checkpoint import checkpoint, give_way, overdue, shield
 from rsyscall._descriptors import Held
 from rsyscall.child.cgroup import move, start_child
 from rsyscall.child.dumpable import join, settled
@@ -80,7 +80,7 @@ async def start(
 async def start_early(parent: Task) -> EarlyChild | None:
     """Clone a child without flags that serves us through a ring; None if it is not that simple.
 
-    See start. If there is one, others may not have had their turn: see give_way.
+    See start.
     """
     here = isinstance(parent.sysif, DirectSyscallInterface)
     if not here or parent.pidns_for_children is not parent.pidns:
@@ -89,11 +89,14 @@ async def start_early(parent: Task) -> EarlyChild | None:
         return None
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
-        return EarlyChild(parent)
+        early = EarlyChild(parent)
     except OSError as exc:
         await explain(parent, CLONE.NONE, exc)
         await give_way()  # it may be tried until others have closed or ended something
         raise
+    if overdue():  # what is asked of it next may take longer
+        await give_way()
+    return early
 
 
 async def _start(

@@ -17,7 +17,7 @@ import trio
 
 import rsyscall.far
 import rsyscall.near
-from rsyscall._checkpoint import Turn, checkpoint, shield, yielded
+from rsyscall._checkpoint import Turn, checkpoint, shield, slow_checkpoint, yielded
 from rsyscall._core import Frame, StepList, end_of_child
 from rsyscall._raw import lib
 from rsyscall.handle._early import Early
@@ -26,7 +26,7 @@ from rsyscall.handle._pid import ChildBusyError, ChildDeadError, Pid
 from rsyscall.near.sysif import SIGINFO_SIZE, ForkedError, Out, SyscallError, SyscallHangup
 from rsyscall.signal import SIG
 from rsyscall.sys.syscall import SYS
-from rsyscall.sys.wait import CLD, ChildState, IdType, Siginfo, W
+from rsyscall.sys.wait import CLD, CODES, ChildState, IdType, Siginfo, W
 from rsyscall.sysif.ring import recent_spin_us
 
 if TYPE_CHECKING:
@@ -50,11 +50,16 @@ def _rusage(data: bytes) -> resource.struct_rusage:
     return resource.struct_rusage((sec + usec / 1e6, sys_sec + sys_usec / 1e6, *counts))
 
 
-_children: weakref.WeakSet[ChildPid] = weakref.WeakSet()
+#: All of them. (A WeakSet takes three times as long to be put into.)
+_children = set["weakref.ref[ChildPid]"]()
+
+
+def _all_children() -> list[ChildPid]:
+    return [child for ref in list(_children) if (child := ref()) is not None]
 
 
 def _after_fork_in_child() -> None:
-    for child in list(_children):  # they are the parent's
+    for child in _all_children():  # they are the parent's
         if child.pidfd >= 0:
             os.close(child.pidfd)
             child.task.fd_table.own.discard(child.pidfd)
@@ -69,7 +74,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def children_of(task: rsyscall.far.Task) -> Generator[ChildPid]:
     """The children of a task of which somebody has a handle and that were not waited for yet."""
-    for child in list(_children):
+    for child in _all_children():
         if child.task is task and child.death_state is None:
             yield child
 
@@ -81,32 +86,35 @@ class ChildPid(Pid):
     descriptor of this interpreter, readable once it is dead; -1 afterwards.
     """
 
+    death_state: ChildState | None = None
+    command: Command | None = None
+    did_it_exec: bool = False
+    #: It was told to end, and nothing can keep it from that for long.
+    ending: bool = False
+    #: What is still to be made of it.
+    early: Early | None = None
+    _usage: bytes | None = None
+    #: Where the last waitid has told something, and whether that was left for others.
+    _told: tuple[Pointer[Siginfo], bool] | None = None
+    _known_to_trio = False
+    #: What is to be cleared away once it no longer runs in the memory it was made in.
+    _on_death: list[Callable[[], None]] | None = None
+    _remains: list[Callable[[], Awaitable[None]]] | None = None
+    _last_calls: list[tuple[SYS, tuple[int, ...]]] | None = None
+
     def __init__(
         self, task: rsyscall.far.Task, near: rsyscall.near.Pid, pidfd: int, pidfd_there: int
     ) -> None:
         """Take over two pidfds: one of ours, and the number of one in the task's table."""
-        super().__init__(task, near)
+        # All else is written when it differs from what most children have.
+        self.task = task
+        self.near = near
         self.pidfd: int = pidfd
         self.pidfd_there: int = pidfd_there
-        self.death_state: ChildState | None = None
-        self._usage: bytes | None = None
-        #: Where the last waitid has told something, and whether that was left for others.
-        self._told: tuple[Pointer[Siginfo], bool] | None = None
-        self.command: Command | None = None
-        self.did_it_exec: bool = False
-        #: It was told to end, and nothing can keep it from that for long.
-        self.ending: bool = False
-        #: What is still to be made of it.
-        self.early: Early | None = None
         self._owner = os.getpid()
-        _children.add(self)
         self._waiting = Turn()  # trio lets one task only wait for a file descriptor
         self._reaping = Turn()
-        self._known_to_trio = False
-        #: What is to be cleared away once it no longer runs in the memory it was made in.
-        self._on_death: list[Callable[[], None]] = []
-        self._remains: list[Callable[[], Awaitable[None]]] = []
-        self._last_calls: list[tuple[SYS, tuple[int, ...]]] = []
+        _children.add(weakref.ref(self, _children.discard))
         task.fd_table.own.add(pidfd_there)
         task.own_fds.add(pidfd_there)
 
@@ -214,14 +222,14 @@ class ChildPid(Pid):
     async def wait_readable(self) -> None:
         """Return once it is dead. A checkpoint."""
         if self.ending and self.death_state is None and self._is_near:
-            await checkpoint()
+            await slow_checkpoint()
             # To sleep in trio's loop takes longer than it will go on living.
             if self.pidfd >= 0 and lib.rs_wait_readable(self.pidfd, recent_spin_us(), DOZE_US):
                 return
         async with self._waiting:
             if self.death_state is None and self.pidfd >= 0:
                 if ends.soon and not ends.waiters and self._is_near:
-                    await checkpoint()
+                    await slow_checkpoint()
                     if self.pidfd < 0 or lib.rs_wait_readable(self.pidfd, 0, SOON_US):
                         return
                 await self._sleep()
@@ -246,9 +254,7 @@ class ChildPid(Pid):
             times = 0, SOON_US
         else:
             return None
-        if not self._is_nobodys():
-            return None
-        await checkpoint()
+        await slow_checkpoint()
         if not self._is_nobodys():
             return None
         told = end_of_child(self.pidfd, *times)
@@ -257,7 +263,7 @@ class ChildPid(Pid):
                 ends.soon = False  # to sleep at once for a second time would not pay
             return None
         code, pid, uid, status, self._usage = told
-        state = ChildState.make(CLD(code), pid, uid, status)
+        state = ChildState.make(CODES[code], pid, uid, status)
         self.mark_dead(state)
         if self.early is not None or self._remains:
             await self.clear_away()
@@ -399,19 +405,25 @@ class ChildPid(Pid):
 
     def on_death(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead."""
+        if self._on_death is None:
+            self._on_death = []
         self._on_death.append(function)
 
     def off_death(self, function: Callable[[], None]) -> None:
         """Not this any more, if it was not done yet."""
-        with contextlib.suppress(ValueError):
+        if self._on_death is not None and function in self._on_death:
             self._on_death.remove(function)
 
     def on_release(self, function: Callable[[], Awaitable[None]]) -> None:
         """Have something done once it no longer runs in the memory that it was made in."""
+        if self._remains is None:
+            self._remains = []
         self._remains.append(function)
 
     def on_release_call(self, number: SYS, *args: int) -> None:
         """Have a call made by its parent then."""
+        if self._last_calls is None:
+            self._last_calls = []
         self._last_calls.append((number, args))
 
     async def clear_away(self) -> None:
@@ -456,15 +468,15 @@ class ChildPid(Pid):
         self.task.fd_table.own.discard(there)
         self.task.own_fds.discard(there)
         self.pidfd = self.pidfd_there = -1
-        told, self._on_death = self._on_death, []  # they know us: nothing is left to be collected
-        for function in told:
+        told, self._on_death = self._on_death, None  # they know us: nothing is left to be collected
+        for function in told or ():
             function()
         if here >= 0:
             if self._known_to_trio:
                 trio.lowlevel.notify_closing(here)
             os.close(here)
         if there != here:
-            self._last_calls.append((SYS.close, (there,)))
+            self.on_release_call(SYS.close, there)
 
     def forget(self) -> None:
         """It was no child: close our pidfd, and know nothing of it any more."""
@@ -473,7 +485,7 @@ class ChildPid(Pid):
         here, self.pidfd, self.pidfd_there = self.pidfd, -1, -1
         if here >= 0:
             os.close(here)
-        _children.discard(self)
+        _children.discard(weakref.ref(self))
 
     def did_exec(self, command: Command | None) -> ChildPid:
         """Take note that it has exec'd. Returns itself."""

@@ -48,6 +48,10 @@ class CLD(enum.IntEnum):
     CONTINUED = lib.CLD_CONTINUED
 
 
+#: What there is, by number: a call of the class takes longer.
+CODES: dict[int, CLD] = {code.value: code for code in CLD}
+
+
 class W(enum.IntFlag):
     """Flags of waitid(2)."""
 

@@ -115,8 +115,8 @@ class _Recent:
         return self._us
 
     def both(self) -> tuple[int, int]:
-        us = self.us()
-        if self._both[0] != us:
+        if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS or self._both[0] != self._us:
+            us = self.us()
             self._both = us, lib.rs_spin_turns(us)
         return self._both
 
@@ -124,11 +124,7 @@ class _Recent:
 _recent = _Recent()
 
 
-def recent_spin_us() -> int:
-    """spin_us, looked up at most once a second."""
-    return _recent.us()
-
-
-def recent_spin() -> tuple[int, int]:
-    """recent_spin_us, and how many turns of the server's loop that is."""
-    return _recent.both()
+#: spin_us, looked up at most once a second.
+recent_spin_us = _recent.us
+#: recent_spin_us, and how many turns of the server's loop that is.
+recent_spin = _recent.both
