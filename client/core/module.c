@@ -80,6 +80,7 @@ static PyMethodDef functions[] = {
     {"vm_write", vm_write, METH_VARARGS, NULL},
     {"wait_child", wait_child, METH_VARARGS, NULL},
     {"setup_children", setup_children, METH_VARARGS, NULL},
+    {"start_program", (PyCFunction)(void (*)(void))start_program, METH_FASTCALL, NULL},
     {"start_child", (PyCFunction)(void (*)(void))start_child, METH_FASTCALL, NULL},
     {"end_of_child", end_of_child, METH_VARARGS, NULL},
     {"environment_block", environment_block, METH_NOARGS, NULL},

@@ -2,11 +2,13 @@
 #define _GNU_SOURCE
 #include "own_child.h"
 
+#include "child.h"
 #include "core.h"
 #include "ring_object.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -49,18 +51,22 @@ int can_be_waited_for(int pidfd) {
 /* What is the same for all children. */
 static struct {
     int64_t (*start)(struct rs_start *);
+    int64_t (*clone)(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup);
+    void (*clear)(uint64_t session, uint64_t halves, uint32_t size);
     uint64_t session, halves; /* where they are in the memory of one */
     uint32_t size, page_size, child_flags, frame_limit;
 } children;
 
 PyObject *setup_children(PyObject *module, PyObject *args) {
-    unsigned long long start, session, halves;
+    unsigned long long start, clone, clear, session, halves;
     unsigned int size, page_size, child_flags, frame_limit;
     (void)module;
-    if (!PyArg_ParseTuple(args, "KKKIIII", &start, &session, &halves, &size, &page_size,
-                          &child_flags, &frame_limit))
+    if (!PyArg_ParseTuple(args, "KKKKKIIII", &start, &clone, &clear, &session, &halves, &size,
+                          &page_size, &child_flags, &frame_limit))
         return NULL;
     children.start = (int64_t(*)(struct rs_start *))(uintptr_t)start;
+    children.clone = (int64_t(*)(uint64_t, uint64_t, int32_t *, int32_t))(uintptr_t)clone;
+    children.clear = (void (*)(uint64_t, uint64_t, uint32_t))(uintptr_t)clear;
     children.session = session;
     children.halves = halves;
     children.size = size;
@@ -145,6 +151,36 @@ PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (PyErr_Occurred())
         return NULL;
     return Py_BuildValue("LL", (long long)pid, (long long)start.failed);
+}
+
+PyObject *start_program(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    if (nargs != 6 || !PyBytes_Check(args[3]) || !PyBytes_Check(args[5])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "start_program(address, used, stack, block, where, data)");
+        return NULL;
+    }
+    uint64_t address = PyLong_AsUnsignedLongLong(args[0]);
+    uint64_t stack = PyLong_AsUnsignedLongLong(args[2]);
+    uint64_t where = PyLong_AsUnsignedLongLong(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (args[1] == Py_True)
+        children.clear(address + children.session, address + children.halves, children.size);
+    memcpy((void *)(uintptr_t)stack, PyBytes_AS_STRING(args[3]), (size_t)PyBytes_GET_SIZE(args[3]));
+    memcpy((void *)(uintptr_t)where, PyBytes_AS_STRING(args[5]), (size_t)PyBytes_GET_SIZE(args[5]));
+    const struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
+    int32_t pidfd = -1;
+    int64_t pid;
+    int over = 1;
+    Py_BEGIN_ALLOW_THREADS
+    pid = children.clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD, stack, &pidfd, -1);
+    if (pid >= 0) {
+        struct pollfd fd = {pidfd, POLLIN, 0};
+        over = child->reply_len != 0 || poll(&fd, 1, 0) != 0;
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("LiN", (long long)pid, pidfd, PyBool_FromLong(!over));
 }
 
 PyObject *ring_sleep_until_end(PyObject *object, PyObject *arg) {

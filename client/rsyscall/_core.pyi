@@ -49,6 +49,8 @@ def environment_block() -> bytes: ...
 def lay_strings(strings: list[bytes], first: int, address: int, /) -> bytes: ...
 def setup_children(
     start: int,
+    clone: int,
+    clear: int,
     session: int,
     halves: int,
     size: int,
@@ -60,6 +62,9 @@ def setup_children(
 def start_child(
     address: int, used: bool, flags: int, keep: dict[int, Any], spin: tuple[int, int], /
 ) -> tuple[Ring, int, int, tuple[int, int], bool] | tuple[int, int]: ...
+def start_program(
+    address: int, used: bool, stack: int, block: bytes, where: int, data: bytes, /
+) -> tuple[int, int, bool]: ...
 def end_of_child(
     pidfd: int, spin_us: int, us: int, /
 ) -> tuple[int, int, int, int, bytes] | None: ...

@@ -21,11 +21,12 @@ from rsyscall.child.early import EarlyChild
 from rsyscall.child.fds import close_on_exec
 from rsyscall.child.mappings import effective_ids
 from rsyscall.child.mappings import write_user_mappings as map_ids
-from rsyscall.child.plain import start_program
+from rsyscall.child.plain import NOTHING, start_plain
 from rsyscall.child.ranges import IdRange, write_ranges
 from rsyscall.child.run import CompletedProcess, SpawnOptions, add_captures, finish
 from rsyscall.child.served import Child
 from rsyscall.child.setup import Descriptors, Setup, by_number
+from rsyscall.child.spawn import spawn
 from rsyscall.child.start import start, start_early
 from rsyscall.child.stdio import StdioArgument
 from rsyscall.child.strings import full_environment
@@ -97,10 +98,6 @@ class Process(Conveniences, HasConnection):
 
     task: the calls.
     """
-
-    def __init__(self, task: Task) -> None:
-        """Make the conveniences of a task; nothing is asked of the kernel."""
-        super().__init__(task)
 
     @functools.cached_property
     def _children(self) -> set[Finished]:
@@ -230,6 +227,12 @@ class Process(Conveniences, HasConnection):
         child. A checkpoint; if cancelled, nothing was started. posix_spawn(3), credentials(7),
         cgroups(7).
         """
+        given = stdin, stdout, stderr, cwd, env, uid, gid, groups, rlimits, pgid, tty, pdeathsig
+        more = fds or session or unshare or inherited_signal_blocks or command.env_updates
+        if (*given, cgroup, time_offsets) == NOTHING and not (more or self.has_own_environ()):
+            plain = await start_plain(self.task, command)
+            if plain is not None:
+                return self._have(plain)
         descriptors, stdio = by_number(fds, stdin, stdout, stderr)
         setup = Setup(
             descriptors=descriptors,
@@ -249,9 +252,12 @@ class Process(Conveniences, HasConnection):
             blocked={sig for block in inherited_signal_blocks for sig in block.mask},
         )
         full = full_environment(self.variables(env), command.env_updates)
-        pid = await start_program(self.task, command, setup, full)
+        return self._have(await spawn(self.task, command, setup, full))
+
+    def _have(self, pid: AsyncChildPid) -> AsyncChildPid:
+        """It is a child of ours until it has ended."""
         self._children.add(pid)
-        pid.on_end(lambda: self._children.discard(pid))
+        pid.on_end(functools.partial(self._children.discard, pid))
         return pid
 
     async def run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmap import PAGESIZE
 
-from rsyscall._core import Ring, setup_children, start_child
+from rsyscall._core import Ring, setup_children, start_child, start_program
 from rsyscall._descriptors import Held
 from rsyscall._raw import ffi, lib
 from rsyscall.child.memory import EXTRA_AT, SESSION_AT, SHARED, give_back, take
@@ -13,12 +13,19 @@ from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.child import MOST_BYTES
 from rsyscall.sysif.ring import RING_SIZE
 
-__all__ = ["begin"]
+__all__ = ["begin", "start_program"]
 
 _FLAGS = lib.CLONE_VM | 0x1000  # CLONE_PIDFD
 
+
+def _address(name: str) -> int:
+    return int(ffi.cast("uintptr_t", ffi.addressof(lib, name)))
+
+
 setup_children(
-    int(ffi.cast("uintptr_t", ffi.addressof(lib, "rs_start_child"))),  # which does all of it
+    _address("rs_start_child"),
+    _address("rs_clone"),
+    _address("rs_child_clear"),
     SESSION_AT,
     EXTRA_AT,
     RING_SIZE,

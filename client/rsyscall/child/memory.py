@@ -29,6 +29,7 @@ __all__ = [
     "OwnMemory",
     "TaskMemory",
     "give_back",
+    "read",
     "ring_halves",
     "start_block",
     "take",
@@ -197,7 +198,7 @@ class OwnMemory(ChildMemory):
 
     async def read(self, address: int, length: int) -> bytes:
         """Read from it. Not a checkpoint."""
-        return bytes(self.view(address, length)[:])
+        return await read(address, length)
 
     async def free(self, *, sound: bool = True) -> None:
         """Unmap it, or keep it for another child. Not a checkpoint."""
@@ -214,6 +215,11 @@ class OwnMemory(ChildMemory):
     def halves(self) -> SharedHalves:
         """See ring_halves."""
         return ring_halves(self.address)
+
+
+async def read(address: int, length: int) -> bytes:
+    """Read from such memory. Not a checkpoint."""
+    return bytes(ffi.buffer(ffi.cast("char *", address), length)[:])
 
 
 class _Halves(SharedHalves):

@@ -4,59 +4,86 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rsyscall import near
 from rsyscall._checkpoint import slow_checkpoint
 from rsyscall._raw import lib
-from rsyscall.child.memory import EXTRA_AT, RUN, SHARED, OwnMemory, start_block
-from rsyscall.child.setup import ProgramSteps, Setup, plain_steps
-from rsyscall.child.spawn import candidates, encode_steps, run_program, spawn
-from rsyscall.child.strings import PathLike, Strings
+from rsyscall.child.here import start_program
+from rsyscall.child.memory import (
+    EXTRA_AT,
+    RING_ROOM,
+    RUN,
+    SHARED,
+    give_back,
+    read,
+    start_block,
+    take,
+)
+from rsyscall.child.refusals import explain
+from rsyscall.child.setup import ProgramSteps, plain_steps
+from rsyscall.child.spawn import candidates, check, encode_steps
+from rsyscall.child.strings import Strings
 from rsyscall.handle import Task
+from rsyscall.handle.process import ChildPid
 from rsyscall.monitor import AsyncChildPid
+from rsyscall.near.sysif import check_reply
+from rsyscall.sched import CLONE
+from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.direct import DirectSyscallInterface
 
 if TYPE_CHECKING:
     from rsyscall.command import Command
 
-__all__ = ["start_program"]
+__all__ = ["NOTHING", "start_plain"]
+
+#: What Process.spawn is given of what it looks at first.
+NOTHING = (None,) * 14
 
 _KEPT = 8
 #: Where it begins.
 _ADDRESS = lib.rs_child_address()
 
 
-async def start_program(
-    task: Task, command: Command, setup: Setup, env: Mapping[str, PathLike] | None
-) -> AsyncChildPid:
-    """Start a program; see Process.spawn."""
-    here = env is None and isinstance(task.sysif, DirectSyscallInterface)
-    shared = task.timens_for_children is task.timens
-    if not (here and shared and setup.is_plain()):
-        return await spawn(task, command, setup, env)
-    begin = _ADDRESS
+async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
+    """Start a program with our environment; None if it takes more than that.
+
+    See Process.spawn.
+    """
+    if not isinstance(task.sysif, DirectSyscallInterface):
+        return None
+    if task.timens_for_children is not task.timens:
+        return None
     path = os.fspath(command.executable_path)
     argv = tuple([os.fspath(arg) for arg in command.arguments])
     where = None if "/" in path else os.environ.get("PATH", os.defpath)
-    memory = OwnMemory()
+    await slow_checkpoint()
+    address, used = take()
     try:
-        s, stack, block, data = _lay_out(begin, memory.address, path, where, argv, lib.rs_environ())
-        if len(data) > memory.room:
-            return await spawn(task, command, setup, env)
-        await slow_checkpoint()
-        memory.put(memory.extra, data)
-        memory.put(stack, block)
-        pid = await run_program(task, memory, setup, s, stack)
+        s, stack, block, data = _lay_out(address, path, where, argv, lib.rs_environ())
+        if len(data) > RING_ROOM:
+            return None
+        made = start_program(address, used, stack, block, address + EXTRA_AT, data)
+        number, pidfd, runs = made
+        if number < 0:
+            try:
+                check_reply(SYS.clone, (0, stack), number)
+            except OSError as exc:
+                await explain(task, CLONE.NONE, exc)
+                raise
+        child = ChildPid(task, near.Pid(number), pidfd, pidfd)
+        pid = AsyncChildPid(child)
+        if not runs:
+            await check(task, pid, read, stack, s)
     finally:
-        memory.unmap(keep=True, alone=True)
-    pid.pid.did_exec(command)
+        give_back(address)
+    child.did_it_exec, child.command = True, command
     return pid
 
 
 @functools.lru_cache(_KEPT)
 def _lay_out(
-    begin: int, memory: int, path: str, where: str | None, argv: tuple[str, ...], environ: int
+    memory: int, path: str, where: str | None, argv: tuple[str, ...], environ: int
 ) -> tuple[ProgramSteps, int, bytes, bytes]:
     """All that it takes: the steps, where the block is and what it says, and what is behind.
 
@@ -68,6 +95,6 @@ def _lay_out(
     s, body = encode_steps(plain_steps(), candidates(path, None), extra, environ)
     data = strings.at(extra) + body
     stack, block = start_block(
-        begin, memory, ranges=(), flags=SHARED | RUN, data=extra + strings.size, size=len(body)
+        _ADDRESS, memory, ranges=(), flags=SHARED | RUN, data=extra + strings.size, size=len(body)
     )
     return s, stack, block, data

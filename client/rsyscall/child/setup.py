@@ -43,7 +43,6 @@ _KEPT = 8
 _UNSHARED = NAMESPACES | CLONE.NEWTIME
 _PR_SET_PDEATHSIG, _TIOCSCTTY, _AT_FDCWD = 1, 0x540E, -100
 
-_NONE = (None,) * 5
 
 Descriptors: TypeAlias = "Mapping[int, FileDescriptor] | Iterable[FileDescriptor]"
 
@@ -71,20 +70,6 @@ class Setup:
     cgroup: FileDescriptor | PathLike | None = None
     #: As check_offsets has them.
     time_offsets: str = ""
-
-    def is_plain(self) -> bool:
-        """Whether the program finds nothing but what all programs do."""
-        return not (
-            self.descriptors
-            or self.stdio
-            or self.session
-            or self.unshare
-            or self.rlimits
-            or self.blocked
-            or self.time_offsets
-            or (self.cwd, self.uid, self.gid, self.groups, self.pgid) != _NONE
-            or (self.tty, self.pdeathsig, self.cgroup) != _NONE[:3]
-        )
 
 
 def by_number(

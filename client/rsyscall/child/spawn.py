@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import os
 import struct
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from rsyscall import near
 from rsyscall._checkpoint import shield, slow_checkpoint
@@ -50,11 +50,14 @@ from rsyscall_protocol import (
 if TYPE_CHECKING:
     from rsyscall.command import Command
 
-__all__ = ["EXECUTING", "candidates", "encode_steps", "run_program", "spawn"]
+__all__ = ["EXECUTING", "Read", "candidates", "check", "encode_steps", "run_program", "spawn"]
 
 #: How much of its stack a child can do without.
 _WINDOW = 8192
 _VM, _VFORK, _NEWTIME = int(CLONE.VM), int(CLONE.VFORK), int(CLONE.NEWTIME)
+
+#: What reads so many bytes at an address.
+Read: TypeAlias = Callable[[int, int], Awaitable[bytes]]
 
 #: The name of the last step.
 EXECUTING = "executing the program"
@@ -217,14 +220,22 @@ async def _begin(
         await explain(task, setup.unshare, exc)
         raise
     pid = AsyncChildPid(ChildPid(task, near.Pid(number), here, there))
+    await check(task, pid, memory.read, stack, s)
+    return pid
+
+
+async def check(task: Task, pid: AsyncChildPid, read: Read, stack: int, s: ProgramSteps) -> None:
+    """Raise the error of the step that has failed, if one has; then it has ended.
+
+    task: its parent. read: what reads the memory that it had.
+    """
     try:
-        await _check(pid, memory, stack, s)
+        await _check(pid, read, stack, s)
     except BaseException as exc:
         await pid.finish()
         if isinstance(exc, OSError):
             await explain_map(task, exc)
         raise
-    return pid
 
 
 def _is_private(task: Task, setup: Setup) -> bool:
@@ -240,13 +251,12 @@ def _changes_ids(setup: Setup) -> bool:
     return bool(setup.unshare) and CLONE.NEWUSER in setup.unshare
 
 
-async def _check(pid: AsyncChildPid, memory: ChildMemory, stack: int, s: ProgramSteps) -> None:
-    """The error of the step that has failed, if one has."""
+async def _check(pid: AsyncChildPid, read: Read, stack: int, s: ProgramSteps) -> None:
     if not pid.pid.task.sysif.immediate and has_exec(pid.pid):
         return  # to read its memory takes longer
-    where, length = struct.unpack("@QI", await memory.read(stack + REPLY_AT, 12))
+    where, length = struct.unpack("@QI", await read(stack + REPLY_AT, 12))
     if length:
-        reply = decode(await memory.read(where + Size.HEADER, length - Size.HEADER), Limits())
+        reply = decode(await read(where + Size.HEADER, length - Size.HEADER), Limits())
         if not isinstance(reply, Batched):
             raise AssertionError("a child wrote something else than a BATCHED")
         raise_failure(s.steps, _most_telling(s, reply), s.names)
