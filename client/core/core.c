@@ -140,7 +140,7 @@ static int64_t start_failed(struct rs_start *start, int64_t nr, int64_t err) {
         rs_close(start->socket);
         rs_close(start->its_socket);
     }
-    if (start->its_pidfd >= 0)
+    if (start->its_pidfd >= 0 && !start->sees_us)
         rs_close(start->its_pidfd);
     return err;
 }
@@ -157,10 +157,14 @@ int64_t rs_start_child(struct rs_start *start) {
     start->its_pidfd = start->pidfd = -1;
     if (result < 0)
         return start_failed(start, RS_NR_socketpair, result);
-    result = rs_sys(RS_NR_pidfd_open, (uint64_t)rs_getpid(), 0, 0, 0, 0, 0);
-    if (result < 0)
-        return start_failed(start, RS_NR_pidfd_open, result);
-    start->its_pidfd = (int32_t)result;
+    if (start->sees_us) {
+        start->its_pidfd = start->socket; /* which it needs no more than others do */
+    } else {
+        result = rs_sys(RS_NR_pidfd_open, (uint64_t)rs_getpid(), 0, 0, 0, 0, 0);
+        if (result < 0)
+            return start_failed(start, RS_NR_pidfd_open, result);
+        start->its_pidfd = (int32_t)result;
+    }
 
     uint32_t count = gaps(start, 0);
     uint64_t length = (sizeof(uint64_t) + sizeof(struct rs_child) + 8ull * count + 15) & ~15ull;
@@ -182,6 +186,7 @@ int64_t rs_start_child(struct rs_start *start) {
         .size = start->size,
         .spin_us = start->spin_us,
         .spin_turns = start->spin_turns,
+        .client = start->sees_us ? (int32_t)rs_getpid() : 0,
     };
     gaps(start, (uint32_t *)(child + 1));
     result = rs_clone(start->flags, stack, &start->pidfd, -1);
@@ -189,7 +194,8 @@ int64_t rs_start_child(struct rs_start *start) {
         return start_failed(start, RS_NR_clone, result);
     /* In the child's table they are still there. */
     rs_close(start->its_socket);
-    rs_close(start->its_pidfd);
+    if (!start->sees_us)
+        rs_close(start->its_pidfd);
     return result;
 }
 

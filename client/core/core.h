@@ -28,6 +28,7 @@ struct rs_start {
     uint64_t flags; /* CLONE_* */
     const int32_t *keep;
     uint32_t kept, used, size, page_size, child_flags, spin_us, spin_turns;
+    uint32_t sees_us; /* whether it can make its pidfd of us itself: most need none */
     /* What comes back: what PR_GET_DUMPABLE says of our memory; our end of its socket, the number of
      * its own end and of a pidfd of ours in its table (-1: none), and a pidfd of the child. */
     int32_t dumpable, socket, its_socket, its_pidfd, pidfd;

@@ -106,9 +106,9 @@ static int32_t *sorted_keys(PyObject *dict, int32_t *few) {
 PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     int32_t few[FEW];
     (void)module;
-    if (nargs != 5 || !PyDict_Check(args[3]) || !PyTuple_Check(args[4]) ||
-        PyTuple_GET_SIZE(args[4]) != 2) {
-        PyErr_SetString(PyExc_TypeError, "start_child(address, used, flags, keep, spin)");
+    if (nargs != 6 || !PyDict_Check(args[4]) || !PyTuple_Check(args[5]) ||
+        PyTuple_GET_SIZE(args[5]) != 2) {
+        PyErr_SetString(PyExc_TypeError, "start_child(address, used, flags, sees_us, keep, spin)");
         return NULL;
     }
     uint64_t address = PyLong_AsUnsignedLongLong(args[0]);
@@ -120,13 +120,14 @@ PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         .size = children.size,
         .page_size = children.page_size,
         .child_flags = children.child_flags,
-        .spin_us = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[4], 0)),
-        .spin_turns = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[4], 1)),
-        .kept = (uint32_t)PyDict_GET_SIZE(args[3]),
+        .sees_us = (uint32_t)(args[3] == Py_True),
+        .spin_us = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[5], 0)),
+        .spin_turns = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[5], 1)),
+        .kept = (uint32_t)PyDict_GET_SIZE(args[4]),
     };
     if (PyErr_Occurred())
         return NULL;
-    int32_t *keep = sorted_keys(args[3], few);
+    int32_t *keep = sorted_keys(args[4], few);
     if (!keep)
         return NULL;
     start.keep = keep;

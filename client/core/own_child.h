@@ -17,8 +17,8 @@ int can_be_waited_for(int pidfd);
  * where those are in the memory of a child, and frame_limit is for its Ring. */
 PyObject *setup_children(PyObject *module, PyObject *args);
 
-/* start_child(address, used, flags, keep, spin): address is where its memory is, and keep a dict of
- * the numbers that stay open. The Ring, which has our end of the socket, the child's pid, the number
+/* start_child(address, used, flags, sees_us, keep, spin): address is where its memory is, sees_us
+ * whether our pid means us to it, and keep a dict of the numbers that stay open. The Ring, which has our end of the socket, the child's pid, the number
  * of its pidfd, a pair of those of its own two in its table, and whether our memory is dumpable; or
  * -errno and the number of the call that has failed. */
 PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs);

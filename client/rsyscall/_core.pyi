@@ -60,7 +60,13 @@ def setup_children(
     /,
 ) -> None: ...
 def start_child(
-    address: int, used: bool, flags: int, keep: dict[int, Any], spin: tuple[int, int], /
+    address: int,
+    used: bool,
+    flags: int,
+    sees_us: bool,
+    keep: dict[int, Any],
+    spin: tuple[int, int],
+    /,
 ) -> tuple[Ring, int, int, tuple[int, int], bool] | tuple[int, int]: ...
 def start_program(
     address: int, used: bool, stack: int, block: bytes, where: int, data: bytes, /

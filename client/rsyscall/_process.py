@@ -42,7 +42,8 @@ class Conveniences:
         """Make the conveniences of a task; nothing is asked of the kernel."""
         self.task = task
 
-    #: What `environ` began with, if that was asked for.
+    _environ: Environment | None = None
+    #: What it began with, if that was ours.
     _environ_began: dict[str, str] | None = None
     task: Task
     if not TYPE_CHECKING:  # an attribute like any other, but for when it is made
@@ -71,7 +72,7 @@ class Conveniences:
         """Its descriptor 2."""
         return self.task.make_fd_handle(near.FileDescriptor(2))
 
-    @functools.cached_property
+    @property
     def environ(self) -> Environment:
         """The environment of the programs that it starts.
 
@@ -79,8 +80,14 @@ class Conveniences:
         of it concern the programs that this process and its later children start. Until there is
         one they begin with our environment as it is by then.
         """
-        self._environ_began = dict(os.environ)
-        return Environment(self.task, self._environ_began)
+        if self._environ is None:
+            self._environ_began = dict(os.environ)
+            self._environ = Environment(self.task, self._environ_began)
+        return self._environ
+
+    @environ.setter
+    def environ(self, environ: Environment) -> None:
+        self._environ = environ
 
     @functools.cached_property
     def monitor(self) -> ChildPidMonitor:
@@ -99,7 +106,7 @@ class Conveniences:
 
     def has_own_environ(self) -> bool:
         """Whether its environment was changed, so that it is not ours any more."""
-        return self._environ_began is not None and self.environ.data != self._environ_began
+        return self._environ is not None and self._environ.data != self._environ_began
 
     # ---- memory ----
 

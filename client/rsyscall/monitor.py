@@ -73,8 +73,6 @@ class AsyncChildPid:
     def __init__(self, pid: ChildPid) -> None:
         """Nothing is asked of the kernel."""
         self.pid: ChildPid = pid
-        self._on_end: list[Callable[[], None]] = []
-        pid.on_death(self._ended)
 
     def add_stream(self, name: str, stream: trio.abc.AsyncResource) -> None:
         """Take over our end of a pipe as stdin, stdout or stderr."""
@@ -83,7 +81,7 @@ class AsyncChildPid:
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Have something done once it is known to be dead, or is detached."""
-        self._on_end.append(function)
+        self.pid.on_end(function)
 
     def finish_first(self, function: Callable[[], Awaitable[None]]) -> None:
         """Have something done first whenever it is ended by us, even if it is dead already."""
@@ -92,11 +90,7 @@ class AsyncChildPid:
     def detach(self) -> None:
         """Let it outlive its parent, and its block as a context manager."""
         self._detached = True
-        self._ended()
-
-    def _ended(self) -> None:
-        while self._on_end:
-            self._on_end.pop()()
+        self.pid.ended()
 
     @property
     def command(self) -> Command | None:

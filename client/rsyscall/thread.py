@@ -227,35 +227,32 @@ class Process(Conveniences, HasConnection):
         child. A checkpoint; if cancelled, nothing was started. posix_spawn(3), credentials(7),
         cgroups(7).
         """
+        pid: AsyncChildPid | None = None
         given = stdin, stdout, stderr, cwd, env, uid, gid, groups, rlimits, pgid, tty, pdeathsig
         more = fds or session or unshare or inherited_signal_blocks or command.env_updates
         if (*given, cgroup, time_offsets) == NOTHING and not (more or self.has_own_environ()):
-            plain = await start_plain(self.task, command)
-            if plain is not None:
-                return self._have(plain)
-        descriptors, stdio = by_number(fds, stdin, stdout, stderr)
-        setup = Setup(
-            descriptors=descriptors,
-            stdio=stdio,
-            cwd=cwd,
-            uid=uid,
-            gid=gid,
-            groups=groups,
-            rlimits=rlimits,
-            unshare=unshare,
-            pgid=pgid,
-            session=session,
-            tty=tty,
-            pdeathsig=pdeathsig,
-            cgroup=cgroup,
-            time_offsets=check_offsets(time_offsets, unshare),
-            blocked={sig for block in inherited_signal_blocks for sig in block.mask},
-        )
-        full = full_environment(self.variables(env), command.env_updates)
-        return self._have(await spawn(self.task, command, setup, full))
-
-    def _have(self, pid: AsyncChildPid) -> AsyncChildPid:
-        """It is a child of ours until it has ended."""
+            pid = await start_plain(self.task, command)
+        if pid is None:
+            descriptors, stdio = by_number(fds, stdin, stdout, stderr)
+            setup = Setup(
+                descriptors=descriptors,
+                stdio=stdio,
+                cwd=cwd,
+                uid=uid,
+                gid=gid,
+                groups=groups,
+                rlimits=rlimits,
+                unshare=unshare,
+                pgid=pgid,
+                session=session,
+                tty=tty,
+                pdeathsig=pdeathsig,
+                cgroup=cgroup,
+                time_offsets=check_offsets(time_offsets, unshare),
+                blocked={sig for block in inherited_signal_blocks for sig in block.mask},
+            )
+            full = full_environment(self.variables(env), command.env_updates)
+            pid = await spawn(self.task, command, setup, full)
         self._children.add(pid)
         pid.on_end(functools.partial(self._children.discard, pid))
         return pid

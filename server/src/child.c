@@ -60,6 +60,9 @@ _Noreturn void rs_child_main(struct rs_child *c) {
         c->reply = rs_addr(s->work->tx);
         end(127);
     }
+#ifdef RS_INSIDE
+    s->client = c->client;
+#endif
     c->reply = rs_addr(&s->slots[1]);
     c->reply_len = RS_SIZE_HELPERS;
     rs_sys(RS_NR_rt_sigprocmask, RS_SIG_SETMASK, rs_addr(&c->mask), 0, 8, 0, 0);

@@ -26,7 +26,7 @@ struct rs_child {
     uint32_t spin_us, spin_turns;
     uint64_t reply;    /* with RUN, once it has failed: the address of a BATCHED; else of slots */
     uint32_t reply_len; /* its bytes; else how many slots there are */
-    uint32_t reserved;
+    int32_t client;    /* its pid, if what has the number pidfd is still to become one; or 0 */
 };
 
 /* arch/<arch>/syscall.S: where the stack pointer must lead to. */

@@ -131,6 +131,7 @@ struct rs_session {
     uint32_t ring_shared; /* its memory belongs to whoever started us: its size, or 0 */
     struct rs_spin spin;
     struct rs_side side;
+    int32_t client; /* its pid, while guard.fds[1] is open and still to become a pidfd of it; or 0 */
     /* The first is the main thread's. What another one stands for is mapped, should we end now. */
     struct rs_work *slots[1 + RS_SIZE_HELPERS];
     int32_t tids[1 + RS_SIZE_HELPERS];

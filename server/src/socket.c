@@ -102,9 +102,35 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
     return n;
 }
 
+#ifdef RS_INSIDE
+enum { O_CLOEXEC_ = 0x80000 };
+
+/* Our client is our parent. 0 if it is not any more, and so is dead. */
+static int see_client(struct rs_session *s) {
+    int32_t client = s->client, number = s->guard.fds[1];
+    s->client = 0;
+    rs_close(number);
+    int64_t pidfd = rs_sys3(RS_NR_pidfd_open, (uint64_t)client, 0, 0);
+    if ((int32_t)rs_sys3(RS_NR_getppid, 0, 0, 0) != client)
+        return 0;
+    if (pidfd >= 0 && pidfd != number) {
+        int64_t there = rs_sys3(RS_NR_dup3, (uint64_t)pidfd, (uint64_t)number, O_CLOEXEC_);
+        rs_close((int32_t)pidfd);
+        pidfd = there;
+    }
+    if (pidfd < 0)
+        s->guard.fds[1] = -1; /* the end of the socket tells most of it */
+    return 1;
+}
+#endif
+
 enum rs_wait rs_socket_wait(struct rs_session *s, int reading, int writing, int64_t timeout) {
     struct rs_pollfd fds[2 + RS_SIZE_WATCHES];
     uint32_t watches = reading ? s->watch_count : 0;
+#ifdef RS_INSIDE
+    if (s->client && !see_client(s))
+        return RS_GONE;
+#endif
     fds[0] = (struct rs_pollfd){rs_socket(s), reading ? RS_POLLIN : 0, 0};
     fds[1] = (struct rs_pollfd){s->guard.fds[1], RS_POLLIN, 0}; /* if there is none, nothing */
     if (writing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -10,6 +11,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -48,6 +50,64 @@ trio.run(main)
 def test_it_is_where_its_parent_was_and_not_where_that_is_by_now() -> None:
     # In a process of its own: this one has threads.
     subprocess.run([sys.executable, "-c", _ELSEWHERE], check=True, timeout=60)
+
+
+_LEFT_BEHIND = """
+import ctypes, os, sys, trio, rsyscall
+
+async def main():
+    children = [await rsyscall.local_process.fork() for _ in range(2)]
+    await children[1].task.getpid()
+    if ctypes.CDLL(None).fork() == 0:  # without our handlers: it keeps all of our ends
+        sys.stdin.read()
+        os._exit(0)
+    print(*[int(child.pid) for child in children], flush=True)
+    await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def test_it_ends_with_us_though_a_copy_of_us_has_our_end_of_its_socket() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _LEFT_BEHIND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        if program.stdin is None or program.stdout is None:
+            raise AssertionError("both are pipes")
+        pidfds = [os.pidfd_open(int(number)) for number in program.stdout.readline().split()]
+        program.kill()
+        try:
+            for pidfd in pidfds:  # the copy lives until our end of the pipe is closed
+                assert select.select([pidfd], [], [], 60)[0]
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+
+async def test_before_it_sleeps_it_has_a_pidfd_of_us_and_no_copy_of_our_end() -> None:
+    async with await local_process.fork() as child:
+        directory = Path(f"/proc/{int(child.pid)}/fdinfo")
+
+        def of_us() -> list[str]:
+            found = list[str]()
+            for one in directory.iterdir():
+                with contextlib.suppress(OSError):  # it has just been closed
+                    if f"\nPid:\t{os.getpid()}\n" in one.read_text():
+                        found.append(one.name)
+            return found
+
+        with trio.fail_after(60):
+            while not of_us():
+                await trio.lowlevel.checkpoint()
+        [number] = of_us()
+        for _ in range(2):
+            opened = await child.task.open("/dev/null", O.RDONLY)
+            assert int(opened.near) != int(number)
+            assert of_us() == [number]
+        fds = Path(f"/proc/{int(child.pid)}/fd")
+        sockets = [one for one in fds.iterdir() if str(one.readlink()).startswith("socket:")]
+        known = {str(handle) for handle in child.task.fd_table.held}
+        assert len([one for one in sockets if one.name not in known]) == 1
 
 
 async def test_what_was_closed_meanwhile_is_open_in_it() -> None:

@@ -57,7 +57,7 @@ async def test_a_stolen_status_is_unknown_unless_the_pidfd_tells() -> None:
 
 async def test_a_status_that_no_pidfd_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     """As before Linux 6.15: a request that no pidfd knows."""
-    monkeypatch.setattr("rsyscall.handle._child_pid._PIDFD_GET_INFO", 0xC040FFFF)
+    monkeypatch.setattr("rsyscall.handle._ended._PIDFD_GET_INFO", 0xC040FFFF)
     async with await local_process.spawn(TRUE) as child:
         await child.pid.wait_readable()
         os.waitpid(int(child), 0)

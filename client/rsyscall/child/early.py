@@ -7,7 +7,6 @@ import socket
 from rsyscall._core import Ring
 from rsyscall._raw import lib
 from rsyscall.child.dumpable import join, leave_ours
-from rsyscall.child.fds import kept
 from rsyscall.child.here import begin
 from rsyscall.child.memory import give_back, ring_halves
 from rsyscall.child.served import Child, child_task, copied_table, greeting
@@ -44,15 +43,18 @@ class EarlyChild(Early):
     _shares = True
 
     def __init__(self, parent: Task, flags: CLONE | None = None) -> None:
-        """Clone it, with a copy of our table. OSError, and then there is none."""
+        """Clone it, with a copy of our table. OSError, and then there is none.
+
+        flags: None for a child without any, in our pid namespace.
+        """
         self._parent = parent
-        self._keep = keep = kept(parent)
+        self._keep = keep = parent.fd_table.named()  # before the copy is made
         self._spin = spin = recent_spin()
         if flags is None:
-            self._address, made = begin(0, keep, spin)
+            self._address, made = begin(0, True, keep, spin)
         else:
             self._flags = flags
-            self._address, made = begin(int(flags), keep, spin)
+            self._address, made = begin(int(flags), False, keep, spin)
         self.ring: Ring | None
         self.ring, number, pidfd, self._own, dumpable = made
         pid = ChildPid(parent, Pid(number), pidfd, pidfd)

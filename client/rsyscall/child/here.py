@@ -36,7 +36,7 @@ setup_children(
 
 
 def begin(
-    flags: int, keep: dict[int, Held], spin: tuple[int, int]
+    flags: int, sees_us: bool, keep: dict[int, Held], spin: tuple[int, int]
 ) -> tuple[int, tuple[Ring, int, int, tuple[int, int], bool]]:
     """Clone a child with a copy of our table, which serves through a ring in its memory.
 
@@ -44,12 +44,13 @@ def begin(
     child's pid, our pidfd of it, the numbers of its own end and its pidfd of us in its table, and
     whether our memory is dumpable.
 
-    flags: of clone(2); CLONE_VM is added. keep: the numbers that are to stay open in its table.
+    flags: of clone(2); CLONE_VM is added. sees_us: whether it certainly begins in our pid
+    namespace. keep: the numbers that are to stay open in its table.
     spin: see recent_spin. OSError, and then nothing is left over. Not a checkpoint.
     """
     address, used = take()
     flags |= _FLAGS
-    made = start_child(address, used, flags, keep, spin)
+    made = start_child(address, used, flags, sees_us, keep, spin)
     if len(made) == 2:
         give_back(address)
         check_reply(SYS(made[1]), (flags,), made[0])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import resource
 import signal
-import struct
 import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from rsyscall._checkpoint import Turn, checkpoint, shield, slow_checkpoint, yiel
 from rsyscall._core import Frame, StepList, end_of_child
 from rsyscall._raw import lib
 from rsyscall.handle._early import Early
+from rsyscall.handle._ended import exit_status, rusage
 from rsyscall.handle._ends import DOZE_US, SOON_US, ends
 from rsyscall.handle._pid import ChildBusyError, ChildDeadError, Pid
 from rsyscall.near.sysif import SIGINFO_SIZE, ForkedError, Out, SyscallError, SyscallHangup
@@ -36,19 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["ChildPid", "children_of"]
 
 
-_RUSAGE = struct.Struct("2q2q14q")
 _PEEK = int(W.EXITED | W.NOWAIT | W.ALL)
 _AT_ONCE, _NOWAIT = int(W.NOHANG | W.ALL), int(W.NOWAIT)
-
-#: What is asked of a pidfd, and told; then what is of no interest here; and a status as of wait(2).
-_PIDFD_INFO = struct.Struct("@Q52xI")
-_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8
-
-
-def _rusage(data: bytes) -> resource.struct_rusage:
-    sec, usec, sys_sec, sys_usec, *counts = _RUSAGE.unpack(data)
-    return resource.struct_rusage((sec + usec / 1e6, sys_sec + sys_usec / 1e6, *counts))
-
 
 #: All of them. (A WeakSet takes three times as long to be put into.)
 _children = set["weakref.ref[ChildPid]"]()
@@ -99,6 +87,7 @@ class ChildPid(Pid):
     _known_to_trio = False
     #: What is to be cleared away once it no longer runs in the memory it was made in.
     _on_death: list[Callable[[], None]] | None = None
+    _on_end: list[Callable[[], None]] | None = None
     _remains: list[Callable[[], Awaitable[None]]] | None = None
     _last_calls: list[tuple[SYS, tuple[int, ...]]] | None = None
 
@@ -126,7 +115,7 @@ class ChildPid(Pid):
     @property
     def rusage(self) -> resource.struct_rusage | None:
         """What it has used, once it has ended and if that is known."""
-        return None if self._usage is None else _rusage(self._usage)
+        return None if self._usage is None else rusage(self._usage)
 
     # ---- using it ----
 
@@ -317,12 +306,9 @@ class ChildPid(Pid):
 
     def _lost_state(self) -> ChildState:
         """How it has ended, from its pidfd if that knows (Linux 6.15), after somebody's wait."""
-        info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, 0))
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(self.pidfd, _PIDFD_GET_INFO, info)
-            known, status = _PIDFD_INFO.unpack(info)
-            if known & _PIDFD_INFO_EXIT:
-                return ChildState.from_status(self.near.id, status)
+        status = exit_status(self.pidfd)
+        if status is not None:
+            return ChildState.from_status(self.near.id, status)
         return ChildState.make(CLD.UNKNOWN, self.near.id, 0, 0)
 
     async def wait_changed(self, options: int) -> bool:
@@ -414,6 +400,18 @@ class ChildPid(Pid):
         if self._on_death is not None and function in self._on_death:
             self._on_death.remove(function)
 
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Have something done once it is known to be dead, or is nobody's to end any more."""
+        if self._on_end is None:
+            self._on_end = []
+        self._on_end.append(function)
+
+    def ended(self) -> None:
+        """Do what on_end was told."""
+        told, self._on_end = self._on_end, None  # they know us: nothing is left to be collected
+        for function in told or ():
+            function()
+
     def on_release(self, function: Callable[[], Awaitable[None]]) -> None:
         """Have something done once it no longer runs in the memory that it was made in."""
         if self._remains is None:
@@ -468,9 +466,11 @@ class ChildPid(Pid):
         self.task.fd_table.own.discard(there)
         self.task.own_fds.discard(there)
         self.pidfd = self.pidfd_there = -1
-        told, self._on_death = self._on_death, None  # they know us: nothing is left to be collected
-        for function in told or ():
-            function()
+        self.ended()
+        if self._on_death is not None:
+            told, self._on_death = self._on_death, None
+            for function in told:
+                function()
         if here >= 0:
             if self._known_to_trio:
                 trio.lowlevel.notify_closing(here)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import time
 from pathlib import Path
+from time import monotonic
 
 from rsyscall._core import Ring
 from rsyscall._raw import ffi, lib
@@ -104,21 +104,22 @@ class _Recent:
     """What spin_us has said of late, and how many turns of the loop that is."""
 
     def __init__(self) -> None:
-        self._looked = float("-inf")
+        self._until = float("-inf")
         self._us = 0
         self._both = -1, 0
 
     def us(self) -> int:
-        now = time.monotonic()
-        if now - self._looked > _LOOK_AGAIN_SECONDS:
-            self._looked, self._us = now, spin_us()
+        now = monotonic()
+        if now > self._until:
+            self._until, self._us = now + _LOOK_AGAIN_SECONDS, spin_us()
         return self._us
 
     def both(self) -> tuple[int, int]:
-        if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS or self._both[0] != self._us:
+        both = self._both
+        if monotonic() > self._until or both[0] != self._us:
             us = self.us()
-            self._both = us, lib.rs_spin_turns(us)
-        return self._both
+            self._both = both = us, lib.rs_spin_turns(us)
+        return both
 
 
 _recent = _Recent()
