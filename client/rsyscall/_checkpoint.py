@@ -52,7 +52,7 @@ _FEWEST_TASKS = 3
 _SAVED_IN_A_ROW = 8
 
 
-class _Others:
+class Others:
     """Whether anybody could use a turn: to see that nobody can takes less than to give it."""
 
     def __init__(self) -> None:
@@ -86,11 +86,11 @@ def _alone() -> bool:
     )
 
 
-_others = _Others()
+_others = Others()
 
 
 async def slow_checkpoint() -> None:
-    """The same before what takes longer than looking whether anybody else wants a turn."""
+    """`checkpoint`, in front of what takes longer than to look whether others are there."""
     if not due():
         await trio.lowlevel.checkpoint_if_cancelled()
     elif _others.there():

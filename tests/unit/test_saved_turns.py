@@ -8,7 +8,7 @@ import time
 import pytest
 import trio
 
-from rsyscall._checkpoint import _Others, give_way, slow_checkpoint
+from rsyscall._checkpoint import Others, give_way, slow_checkpoint
 
 
 class _Passes(trio.abc.Instrument):
@@ -74,7 +74,7 @@ def test_none_is_saved_beside_a_system_task() -> None:
 def test_none_is_saved_when_another_thread_wants_something() -> None:
     async def main() -> None:
         told = list[int]()
-        others = _Others()
+        others = Others()
         assert not others.there()
         thread = threading.Thread(
             target=trio.lowlevel.current_trio_token().run_sync_soon, args=(told.append, 1)

@@ -15,7 +15,7 @@ import trio
 
 import rsyscall.far
 import rsyscall.near
-from rsyscall._checkpoint import Turn, checkpoint, shield, slow_checkpoint, yielded
+from rsyscall._checkpoint import Turn, checkpoint, due, shield, slow_checkpoint, yielded
 from rsyscall._core import Frame, StepList, end_of_child
 from rsyscall._raw import lib
 from rsyscall.handle._early import Early
@@ -243,8 +243,13 @@ class ChildPid(Pid):
             times = 0, SOON_US
         else:
             return None
-        await slow_checkpoint()
-        if not self._is_nobodys():
+        if due():
+            await slow_checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if self.pidfd < 0 or self._reaping.taken or self._waiting.taken:
+            return None  # it is not ours to wait for, or others do
+        if not self.task.sysif.immediate:
             return None
         told = end_of_child(self.pidfd, *times)
         if told is None:
@@ -257,11 +262,6 @@ class ChildPid(Pid):
         if self.early is not None or self._remains:
             await self.clear_away()
         return state
-
-    def _is_nobodys(self) -> bool:
-        """Whether it is ours to wait for, and nobody else does."""
-        taken = self._reaping.taken or self._waiting.taken
-        return self.pidfd >= 0 and not taken and self.task.sysif.immediate
 
     async def read_state(self, options: W) -> ChildState | None:
         """Take a change of its state, if there is one of those that the options ask for.
