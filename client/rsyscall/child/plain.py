@@ -45,6 +45,10 @@ _KEPT = 8
 _ADDRESS = lib.rs_child_address()
 
 
+class _TooLargeError(Exception):
+    """There is no room for it in the memory of a child."""
+
+
 async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
     """Start a program with our environment; None if it takes more than that.
 
@@ -60,8 +64,9 @@ async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
     await slow_checkpoint()
     address, used = take()
     try:
-        s, stack, block, data = _lay_out(address, path, where, argv, lib.rs_environ())
-        if len(data) > RING_ROOM:
+        try:
+            s, stack, block, data = _lay_out(address, path, where, argv, lib.rs_environ())
+        except _TooLargeError:
             return None
         made = start_program(address, used, stack, block, address + EXTRA_AT, data)
         number, pidfd, runs = made
@@ -88,11 +93,13 @@ def _lay_out(
     """All that it takes: the steps, where the block is and what it says, and what is behind.
 
     where: PATH, if it is looked for there. The memory of one is that of the next, so that nothing
-    of this changes when a program is started again.
+    of this changes when a program is started again. _TooLargeError, and then nothing is kept.
     """
-    del where  # only to tell one from another
     strings, extra = Strings(argv, {}), memory + EXTRA_AT
-    s, body = encode_steps(plain_steps(), candidates(path, None), extra, environ)
+    paths = candidates(path, {} if where is None else {"PATH": where})
+    s, body = encode_steps(plain_steps(), paths, extra, environ)
+    if strings.size + len(body) > RING_ROOM:
+        raise _TooLargeError
     data = strings.at(extra) + body
     stack, block = start_block(
         _ADDRESS, memory, ranges=(), flags=SHARED | RUN, data=extra + strings.size, size=len(body)
