@@ -213,6 +213,10 @@ PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nar
 PyObject *ring_take_socket(PyObject *object, PyObject *unused) {
     Ring *self = (Ring *)object;
     (void)unused;
+    if (!self->owned) {
+        PyErr_SetString(PyExc_ValueError, "the ring is closed, or its socket is somebody else's");
+        return NULL;
+    }
     self->owned = 0;
     return PyLong_FromLong(self->socket);
 }

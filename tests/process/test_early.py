@@ -20,6 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 import rsyscall
 from process.seen import SLEEP, TRUE
 from rsyscall import local_process
+from rsyscall.child.early import EarlyChild
 from rsyscall.fcntl import O
 from rsyscall.handle.process import DeadTaskError
 from rsyscall.signal import SIG
@@ -84,6 +85,49 @@ def test_it_ends_with_us_though_a_copy_of_us_has_our_end_of_its_socket() -> None
                 os.close(pidfd)
 
 
+_NOT_SEEN = """
+import ctypes, os, trio, rsyscall
+from rsyscall.fcntl import O
+
+async def main():
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000000):  # NEWPID, which nobody is told of
+        raise OSError(ctypes.get_errno(), "unshare")
+    children = [await rsyscall.local_process.fork() for _ in range(2)]
+    await children[1].task.getpid()
+    for child in children:
+        assert (await child.task.getppid()).id == 0
+        fds = f"/proc/{int(child.pid)}/fd"
+        with trio.fail_after(60):  # until it sleeps
+            while len({os.readlink(f"{fds}/{number}") for number in child.task.own_fds}) != 1:
+                await trio.lowlevel.checkpoint()
+        opened = [await child.task.open("/dev/null", O.RDONLY) for _ in range(20)]
+        numbers = {0, 1, 2, *child.task.own_fds, *[int(fd.near) for fd in opened]}
+        assert len(numbers) == 25
+        assert {int(number) for number in os.listdir(fds)} == numbers
+    print(*[int(child.pid) for child in children], flush=True)
+    await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def test_it_serves_where_it_cannot_see_us_and_ends_with_us() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can begin a pid namespace without another one")
+    with subprocess.Popen([sys.executable, "-c", _NOT_SEEN], stdout=subprocess.PIPE) as program:
+        if program.stdout is None:
+            raise AssertionError("it is a pipe")
+        pidfds = [os.pidfd_open(int(number)) for number in program.stdout.readline().split()]
+        program.kill()
+        try:
+            assert len(pidfds) == 2
+            for pidfd in pidfds:
+                assert select.select([pidfd], [], [], 60)[0]
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+
 async def test_before_it_sleeps_it_has_a_pidfd_of_us_and_no_copy_of_our_end() -> None:
     async with await local_process.fork() as child:
         directory = Path(f"/proc/{int(child.pid)}/fdinfo")
@@ -117,6 +161,21 @@ async def test_what_was_closed_meanwhile_is_open_in_it() -> None:
     async with child:
         assert its == "/dev/null"
         assert await child.task.make_fd_handle(fd.near).read(1) == b""
+
+
+async def test_a_ring_that_is_closed_has_no_socket_to_take() -> None:
+    """Its number is somebody else's by then."""
+    early = EarlyChild(local_process.task)
+    try:
+        ring = early.ring
+        assert ring is not None
+        ring.close()
+        with pytest.raises(ValueError, match="closed"):
+            ring.take_socket()
+        with pytest.raises(ValueError, match="closed"):
+            early.grow()
+    finally:
+        await early.finish()
 
 
 async def test_it_can_be_called_after_an_exec_that_has_failed() -> None:
