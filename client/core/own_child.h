@@ -18,9 +18,10 @@ int can_be_waited_for(int pidfd);
 PyObject *setup_children(PyObject *module, PyObject *args);
 
 /* start_child(address, used, flags, sees_us, keep, spin): address is where its memory is, sees_us
- * whether our pid means us to it, and keep a dict of the numbers that stay open. The Ring, which has our end of the socket, the child's pid, the number
- * of its pidfd, a pair of those of its own two in its table, and whether our memory is dumpable; or
- * -errno and the number of the call that has failed. */
+ * whether our pid means us to it, and keep a dict of the numbers that stay open. The Ring, which has
+ * our end of the socket, the child's pid, the number of its pidfd, a pair of those of its own two in
+ * its table, and whether our memory is dumpable; or -errno and the number of the call that has
+ * failed. */
 PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* start_program(address, used, stack, block, where, data): address is where the memory is of a child
