@@ -309,6 +309,24 @@ async def test_who_tries_until_it_succeeds_lets_others_run() -> None:
     assert failed
 
 
+@pytest.mark.parametrize(
+    ("make", "call"),
+    [
+        (local_process.fork, "in socketpair()"),
+        (lambda: local_process.spawn(TRUE), "in clone(flags=0x4100, "),
+    ],
+)
+async def test_what_has_failed_is_named(make: Callable[[], Awaitable[object]], call: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            await make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert caught.value.__notes__[0].startswith(call)
+
+
 async def look(child: rsyscall.ChildProcess) -> None:
     await child.pid.kill(0)
 

@@ -41,6 +41,8 @@ __all__ = ["NOTHING", "start_plain"]
 NOTHING = (None,) * 14
 
 _KEPT = 8
+#: As start_program has them.
+_FLAGS = int(CLONE.VM | CLONE.VFORK)
 #: Where it begins.
 _ADDRESS = lib.rs_child_address()
 
@@ -72,7 +74,7 @@ async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
         number, pidfd, runs = made
         if number < 0:
             try:
-                check_reply(SYS.clone, (0, stack), number)
+                check_reply(SYS.clone, (_FLAGS, stack), number)
             except OSError as exc:
                 await explain(task, CLONE.NONE, exc)
                 raise
