@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -25,6 +26,12 @@ for _sig, _handler in (
         signal.signal(_sig, _handler)
 
 _REQUIRE = os.environ.get("RSYSCALL_TEST_REQUIRE") == "1"
+
+
+def pytest_collection_finish() -> None:
+    """Let the tests that collect garbage not look through all tests that there are."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

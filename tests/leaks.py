@@ -17,6 +17,7 @@ from typing import TypeVar
 import trio
 
 T = TypeVar("T")
+_LIBC = ctypes.CDLL(None)
 _PR_GET_DUMPABLE = 3
 _WALL = 0x40000000  # those, too, that send no signal when they end
 
@@ -71,13 +72,22 @@ def file_mappings() -> Counter[str]:
 
     Anonymous mappings come and go as allocators and stacks please, and merge with their neighbours.
     """
-    counted = Counter(_PATH.findall(Path("/proc/self/maps").read_text()))
-    return Counter({path: n for path, n in counted.items() if not _LIBRARY.search(path)})
+    global _counted
+    pages = Path("/proc/self/statm").read_text().split()[0]
+    if _counted is None or _counted[0] != pages:  # to count takes longer than most tests
+        counted = Counter(_PATH.findall(Path("/proc/self/maps").read_text()))
+        found = Counter({path: n for path, n in counted.items() if not _LIBRARY.search(path)})
+        _counted = pages, found
+    return _counted[1]
+
+
+#: How many pages all mappings have had when they were counted last, and what was found.
+_counted: tuple[str, Counter[str]] | None = None
 
 
 def is_dumpable() -> bool:
     """Whether others may look into this process, which children in its memory can end: prctl(2)."""
-    return bool(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 1)
+    return bool(_LIBC.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 1)
 
 
 @dataclass(frozen=True)
