@@ -10,6 +10,7 @@ import resource
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from process.seen import SLEEP, TRUE
 from rsyscall import local_process
 from rsyscall.child.early import EarlyChild
 from rsyscall.fcntl import O
-from rsyscall.handle.process import DeadTaskError
+from rsyscall.handle.process import DeadTaskError, children_of
 from rsyscall.signal import SIG
 from rsyscall.sys.wait import CLD, W
 from rsyscall.sysif.remote import RemoteSyscallInterface
@@ -307,6 +308,24 @@ async def test_who_tries_until_it_succeeds_lets_others_run() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert failed
+
+
+async def test_it_is_ours_to_end_before_anybody_else_has_a_turn() -> None:
+    before = len(list(children_of(local_process.task)))
+
+    async def end() -> None:
+        while len(list(children_of(local_process.task))) == before:
+            await trio.lowlevel.checkpoint()
+        await local_process.end_children()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        await trio.lowlevel.checkpoint()
+        until = time.perf_counter() + 0.002
+        while time.perf_counter() < until:  # then a turn is due
+            pass
+        child = await local_process.fork()
+    assert child.pid.pid.death_state is not None
 
 
 @pytest.mark.parametrize(
