@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -61,3 +63,56 @@ async def test_what_does_not_fit_is_started_all_the_same_and_not_kept() -> None:
     async with await local_process.spawn(large) as child:
         assert (await child.waitpid(W.EXITED)).exit_status == 5
     assert _lay_out.cache_info().currsize == 0
+
+
+_ADDING = """
+import os, sys, threading, trio
+from rsyscall import Command, local_process
+
+sys.setswitchinterval(1e-5)
+over = False
+
+def add():
+    for i in range(10**9):
+        if over:
+            break
+        os.environ[f"V{i % 500}"] = "x" * (i % 50)
+        os.environ.pop(f"V{i * 7 % 500}", None)
+
+async def main():
+    global over
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        for _ in range(200):
+            child = await local_process.spawn(Command("/bin/true", ["true"]))
+            assert (await child.check()).clean()
+    finally:
+        over = True
+        thread.join()
+
+trio.run(main)
+"""
+
+
+def test_the_environment_may_change_while_a_program_is_started() -> None:
+    subprocess.run([sys.executable, "-c", _ADDING], check=True, timeout=60)
+
+
+_MANY = """
+import os, trio
+from rsyscall import Command, local_process
+
+for number in range(2000):
+    os.environ[f"V{number}"] = str(number)
+
+async def main():
+    ask = Command("/bin/sh", ["sh", "-c", 'test "$V0 $V1999" = "0 1999"'])
+    assert (await (await local_process.spawn(ask)).check()).clean()
+
+trio.run(main)
+"""
+
+
+def test_the_environment_may_be_large() -> None:
+    subprocess.run([sys.executable, "-c", _MANY], check=True, timeout=60)

@@ -11,8 +11,8 @@ from rsyscall._checkpoint import slow_checkpoint
 from rsyscall._raw import lib
 from rsyscall.child.here import start_program
 from rsyscall.child.memory import (
+    ENVIRON_AT,
     EXTRA_AT,
-    RING_ROOM,
     RUN,
     SHARED,
     give_back,
@@ -67,10 +67,12 @@ async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
     address, used = take()
     try:
         try:
-            s, stack, block, data = _lay_out(address, path, where, argv, lib.rs_environ())
+            s, stack, block, data = _lay_out(address, path, where, argv)
         except _TooLargeError:
             return None
         made = start_program(address, used, stack, block, address + EXTRA_AT, data)
+        if made is None:
+            return None
         number, pidfd, runs = made
         if number < 0:
             try:
@@ -90,7 +92,7 @@ async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
 
 @functools.lru_cache(_KEPT)
 def _lay_out(
-    memory: int, path: str, where: str | None, argv: tuple[str, ...], environ: int
+    memory: int, path: str, where: str | None, argv: tuple[str, ...]
 ) -> tuple[ProgramSteps, int, bytes, bytes]:
     """All that it takes: the steps, where the block is and what it says, and what is behind.
 
@@ -99,8 +101,8 @@ def _lay_out(
     """
     strings, extra = Strings(argv, {}), memory + EXTRA_AT
     paths = candidates(path, {} if where is None else {"PATH": where})
-    s, body = encode_steps(plain_steps(), paths, extra, environ)
-    if strings.size + len(body) > RING_ROOM:
+    s, body = encode_steps(plain_steps(), paths, extra, memory + ENVIRON_AT)
+    if extra + strings.size + len(body) > memory + ENVIRON_AT:
         raise _TooLargeError
     data = strings.at(extra) + body
     stack, block = start_block(
