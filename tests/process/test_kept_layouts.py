@@ -84,8 +84,9 @@ async def main():
     thread = threading.Thread(target=add)
     thread.start()
     try:
-        for _ in range(200):
-            child = await local_process.spawn(Command("/bin/true", ["true"]))
+        for i in range(200):
+            how = {"cwd": "/"} if i % 2 else {}
+            child = await local_process.spawn(Command("/bin/true", ["true"]), **how)
             assert (await child.check()).clean()
     finally:
         over = True
