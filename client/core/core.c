@@ -261,8 +261,6 @@ int64_t rs_child_map(uint64_t length) {
     return at;
 }
 
-uint64_t rs_environ(void) { return rs_addr(environ); }
-
 uint32_t rs_spin_turns(uint32_t us) {
     uint64_t halves[2 * (RS_SIZE_RING_HEADER + RS_SIZE_RING_MIN) / 8];
     struct rs_ring ring;

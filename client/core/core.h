@@ -55,9 +55,6 @@ void rs_child_clear(uint64_t session, uint64_t halves, uint32_t size);
  * -errno. */
 int64_t rs_child_map(uint64_t length);
 
-/* Where our environment is. */
-uint64_t rs_environ(void);
-
 /* How many turns the server's loop makes while it spins for so many microseconds. */
 uint32_t rs_spin_turns(uint32_t us);
 

@@ -53,23 +53,25 @@ static struct {
     int64_t (*start)(struct rs_start *);
     int64_t (*clone)(uint64_t flags, uint64_t stack, int32_t *pidfd, int32_t cgroup);
     void (*clear)(uint64_t session, uint64_t halves, uint32_t size);
-    uint64_t session, halves; /* where they are in the memory of one */
-    uint32_t size, page_size, child_flags, frame_limit;
+    uint64_t session, halves, variables; /* where they are in the memory of one */
+    uint32_t size, room, page_size, child_flags, frame_limit;
 } children;
 
 PyObject *setup_children(PyObject *module, PyObject *args) {
-    unsigned long long start, clone, clear, session, halves;
-    unsigned int size, page_size, child_flags, frame_limit;
+    unsigned long long start, clone, clear, session, halves, variables;
+    unsigned int size, room, page_size, child_flags, frame_limit;
     (void)module;
-    if (!PyArg_ParseTuple(args, "KKKKKIIII", &start, &clone, &clear, &session, &halves, &size,
-                          &page_size, &child_flags, &frame_limit))
+    if (!PyArg_ParseTuple(args, "KKKKKKIIIII", &start, &clone, &clear, &session, &halves, &variables,
+                          &size, &room, &page_size, &child_flags, &frame_limit))
         return NULL;
     children.start = (int64_t(*)(struct rs_start *))(uintptr_t)start;
     children.clone = (int64_t(*)(uint64_t, uint64_t, int32_t *, int32_t))(uintptr_t)clone;
     children.clear = (void (*)(uint64_t, uint64_t, uint32_t))(uintptr_t)clear;
     children.session = session;
     children.halves = halves;
+    children.variables = variables;
     children.size = size;
+    children.room = room;
     children.page_size = page_size;
     children.child_flags = child_flags;
     children.frame_limit = frame_limit;
@@ -154,6 +156,20 @@ PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return Py_BuildValue("LL", (long long)pid, (long long)start.failed);
 }
 
+/* Where our variables are, for a program: the array is not where it was once another thread has added
+ * one, who may do so while the child runs. The strings stay. Whether there was room. */
+static int copy_environ(uint64_t to) {
+    char **array = (char **)(uintptr_t)to;
+    size_t n = 0, most = children.room / sizeof *array - 1;
+    for (char **p = environ; p && *p; p++) {
+        if (n == most)
+            return 0;
+        array[n++] = *p;
+    }
+    array[n] = NULL;
+    return 1;
+}
+
 PyObject *start_program(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     (void)module;
     if (nargs != 6 || !PyBytes_Check(args[3]) || !PyBytes_Check(args[5])) {
@@ -170,6 +186,8 @@ PyObject *start_program(PyObject *module, PyObject *const *args, Py_ssize_t narg
         children.clear(address + children.session, address + children.halves, children.size);
     memcpy((void *)(uintptr_t)stack, PyBytes_AS_STRING(args[3]), (size_t)PyBytes_GET_SIZE(args[3]));
     memcpy((void *)(uintptr_t)where, PyBytes_AS_STRING(args[5]), (size_t)PyBytes_GET_SIZE(args[5]));
+    if (!copy_environ(address + children.variables))
+        Py_RETURN_NONE;
     const struct rs_child *child = (struct rs_child *)(uintptr_t)(stack + sizeof(uint64_t));
     int32_t pidfd = -1;
     int64_t pid;
@@ -213,6 +231,10 @@ PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nar
 PyObject *ring_take_socket(PyObject *object, PyObject *unused) {
     Ring *self = (Ring *)object;
     (void)unused;
+    if (!self->owned) {
+        PyErr_SetString(PyExc_ValueError, "the ring is closed, or its socket is somebody else's");
+        return NULL;
+    }
     self->owned = 0;
     return PyLong_FromLong(self->socket);
 }

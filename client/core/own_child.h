@@ -12,20 +12,23 @@ PyObject *wait_child(PyObject *module, PyObject *args);
  * from then on a signal tells of its end. */
 int can_be_waited_for(int pidfd);
 
-/* setup_children(start, clone, clear, session, halves, size, page_size, child_flags, frame_limit):
- * the first are the addresses of rs_start_child, rs_clone and rs_child_clear, session and halves are
- * where those are in the memory of a child, and frame_limit is for its Ring. */
+/* setup_children(start, clone, clear, session, halves, variables, size, room, page_size,
+ * child_flags, frame_limit): the first are the addresses of rs_start_child, rs_clone and
+ * rs_child_clear, session and halves are where those are in the memory of a child, variables where
+ * a copy of environ is for a program, with so much room, and frame_limit is for its Ring. */
 PyObject *setup_children(PyObject *module, PyObject *args);
 
 /* start_child(address, used, flags, sees_us, keep, spin): address is where its memory is, sees_us
- * whether our pid means us to it, and keep a dict of the numbers that stay open. The Ring, which has our end of the socket, the child's pid, the number
- * of its pidfd, a pair of those of its own two in its table, and whether our memory is dumpable; or
- * -errno and the number of the call that has failed. */
+ * whether our pid means us to it, and keep a dict of the numbers that stay open. The Ring, which has
+ * our end of the socket, the child's pid, the number of its pidfd, a pair of those of its own two in
+ * its table, and whether our memory is dumpable; or -errno and the number of the call that has
+ * failed. */
 PyObject *start_child(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* start_program(address, used, stack, block, where, data): address is where the memory is of a child
  * that becomes a program; the block is to be where its stack leads, and the data where it says. The
- * pid and the number of a pidfd, when we run again, and whether it has certainly exec'd; or -errno. */
+ * pid and the number of a pidfd, when we run again, and whether it has certainly exec'd; or -errno.
+ * None, and nothing has happened, if there is no room for the variables. */
 PyObject *start_program(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* end_of_child(pidfd, spin_us, us): look until a child of ours is dead, at most so long, and then

@@ -94,7 +94,8 @@ PyObject *ring_sleep_until_end(PyObject *object, PyObject *us);
  * it has certainly exec'd by now, after at most so long; then the ring is closed. */
 PyObject *ring_post_exec(PyObject *object, PyObject *const *args, Py_ssize_t nargs);
 
-/* take_socket() -> the number of the socket, which is from now on the caller's to close. */
+/* take_socket() -> the number of the socket, which is from now on the caller's to close. ValueError
+ * if the ring is closed. */
 PyObject *ring_take_socket(PyObject *object, PyObject *unused);
 
 /* Whether the next byte in the ring is the first of a frame. */

@@ -53,7 +53,9 @@ def setup_children(
     clear: int,
     session: int,
     halves: int,
+    variables: int,
     size: int,
+    room: int,
     page_size: int,
     child_flags: int,
     frame_limit: int,
@@ -70,7 +72,7 @@ def start_child(
 ) -> tuple[Ring, int, int, tuple[int, int], bool] | tuple[int, int]: ...
 def start_program(
     address: int, used: bool, stack: int, block: bytes, where: int, data: bytes, /
-) -> tuple[int, int, bool]: ...
+) -> tuple[int, int, bool] | None: ...
 def end_of_child(
     pidfd: int, spin_us: int, us: int, /
 ) -> tuple[int, int, int, int, bytes] | None: ...

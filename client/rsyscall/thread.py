@@ -154,9 +154,9 @@ class Process(Conveniences, HasConnection):
         there is no child. clone(2), cgroups(7), time_namespaces(7).
         """
         if not flags and time_offsets is None and vm and ring is not False and cgroup is None:
-            early = await start_early(self.task)
+            early = await start_early(self.task, self._own)
             if early is not None:
-                return self._own(early)
+                return early
         clocks = check_offsets(time_offsets, flags) if flags or time_offsets else ""
         outside = None
         if flags and automatically_write_user_mappings and CLONE.NEWUSER in flags:
@@ -327,8 +327,8 @@ class Process(Conveniences, HasConnection):
 
     async def fork(self) -> ChildProcess:
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""
-        early = await start_early(self.task)
-        return await self.clone() if early is None else self._own(early)
+        early = await start_early(self.task, self._own)
+        return await self.clone() if early is None else early
 
     def _own(self, child: Child | EarlyChild) -> ChildProcess:
         process = ChildProcess(child)

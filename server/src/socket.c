@@ -105,21 +105,26 @@ int64_t rs_socket_recv(struct rs_session *s, uint8_t *to, uint32_t room, uint64_
 #ifdef RS_INSIDE
 enum { O_CLOEXEC_ = 0x80000 };
 
-/* Our client is our parent. 0 if it is not any more, and so is dead. */
+/* Our client is our parent. 0 if it is not any more, and so is dead. What has the number is replaced
+ * in one go: others may have our table, and be about to open something. */
 static int see_client(struct rs_session *s) {
     int32_t client = s->client, number = s->guard.fds[1];
     s->client = 0;
-    rs_close(number);
-    int64_t pidfd = rs_sys3(RS_NR_pidfd_open, (uint64_t)client, 0, 0);
-    if ((int32_t)rs_sys3(RS_NR_getppid, 0, 0, 0) != client)
+    int64_t pidfd = rs_sys3(RS_NR_pidfd_open, (uint64_t)client, 0, 0), there = -1;
+    int64_t parent = rs_sys3(RS_NR_getppid, 0, 0, 0);
+    if (parent > 0 && parent != client)
         return 0;
-    if (pidfd >= 0 && pidfd != number) {
-        int64_t there = rs_sys3(RS_NR_dup3, (uint64_t)pidfd, (uint64_t)number, O_CLOEXEC_);
+    if (pidfd >= 0 && parent == client)
+        there = rs_sys3(RS_NR_dup3, (uint64_t)pidfd, (uint64_t)number, O_CLOEXEC_);
+    if (pidfd >= 0)
         rs_close((int32_t)pidfd);
-        pidfd = there;
+    if (there < 0) {
+        /* It cannot be seen from our pid namespace. The end of the socket tells most of it; and the
+         * number is to be nobody else's. */
+        if (rs_sys3(RS_NR_dup3, (uint64_t)s->guard.fds[0], (uint64_t)number, O_CLOEXEC_) < 0)
+            rs_close(number);
+        s->guard.fds[1] = -1;
     }
-    if (pidfd < 0)
-        s->guard.fds[1] = -1; /* the end of the socket tells most of it */
     return 1;
 }
 #endif

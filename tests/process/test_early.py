@@ -10,6 +10,7 @@ import resource
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from trio.testing import wait_all_tasks_blocked
 import rsyscall
 from process.seen import SLEEP, TRUE
 from rsyscall import local_process
+from rsyscall.child.early import EarlyChild
 from rsyscall.fcntl import O
-from rsyscall.handle.process import DeadTaskError
+from rsyscall.handle.process import DeadTaskError, children_of
 from rsyscall.signal import SIG
 from rsyscall.sys.wait import CLD, W
 from rsyscall.sysif.remote import RemoteSyscallInterface
@@ -84,6 +86,49 @@ def test_it_ends_with_us_though_a_copy_of_us_has_our_end_of_its_socket() -> None
                 os.close(pidfd)
 
 
+_NOT_SEEN = """
+import ctypes, os, trio, rsyscall
+from rsyscall.fcntl import O
+
+async def main():
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000000):  # NEWPID, which nobody is told of
+        raise OSError(ctypes.get_errno(), "unshare")
+    children = [await rsyscall.local_process.fork() for _ in range(2)]
+    await children[1].task.getpid()
+    for child in children:
+        assert (await child.task.getppid()).id == 0
+        fds = f"/proc/{int(child.pid)}/fd"
+        with trio.fail_after(60):  # until it sleeps
+            while len({os.readlink(f"{fds}/{number}") for number in child.task.own_fds}) != 1:
+                await trio.lowlevel.checkpoint()
+        opened = [await child.task.open("/dev/null", O.RDONLY) for _ in range(20)]
+        numbers = {0, 1, 2, *child.task.own_fds, *[int(fd.near) for fd in opened]}
+        assert len(numbers) == 25
+        assert {int(number) for number in os.listdir(fds)} == numbers
+    print(*[int(child.pid) for child in children], flush=True)
+    await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def test_it_serves_where_it_cannot_see_us_and_ends_with_us() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can begin a pid namespace without another one")
+    with subprocess.Popen([sys.executable, "-c", _NOT_SEEN], stdout=subprocess.PIPE) as program:
+        if program.stdout is None:
+            raise AssertionError("it is a pipe")
+        pidfds = [os.pidfd_open(int(number)) for number in program.stdout.readline().split()]
+        program.kill()
+        try:
+            assert len(pidfds) == 2
+            for pidfd in pidfds:
+                assert select.select([pidfd], [], [], 60)[0]
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+
 async def test_before_it_sleeps_it_has_a_pidfd_of_us_and_no_copy_of_our_end() -> None:
     async with await local_process.fork() as child:
         directory = Path(f"/proc/{int(child.pid)}/fdinfo")
@@ -117,6 +162,21 @@ async def test_what_was_closed_meanwhile_is_open_in_it() -> None:
     async with child:
         assert its == "/dev/null"
         assert await child.task.make_fd_handle(fd.near).read(1) == b""
+
+
+async def test_a_ring_that_is_closed_has_no_socket_to_take() -> None:
+    """Its number is somebody else's by then."""
+    early = EarlyChild(local_process.task)
+    try:
+        ring = early.ring
+        assert ring is not None
+        ring.close()
+        with pytest.raises(ValueError, match="closed"):
+            ring.take_socket()
+        with pytest.raises(ValueError, match="closed"):
+            early.grow()
+    finally:
+        await early.finish()
 
 
 async def test_it_can_be_called_after_an_exec_that_has_failed() -> None:
@@ -248,6 +308,42 @@ async def test_who_tries_until_it_succeeds_lets_others_run() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert failed
+
+
+async def test_it_is_ours_to_end_before_anybody_else_has_a_turn() -> None:
+    before = len(list(children_of(local_process.task)))
+
+    async def end() -> None:
+        while len(list(children_of(local_process.task))) == before:
+            await trio.lowlevel.checkpoint()
+        await local_process.end_children()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        await trio.lowlevel.checkpoint()
+        until = time.perf_counter() + 0.002
+        while time.perf_counter() < until:  # then a turn is due
+            pass
+        child = await local_process.fork()
+    assert child.pid.pid.death_state is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "call"),
+    [
+        (local_process.fork, "in socketpair()"),
+        (lambda: local_process.spawn(TRUE), "in clone(flags=0x4100, "),
+    ],
+)
+async def test_what_has_failed_is_named(make: Callable[[], Awaitable[object]], call: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            await make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert caught.value.__notes__[0].startswith(call)
 
 
 async def look(child: rsyscall.ChildProcess) -> None:

@@ -7,7 +7,15 @@ from mmap import PAGESIZE
 from rsyscall._core import Ring, setup_children, start_child, start_program
 from rsyscall._descriptors import Held
 from rsyscall._raw import ffi, lib
-from rsyscall.child.memory import EXTRA_AT, SESSION_AT, SHARED, give_back, take
+from rsyscall.child.memory import (
+    ENVIRON_AT,
+    ENVIRON_ROOM,
+    EXTRA_AT,
+    SESSION_AT,
+    SHARED,
+    give_back,
+    take,
+)
 from rsyscall.near.sysif import check_reply
 from rsyscall.sys.syscall import SYS
 from rsyscall.sysif.child import MOST_BYTES
@@ -28,7 +36,9 @@ setup_children(
     _address("rs_child_clear"),
     SESSION_AT,
     EXTRA_AT,
+    ENVIRON_AT,
     RING_SIZE,
+    ENVIRON_ROOM,
     PAGESIZE,
     SHARED,
     MOST_BYTES,
@@ -53,6 +63,7 @@ def begin(
     made = start_child(address, used, flags, sees_us, keep, spin)
     if len(made) == 2:
         give_back(address)
-        check_reply(SYS(made[1]), (flags,), made[0])
+        number = SYS(made[1])
+        check_reply(number, (flags,) if number is SYS.clone else (), made[0])
         raise AssertionError("an error is no result")
     return address, made

@@ -19,6 +19,8 @@ from rsyscall.sysif.ring import RING_SIZE, SharedHalves
 from rsyscall_protocol import Out, Size
 
 __all__ = [
+    "ENVIRON_AT",
+    "ENVIRON_ROOM",
     "EXTRA_AT",
     "REPLY_AT",
     "RING_ROOM",
@@ -43,6 +45,10 @@ RING_ROOM = 2 * (Size.RING_HEADER + RING_SIZE)
 SESSION_AT = _PAGE + _STACK
 #: Where in it begins what not every child needs.
 EXTRA_AT = SESSION_AT + Size.CHILD_MEMORY
+#: How many bytes there are for a copy of the array of our environment, and where in it: at the end
+#: of what a ring takes, which who becomes a program at once has not.
+ENVIRON_ROOM = 8192
+ENVIRON_AT = EXTRA_AT + RING_ROOM - ENVIRON_ROOM
 
 #: Flags of a child, as SPEC.md has them.
 SHARED, RUN = 1, 2

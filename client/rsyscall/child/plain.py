@@ -11,8 +11,8 @@ from rsyscall._checkpoint import slow_checkpoint
 from rsyscall._raw import lib
 from rsyscall.child.here import start_program
 from rsyscall.child.memory import (
+    ENVIRON_AT,
     EXTRA_AT,
-    RING_ROOM,
     RUN,
     SHARED,
     give_back,
@@ -41,8 +41,14 @@ __all__ = ["NOTHING", "start_plain"]
 NOTHING = (None,) * 14
 
 _KEPT = 8
+#: As start_program has them.
+_FLAGS = int(CLONE.VM | CLONE.VFORK)
 #: Where it begins.
 _ADDRESS = lib.rs_child_address()
+
+
+class _TooLargeError(Exception):
+    """There is no room for it in the memory of a child."""
 
 
 async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
@@ -60,14 +66,17 @@ async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
     await slow_checkpoint()
     address, used = take()
     try:
-        s, stack, block, data = _lay_out(address, path, where, argv, lib.rs_environ())
-        if len(data) > RING_ROOM:
+        try:
+            s, stack, block, data = _lay_out(address, path, where, argv)
+        except _TooLargeError:
             return None
         made = start_program(address, used, stack, block, address + EXTRA_AT, data)
+        if made is None:
+            return None
         number, pidfd, runs = made
         if number < 0:
             try:
-                check_reply(SYS.clone, (0, stack), number)
+                check_reply(SYS.clone, (_FLAGS, stack), number)
             except OSError as exc:
                 await explain(task, CLONE.NONE, exc)
                 raise
@@ -83,16 +92,18 @@ async def start_plain(task: Task, command: Command) -> AsyncChildPid | None:
 
 @functools.lru_cache(_KEPT)
 def _lay_out(
-    memory: int, path: str, where: str | None, argv: tuple[str, ...], environ: int
+    memory: int, path: str, where: str | None, argv: tuple[str, ...]
 ) -> tuple[ProgramSteps, int, bytes, bytes]:
     """All that it takes: the steps, where the block is and what it says, and what is behind.
 
     where: PATH, if it is looked for there. The memory of one is that of the next, so that nothing
-    of this changes when a program is started again.
+    of this changes when a program is started again. _TooLargeError, and then nothing is kept.
     """
-    del where  # only to tell one from another
     strings, extra = Strings(argv, {}), memory + EXTRA_AT
-    s, body = encode_steps(plain_steps(), candidates(path, None), extra, environ)
+    paths = candidates(path, {} if where is None else {"PATH": where})
+    s, body = encode_steps(plain_steps(), paths, extra, memory + ENVIRON_AT)
+    if extra + strings.size + len(body) > memory + ENVIRON_AT:
+        raise _TooLargeError
     data = strings.at(extra) + body
     stack, block = start_block(
         _ADDRESS, memory, ranges=(), flags=SHARED | RUN, data=extra + strings.size, size=len(body)

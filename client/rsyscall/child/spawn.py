@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rsyscall import near
 from rsyscall._checkpoint import shield, slow_checkpoint
-from rsyscall._raw import lib
 from rsyscall.child.cgroup import start_child
 from rsyscall.child.dumpable import kept_dumpable
 from rsyscall.child.exec import has_exec
@@ -87,9 +86,8 @@ async def spawn(
     """Start a program; see Process.spawn."""
     check_setup(setup)
     address = entry(task)
-    # Our own environment is already where the child can see it.
-    ours = env is None and task.address_space.ours
-    strings = Strings(command.arguments, {} if ours else env)
+    # Our own environment is copied, too: another thread may change it while the child runs.
+    strings = Strings(command.arguments, env)
     mappings = await _mappings(task, setup)
     piped = {n: n for n, value in setup.stdio.items() if value == PIPE}
     s = setup_steps(task, setup, mappings, piped)
@@ -101,9 +99,7 @@ async def spawn(
             if piped:
                 await pipes.open(setup.stdio)
                 s = setup_steps(task, setup, mappings, pipes.theirs)
-            pid = await _start(
-                task, setup, s, paths, strings, address, lib.rs_environ() if ours else None
-            )
+            pid = await _start(task, setup, s, paths, strings, address)
         except BaseException:
             pipes.close_ours()
             raise
@@ -121,11 +117,10 @@ async def _start(
     paths: list[bytes],
     strings: Strings,
     address: int,
-    environ: int | None,
 ) -> AsyncChildPid:
     """Lay everything out, and run it. address: where the child begins."""
     shared = _is_private(task, setup)
-    memory, s, body, where = await _lay_out(task, s, paths, strings, environ, shared=shared)
+    memory, s, body, where = await _lay_out(task, s, paths, strings, shared=shared)
     behind = where != memory.extra
     try:
         stack, block = start_block(
@@ -155,7 +150,6 @@ async def _lay_out(
     s: ProgramSteps,
     paths: list[bytes],
     strings: Strings,
-    environ: int | None,
     *,
     shared: bool,
 ) -> tuple[ChildMemory, ProgramSteps, bytes, int]:
@@ -167,9 +161,8 @@ async def _lay_out(
     while True:
         memory = await start_memory(task, extra, shared=shared)
         where = memory.session - window if window else memory.extra
-        envp = where + strings.envp if environ is None else environ
         try:
-            full, body = encode_steps(s, paths, where, envp)
+            full, body = encode_steps(s, paths, where, where + strings.envp)
         except BaseException:
             await memory.free()
             raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 
 import trio
 
@@ -32,6 +34,8 @@ from rsyscall.sysif.direct import DirectSyscallInterface
 from rsyscall.sysif.ring import RING_SIZE, recent_spin
 
 __all__ = ["start", "start_early"]
+
+T = TypeVar("T")
 
 _VM, _NEWTIME = int(CLONE.VM), int(CLONE.NEWTIME)
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -77,10 +81,10 @@ async def start(
     return child
 
 
-async def start_early(parent: Task) -> EarlyChild | None:
+async def start_early(parent: Task, own: Callable[[EarlyChild], T]) -> T | None:
     """Clone a child without flags that serves us through a ring; None if it is not that simple.
 
-    See start.
+    own: makes of it what is returned, before others run, who may end our children. See start.
     """
     here = isinstance(parent.sysif, DirectSyscallInterface)
     if not here or parent.pidns_for_children is not parent.pidns:
@@ -94,9 +98,10 @@ async def start_early(parent: Task) -> EarlyChild | None:
         await explain(parent, CLONE.NONE, exc)
         await give_way()  # it may be tried until others have closed or ended something
         raise
+    owned = own(early)
     if overdue():  # what is asked of it next may take longer
         await give_way()
-    return early
+    return owned
 
 
 async def _start(
