@@ -190,17 +190,9 @@ class OwnMemory(ChildMemory):
         else:
             self.address = _map(self.length)
 
-    def view(self, address: int, length: int) -> memoryview:
-        """A part of it."""
-        return ffi.buffer(ffi.cast("char *", address), length)
-
     async def write(self, address: int, data: bytes) -> None:
         """Write into it. Not a checkpoint."""
-        self.put(address, data)
-
-    def put(self, address: int, data: bytes) -> None:
-        """Write into it."""
-        self.view(address, len(data))[:] = data
+        _view(address, len(data))[:] = data
 
     async def read(self, address: int, length: int) -> bytes:
         """Read from it. Not a checkpoint."""
@@ -208,24 +200,21 @@ class OwnMemory(ChildMemory):
 
     async def free(self, *, sound: bool = True) -> None:
         """Unmap it, or keep it for another child. Not a checkpoint."""
-        self.unmap(keep=sound)
-
-    def unmap(self, *, keep: bool = False, alone: bool = False) -> None:
-        """Unmap it; nothing if that was done before.
-
-        keep: or keep it for another child. alone: whether who was there has had no threads.
-        """
         address, self.address = self.address, 0
-        give_back(address, keep=keep and self.reusable, alone=alone or not self.reusable)
+        give_back(address, keep=sound and self.reusable, alone=not self.reusable)
 
     def halves(self) -> SharedHalves:
         """See ring_halves."""
         return ring_halves(self.address)
 
 
+def _view(address: int, length: int) -> memoryview:
+    return ffi.buffer(ffi.cast("char *", address), length)
+
+
 async def read(address: int, length: int) -> bytes:
     """Read from such memory. Not a checkpoint."""
-    return bytes(ffi.buffer(ffi.cast("char *", address), length)[:])
+    return bytes(_view(address, length)[:])
 
 
 class _Halves(SharedHalves):
