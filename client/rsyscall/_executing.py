@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from trio.lowlevel import enable_ki_protection
+
 from rsyscall._process import Conveniences
 from rsyscall.child.early import EarlyChild
 from rsyscall.child.exec import Target, execute, execute_early, usual_order
@@ -70,6 +72,7 @@ class Executing(Conveniences):
             None, path, argv, env_updates, inherited_signal_blocks, command, env=env
         )
 
+    @enable_ki_protection
     async def execveat(
         self,
         fd: FileDescriptor | None,
@@ -111,6 +114,7 @@ class Executing(Conveniences):
         """execve with the environment as it is."""
         return await self.execve(path, argv, command=command)
 
+    @enable_ki_protection
     async def exec(
         self, command: Command, inherited_signal_blocks: Sequence[SignalMask] = ()
     ) -> AsyncChildPid:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Self
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._sigchld import Wakeups, wakeups
@@ -97,6 +98,7 @@ class AsyncChildPid:
         """What it has executed, if that is known."""
         return self.pid.command
 
+    @enable_ki_protection
     async def waitpid(self, options: W) -> ChildState:
         """Wait until its state has changed in one of the ways that the options name.
 
@@ -159,10 +161,12 @@ class AsyncChildPid:
             if state is not None:
                 return state
 
+    @enable_ki_protection
     async def wait(self, options: W = W.EXITED | W.STOPPED | W.CONTINUED) -> ChildState:
         """Wait until its state has changed; see waitpid."""
         return await self.waitpid(options)
 
+    @enable_ki_protection
     async def check(self) -> ChildState:
         """Wait for its end. CalledProcessError unless it has exited with status 0; see waitpid."""
         state = await self._wait_exit(W.EXITED)
@@ -191,6 +195,7 @@ class AsyncChildPid:
             return f"the child (pid {pid.near.id}) still runs"
         return f"the child has ended: {pid.death_state}"
 
+    @enable_ki_protection
     async def end(self) -> ChildState:
         """Kill it, if it still runs, and wait for it, cancelled or not; returns how it ended.
 
@@ -203,6 +208,7 @@ class AsyncChildPid:
         await checkpoint()
         return state
 
+    @enable_ki_protection
     async def finish(self) -> ChildState:
         """`end`, for who has to clear away: not a checkpoint."""
         try:
@@ -249,6 +255,7 @@ class AsyncChildPid:
         """Itself. Not a checkpoint."""
         return self
 
+    @enable_ki_protection
     async def __aexit__(self, *exc: object) -> None:
         """Unless it is detached, see end; its pipes are closed, even when cancelled.
 

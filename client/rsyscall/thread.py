@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, Self, Unpack, cast
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rsyscall import near
 from rsyscall._checkpoint import checkpoint, shield
 from rsyscall._executing import Executing
+from rsyscall._of_process import do_cloexec_except, write_user_mappings
 from rsyscall._process import Conveniences
 from rsyscall.batch import Batch, BoundBatch, PreparedBatch
 from rsyscall.child.cgroup import directory
 from rsyscall.child.clocks import TimeOffsets, check_offsets, enter
 from rsyscall.child.early import EarlyChild
-from rsyscall.child.fds import close_on_exec
 from rsyscall.child.mappings import effective_ids
 from rsyscall.child.mappings import write_user_mappings as map_ids
 from rsyscall.child.plain import NOTHING, start_plain
@@ -51,38 +52,10 @@ __all__ = [
 ]
 
 
-async def write_user_mappings(
-    thr: Process,
-    uid: int,
-    gid: int,
-    in_namespace_uid: int | None = None,
-    in_namespace_gid: int | None = None,
-) -> None:
-    """Map one user and one group id into the user namespace that a process has begun.
-
-    uid, gid: the ids outside. in_namespace_uid, in_namespace_gid: what they are inside; by default
-    the same. OSError, with the file as a note. A checkpoint; if cancelled, nothing was written.
-    user_namespaces(7).
-    """
-    inside = (
-        uid if in_namespace_uid is None else in_namespace_uid,
-        gid if in_namespace_gid is None else in_namespace_gid,
-    )
-    await map_ids(thr.task, inside, (uid, gid))
-
-
-async def do_cloexec_except(thr: Process, excluded_fds: set[near.FileDescriptor]) -> None:
-    """Have all descriptors of a process closed on exec, but stdio and these.
-
-    OSError as the calls report it. A checkpoint; if cancelled, it may have been done for some.
-    close_range(2), fcntl(2).
-    """
-    await close_on_exec(thr.task, {int(number) for number in excluded_fds})
-
-
 class Finished(Protocol):
     """What ends with a process, such as its children."""
 
+    @enable_ki_protection
     async def finish(self) -> object:
         """End it, cancelled or not. PermissionError if that may not be. Not a checkpoint."""
 
@@ -125,6 +98,7 @@ class Process(Conveniences, HasConnection):
         """
         return await PreparedBatch.make(batch, self.task)
 
+    @enable_ki_protection
     async def clone(
         self,
         flags: CLONE = CLONE.NONE,
@@ -178,6 +152,7 @@ class Process(Conveniences, HasConnection):
             raise
         return process
 
+    @enable_ki_protection
     async def spawn(
         self,
         command: Command,
@@ -257,6 +232,7 @@ class Process(Conveniences, HasConnection):
         pid.on_end(functools.partial(self._children.discard, pid))
         return pid
 
+    @enable_ki_protection
     async def run(
         self,
         command: Command,
@@ -325,6 +301,7 @@ class Process(Conveniences, HasConnection):
         """
         await setns(self.task, fd, nstype)
 
+    @enable_ki_protection
     async def fork(self) -> ChildProcess:
         """Make a child that has a copy of our table of file descriptors: clone() without flags."""
         early = await start_early(self.task, self._own)
@@ -353,6 +330,7 @@ class Process(Conveniences, HasConnection):
         await self.finish_children()
         await checkpoint()
 
+    @enable_ki_protection
     async def finish_children(self) -> None:
         """`end_children`, for who has to clear away: not a checkpoint."""
         refused: PermissionError | None = None
@@ -451,6 +429,7 @@ class ChildProcess(Executing, Process):
         else:
             await super().exit(status)
 
+    @enable_ki_protection
     async def end(self) -> ChildState:
         """Kill it and its children, if they still run, and wait for them, cancelled or not.
 
@@ -461,6 +440,7 @@ class ChildProcess(Executing, Process):
         await checkpoint()
         return state
 
+    @enable_ki_protection
     async def finish(self) -> ChildState:
         """`end`, for who has to clear away: not a checkpoint."""
 
@@ -493,6 +473,7 @@ class ChildProcess(Executing, Process):
         """Itself. Not a checkpoint."""
         return self
 
+    @enable_ki_protection
     async def __aexit__(self, *exc: object) -> None:
         """See end, but not a checkpoint."""
         await self.finish()
