@@ -16,7 +16,8 @@ import rsyscall
 from conformance.seen import nothing_sent, open_flags, opened, twin
 from rsyscall import local_process, near
 from rsyscall.fcntl import O
-from rsyscall.handle import FileDescriptor, InvalidHandleError
+from rsyscall.handle import FileDescriptor, InvalidHandleError, Task
+from rsyscall.handle.transfer import transfer
 from rsyscall.near.sysif import SyscallHangup
 from rsyscall.sys.mman import MAP, PROT
 from rsyscall.sys.resource import RLIMIT, Rlimit
@@ -187,6 +188,23 @@ async def test_what_has_its_number_meanwhile_is_not_sent(
                 await there.close()
             sent.clear()
             assert numbers(stranger) == before
+
+
+async def test_what_is_closed_before_it_is_sent_is_not_there_to_be_sent(
+    stranger: rsyscall.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = await local_process.task.memfd_create("closed")
+
+    async def close_first(source: Task, number: int, target: Task) -> int:
+        await fd.close()
+        return await transfer(source, number, target)
+
+    await stranger.task.getpid()
+    before = numbers(stranger)
+    monkeypatch.setattr("rsyscall.handle.fd.transfer", close_first)
+    with pytest.raises(InvalidHandleError, match="while it was sent"):
+        await fd.send_to(stranger)
+    assert numbers(stranger) == before
 
 
 @pytest.mark.parametrize("dead", ["source", "target"])

@@ -284,12 +284,18 @@ class BaseFileDescriptor:
         self.task.check_machine(task)
         await make_room(task)
         file = self.file
+        changed = InvalidHandleError(f"{self} was closed or replaced while it was sent")
         with shield():
-            number = await transfer(self.task, self.near.number, task)
+            try:
+                number = await transfer(self.task, self.near.number, task)
+            except OSError:
+                if self.valid and self._held is held:
+                    raise
+                raise changed from None
             made = task.adopt_fd(near.FileDescriptor(number))
             if not self.valid or self._held is not held:  # it may be another file that was sent
                 await made.close()
-                raise InvalidHandleError(f"{self} was closed or replaced while it was sent")
+                raise changed
         made.opens(file)
         return made
 
