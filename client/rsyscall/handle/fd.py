@@ -284,20 +284,24 @@ class BaseFileDescriptor:
         self.task.check_machine(task)
         await make_room(task)
         file = self.file
-        changed = InvalidHandleError(f"{self} was closed or replaced while it was sent")
         with shield():
             try:
                 number = await transfer(self.task, self.near.number, task)
             except OSError:
-                if self.valid and self._held is held:
-                    raise
-                raise changed from None
+                self._check_sent(held)
+                raise
             made = task.adopt_fd(near.FileDescriptor(number))
-            if not self.valid or self._held is not held:  # it may be another file that was sent
+            try:
+                self._check_sent(held)  # it may be another file that was sent
+            except InvalidHandleError:
                 await made.close()
-                raise changed
+                raise
         made.opens(file)
         return made
+
+    def _check_sent(self, held: Held) -> None:
+        if not self.valid or self._held is not held:
+            raise InvalidHandleError(f"{self} was closed or replaced while it was sent") from None
 
     async def is_same_file(self, other: BaseFileDescriptor) -> bool:
         """Whether both mean the same open file, with one position and one set of flags.
